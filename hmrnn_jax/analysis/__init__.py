@@ -1,0 +1,1 @@
+"""What the models discovered: boundaries, segments, figures, baselines (numpy, matplotlib)."""

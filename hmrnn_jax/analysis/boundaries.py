@@ -1,0 +1,355 @@
+"""Boundaries found by an HM-LSTM: operations, segments, and scores against spaces.
+
+Layers are numbered from 1 at the bottom, as in Chung, Ahn and Bengio (2017). A
+boundary `z[t] = 1` is fired *after reading* symbol t, so it ends the segment
+that holds t. Arrays of boundaries are time-major, `[T]` for one text or
+`[T, B]` for B texts of T symbols; only layers 1..L-1 have a detector, so `z`
+is a list of L-1 arrays.
+"""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from hmrnn_jax.analysis.glyphs import columns, glyph, wrap
+from hmrnn_jax.errors import UserError
+
+COPY, UPDATE, FLUSH = 0, 1, 2
+OPERATIONS = ("COPY", "UPDATE", "FLUSH")
+
+
+def _checked(z):
+    """The boundaries as a list of boolean arrays of one shape, `[T]` or `[T, B]`."""
+    arrays = [np.asarray(layer) for layer in z]
+    if not arrays:
+        raise UserError("There are no boundaries to look at: give z of at least one layer.")
+    for number, layer in enumerate(arrays, 1):
+        if layer.ndim not in (1, 2) or layer.shape != arrays[0].shape:
+            raise UserError(
+                f"z of layer {number} has shape {layer.shape}, layer 1 has {arrays[0].shape}: "
+                "give every layer as [T] or [T, B], all of one shape."
+            )
+        if not np.all((layer == 0) | (layer == 1)):
+            raise UserError(
+                f"z of layer {number} holds values other than 0 and 1: "
+                "threshold soft boundaries first, for example z > 0.5."
+            )
+    return [layer.astype(bool) for layer in arrays]
+
+
+def _symbols(text):
+    """A text as a list of its symbols: the characters of a str, or the strings of a sequence."""
+    symbols = list(text)
+    if not all(isinstance(symbol, str) for symbol in symbols):
+        raise UserError("The text must be a str or a sequence of str symbols: decode it first.")
+    return symbols
+
+
+def _of_one_text(z, text):
+    """`z` as a list of `[T]` arrays and `text` as T symbols, checked against each other."""
+    z, symbols = _checked(z), _symbols(text)
+    if z[0].shape != (len(symbols),):
+        raise UserError(
+            f"z has shape {z[0].shape} but the text has {len(symbols)} symbols: "
+            "give one text and one boundary per symbol."
+        )
+    return z, symbols
+
+
+def operations(z, layers=None, z_initial=None):
+    """What every layer did at every step (paper, eq. 2 and 3).
+
+    A layer does FLUSH if its own `z[t-1] = 1`; else UPDATE if the layer below
+    fired at t (layer 1 reads the input, whose boundary is always 1); else COPY.
+    The last layer has no detector, so it never does FLUSH.
+
+    Args:
+      z: boundaries of layers 1..L-1, a list of 0/1 arrays `[T]` or `[T, B]`.
+      layers: L, checked against `z` when given.
+      z_initial: z before the first step, one scalar or `[B]` array per array
+        of `z` (the carry of the preceding window); zeros when None.
+
+    Returns:
+      A dict `{"layer1": a, ..., "layerL": a}` of int8 arrays of the shape of
+      `z`, whose values are `COPY`, `UPDATE` or `FLUSH`.
+
+    Raises:
+      UserError: shapes differ, values are not 0/1, or the counts disagree.
+    """
+    z = _checked(z)
+    if layers is not None and layers != len(z) + 1:
+        raise UserError(
+            f"{layers} layers have {layers - 1} boundary detectors, but z holds {len(z)} arrays: "
+            "give z of every layer except the last."
+        )
+    z_initial = [0] * len(z) if z_initial is None else list(z_initial)
+    if len(z_initial) != len(z):
+        raise UserError(f"z_initial holds {len(z_initial)} entries, z holds {len(z)}: match them.")
+
+    never = np.zeros_like(z[0])
+    always = np.ones_like(z[0])
+    result = {}
+    below = always
+    for number, own in enumerate([*z, never], 1):
+        before = np.empty_like(own)
+        before[1:] = own[:-1]
+        before[:1] = z_initial[number - 1] if number <= len(z) else 0
+        result[f"layer{number}"] = np.where(before, FLUSH, np.where(below, UPDATE, COPY)).astype(
+            np.int8
+        )
+        below = own
+    return result
+
+
+def counts(done):
+    """How often each operation happened: `{"layer1": {"COPY": n, "UPDATE": n, "FLUSH": n}, ...}`.
+
+    Args:
+      done: what `operations` returned.
+    """
+    return {
+        layer: {name: int(np.sum(array == code)) for code, name in enumerate(OPERATIONS)}
+        for layer, array in done.items()
+    }
+
+
+def rates(done):
+    """The shares of the steps behind `counts`, same keys, in [0, 1] (0 for no steps)."""
+    return {
+        layer: {name: count / max(sum(of_layer.values()), 1) for name, count in of_layer.items()}
+        for layer, of_layer in counts(done).items()
+    }
+
+
+def update_counts(z, z_initial=None):
+    """The paper's "updates" per layer: the number of steps that are not COPY, UPDATE or FLUSH.
+
+    Layer 1 never does COPY, so its count is the number of steps; the paper's
+    example over 270 characters of Penn Treebank reads 270, 56 and 9.
+
+    Args:
+      z, z_initial: as in `operations`.
+
+    Returns:
+      A list of L ints, layer 1 first.
+    """
+    done = operations(z, z_initial=z_initial)
+    return [int(np.sum(array != COPY)) for array in done.values()]
+
+
+def precision_recall_f1(pred, gold, shift=0):
+    """Micro-averaged precision, recall and F1 of predicted against true boundaries.
+
+    The prediction at t + shift is compared with gold at t; steps without a
+    partner inside the sequence are dropped. 0/0 counts as 0.
+
+    Args:
+      pred, gold: 0/1 arrays `[B, T]` or `[T]`: time is the last axis.
+      shift: in steps; 1 asks for a boundary one symbol after the gold one.
+
+    Returns:
+      Three floats: precision, recall, F1.
+
+    Raises:
+      UserError: the shapes differ.
+    """
+    pred, gold = np.asarray(pred, bool), np.asarray(gold, bool)
+    if pred.shape != gold.shape:
+        raise UserError(
+            f"Predicted boundaries have shape {pred.shape}, true ones {gold.shape}: match them."
+        )
+    steps = pred.shape[-1]
+    shift = max(-steps, min(steps, shift))
+    pred = pred[..., max(shift, 0) : steps + min(shift, 0)]
+    gold = gold[..., max(-shift, 0) : steps - max(shift, 0)]
+    hits, fired, true = (int(np.sum(array)) for array in (pred & gold, pred, gold))
+    precision = hits / fired if fired else 0.0
+    recall = hits / true if true else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    return precision, recall, f1
+
+
+def _regular(shape, fired):
+    """`fired` ones spread evenly over an array of `shape`."""
+    flat = np.zeros(np.prod(shape, dtype=int), bool)
+    flat[(np.arange(fired) * flat.size) // max(fired, 1)] = True
+    return flat.reshape(shape)
+
+
+def score_against_spaces(z, text, shifts=(0, 1), seeds=range(10), spaces=None):
+    """Scores every layer's boundaries against the spaces of the text.
+
+    A detector that fires often hits spaces for free, so each score stands
+    beside two of the same firing rate that have not read the text: "random"
+    (the same firings at random places, mean over `seeds`) and "regular" (one
+    firing every so many symbols).
+
+    Args:
+      z: list of `[T]` arrays with one text of T symbols, or of `[T, B]` arrays
+        with a sequence of B texts.
+      text: str or sequence of symbols; for `[T, B]` a sequence of B of these.
+      shifts: 0 asks for the boundary at the space, 1 for the symbol after it.
+      seeds: of the random detectors; the same seeds give the same numbers.
+      spaces: the symbols that count as spaces, for a corpus that writes, say,
+        "_" for the space; any whitespace when None.
+
+    Returns:
+      One dict per layer and shift: `layer`, `shift`, `rate` (firings per
+      symbol), `precision`, `recall`, `f1`, and these three again with the
+      prefixes `random_` and `regular_`.
+
+    Raises:
+      UserError: the text and the boundaries have different shapes.
+    """
+    if np.ndim(z[0]) == 2:
+        pairs = [_of_one_text([layer[:, b] for layer in z], one) for b, one in enumerate(text)]
+        if len(pairs) != np.shape(z[0])[1]:
+            raise UserError(f"z holds {np.shape(z[0])[1]} texts but {len(pairs)} were given.")
+    else:
+        pairs = [_of_one_text(z, text)]
+    gold = np.array(
+        [[s.isspace() if spaces is None else s in spaces for s in symbols] for _, symbols in pairs]
+    )
+    if not gold.size:
+        raise UserError("The text is empty: give at least one symbol to score boundaries on.")
+    seeds = list(seeds)
+    names = ("precision", "recall", "f1")
+    rows = []
+    for index in range(len(z)):
+        pred = np.array([own[index] for own, _ in pairs])
+        random = [
+            np.random.default_rng(seed).permutation(pred.ravel()).reshape(pred.shape)
+            for seed in seeds
+        ]
+        regular = _regular(pred.shape, int(pred.sum()))
+        for shift in shifts:
+            chance = np.mean([precision_recall_f1(r, gold, shift) for r in random], axis=0)
+            row = {"layer": index + 1, "shift": shift, "rate": float(pred.mean())}
+            row |= dict(zip(names, precision_recall_f1(pred, gold, shift), strict=True))
+            row |= {f"random_{k}": float(v) for k, v in zip(names, chance, strict=True)}
+            even = precision_recall_f1(regular, gold, shift)
+            row |= {f"regular_{k}": v for k, v in zip(names, even, strict=True)}
+            rows.append(row)
+    return rows
+
+
+def format_scores(rows):
+    """The rows of `score_against_spaces` as a table for people (percent, but for the rate)."""
+    lines = [
+        "                  |    boundaries     | random, same rate | regular, same rate",
+        "layer  at    rate |     P     R    F1 |     P     R    F1 |     P     R    F1",
+    ]
+    for row in rows:
+        line = f"{row['layer']:>5}  {row['shift']:+d}   {row['rate']:.3f} "
+        for prefix in ("", "random_", "regular_"):
+            scores = [100 * row[prefix + name] for name in ("precision", "recall", "f1")]
+            line += "|" + "".join(f"{score:6.1f}" for score in scores) + " "
+        lines.append(line.rstrip())
+    lines.append("at +0: fires while reading a space; at +1: while reading the symbol after it")
+    return "\n".join(lines)
+
+
+def segments(text_symbols, z_layer, layer):
+    """The segments between one layer's boundaries; together they are the whole text.
+
+    A segment ends after a symbol at which the layer fires, the last one at the
+    end of the text.
+
+    Args:
+      text_symbols: str or sequence of T str symbols.
+      z_layer: `[T]` 0/1 array, the boundaries of this layer.
+      layer: its number, copied into every segment.
+
+    Yields:
+      Dicts `{"start", "end", "text", "layer"}`; offsets in symbols, start
+      inclusive, end exclusive.
+
+    Raises:
+      UserError: the text and the boundaries have different lengths.
+    """
+    (fired,), symbols = _of_one_text([z_layer], text_symbols)
+    ends = (np.flatnonzero(fired) + 1).tolist()
+    if symbols and (not ends or ends[-1] != len(symbols)):
+        ends.append(len(symbols))
+    start = 0
+    for end in ends:
+        yield {"start": start, "end": end, "text": "".join(symbols[start:end]), "layer": layer}
+        start = end
+
+
+def write_segments(path_or_file, rows):
+    """Writes segments as JSON lines in UTF-8, to an open text file or, atomically, to a path.
+
+    Args:
+      path_or_file: a path, which holds either its old or the complete new
+        content whatever happens meanwhile, or an object with `write`.
+      rows: an iterable of dicts, for example of `segments` of every layer.
+
+    Returns:
+      The number of lines written.
+
+    Raises:
+      UserError: the folder does not exist.
+    """
+    if hasattr(path_or_file, "write"):
+        return _write_lines(path_or_file, rows)
+    path = pathlib.Path(path_or_file)
+    if not path.parent.is_dir():
+        raise UserError(f"The folder {path.parent} does not exist: create it or choose another.")
+    # A device or a pipe, such as /dev/stdout, is written to and not replaced.
+    replace = path.is_file() or not path.exists()
+    target = path.with_name(f".{path.name}.{os.getpid()}.tmp") if replace else path
+    try:
+        # A lone surrogate has no UTF-8 form; its backslash escape is the valid JSON for it.
+        with open(target, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            written = _write_lines(file, rows)
+        if replace:
+            os.replace(target, path)
+    finally:
+        if replace:
+            target.unlink(missing_ok=True)
+    return written
+
+
+def _write_lines(file, rows):
+    written = 0
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        written += 1
+    return written
+
+
+def text_view(text, z, width=90, z_initial=None):
+    """The text in lines, under each one row per layer with `|` where its boundary fired.
+
+    Args:
+      text: str or sequence of T str symbols.
+      z: boundaries of layers 1..L-1, a list of `[T]` 0/1 arrays.
+      width: columns of text in a line; wide (East Asian) characters take two.
+      z_initial: as in `operations`; it only changes the closing line.
+
+    Returns:
+      A str that ends with the update counts of all L layers (`update_counts`).
+
+    Raises:
+      UserError: the text and the boundaries have different lengths.
+    """
+    fired, symbols = _of_one_text(z, text)
+    shown = [glyph(symbol) for symbol in symbols]
+    widths = [columns(one) for one in shown]
+    lines = []
+    for start, end in wrap(widths, width):
+        lines.append("    " + "".join(shown[start:end]))
+        for number, layer in enumerate(fired, 1):
+            # The mark stands in the last column of its symbol: the segment ends there.
+            marks = (
+                "|".rjust(w, "·") if f else "·" * w
+                for w, f in zip(widths[start:end], layer[start:end], strict=True)
+            )
+            lines.append(f"z{number}".ljust(4) + "".join(marks))
+        lines.append("")
+    updates = " / ".join(map(str, update_counts(z, z_initial)))
+    lines.append(f"updates per layer over {len(symbols)} symbols: {updates}")
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""An interpolated character n-gram model: the number a recurrent network must beat.
+
+Witten and Bell's interpolation (1991; Chen and Goodman 1999, section 2.5): with
+c(u) occurrences of the context u in the training text, T(u) distinct symbols
+after it, and u' the context without its oldest symbol,
+
+    p(w | u) = (c(u w) + T(u) p(w | u')) / (c(u) + T(u)),
+
+down to the empty context, below which lies the uniform distribution. A context
+never seen falls through to the shorter one. No parameter is tuned.
+"""
+
+import numpy as np
+
+from hmrnn_jax.errors import UserError
+
+
+class InterpolatedNgram:
+    """Witten-Bell interpolation over the contexts of 0 to `order` preceding symbols.
+
+    An n-gram is known by its rank among the distinct n-grams of the training
+    text. Its code is `rank of its first n - 1 symbols * vocabulary_size + last
+    symbol`, which stays below 2^63 for every order, and the sorted codes of one
+    length answer both "how often" and "which rank" by binary search.
+
+    Args:
+      vocabulary_size: V; symbols are ints in [0, V).
+      order: number of preceding symbols looked at; 0 is a unigram model.
+    """
+
+    def __init__(self, vocabulary_size, order=4):
+        if vocabulary_size < 1 or order < 0:
+            raise UserError("An n-gram model needs a vocabulary of 1 or more and an order >= 0.")
+        self.vocabulary_size = int(vocabulary_size)
+        self.order = int(order)
+
+    def fit(self, ids):
+        """Counts the training text `ids`, a `[N]` int array. Returns self.
+
+        Raises:
+          UserError: `ids` is empty, not one-dimensional or outside the vocabulary.
+        """
+        ids = self._checked(ids)
+        if not ids.size:
+            raise UserError("The training text is empty: an n-gram model needs symbols to count.")
+        self._codes = []  # per length n = 1..order+1: sorted codes of the distinct n-grams
+        self._counts = []  # how often each occurred
+        self._totals = []  # c(u) of the contexts u of length n - 1, by rank
+        self._distinct = []  # T(u)
+        ranks, contexts = np.zeros(ids.size + 1, np.int64), 1
+        for length in range(1, self.order + 2):
+            # ranks[i] is the (length-1)-gram before symbol i + length - 1.
+            codes = ranks[:-1] * self.vocabulary_size + ids[length - 1 :]
+            codes, ranks, counts = np.unique(codes, return_inverse=True, return_counts=True)
+            owner = codes // self.vocabulary_size
+            self._codes.append(codes)
+            self._counts.append(counts)
+            self._totals.append(np.bincount(owner, counts, contexts))
+            self._distinct.append(np.bincount(owner, minlength=contexts).astype(float))
+            contexts = codes.size
+            if ranks.size < 2:
+                break  # the text has no longer n-gram
+        return self
+
+    def probabilities(self, context):
+        """The distribution over the next symbol, a `[V]` float64 array that sums to 1.
+
+        Args:
+          context: the preceding symbols, oldest first; only the last `order` count.
+        """
+        context = self._checked(context)
+        context = context[max(context.size - self.order, 0) :]
+        following = np.arange(self.vocabulary_size)
+        p = np.full(self.vocabulary_size, 1 / self.vocabulary_size)
+        for level in range(min(context.size + 1, len(self._codes))):
+            rank = np.zeros(1, np.int64)
+            for length, symbol in enumerate(context[context.size - level :]):
+                rank, _ = self._find(length, rank, symbol[None])
+            ranks = np.repeat(rank, self.vocabulary_size)
+            p = self._interpolated(level, ranks, self._find(level, ranks, following)[1], p)
+        return p
+
+    def bits(self, ids):
+        """The cost in bits of every symbol but the first, a `[N - 1]` float64 array.
+
+        The contexts at the start are as long as the text before them.
+
+        Raises:
+          UserError: `ids` has fewer than two symbols or leaves the vocabulary.
+        """
+        ids = self._checked(ids)
+        if ids.size < 2:
+            raise UserError("The test text needs two symbols or more: the first is not predicted.")
+        p = np.full(ids.size, 1 / self.vocabulary_size)
+        # before[i]: rank of the `level` symbols before i; -1 where unseen or cut off by the start.
+        before = np.zeros(ids.size, np.int64)
+        for level in range(len(self._codes)):
+            ranks, counts = self._find(level, before, ids)
+            seen_from = min(level, ids.size)
+            p[seen_from:] = self._interpolated(
+                level, before[seen_from:], counts[seen_from:], p[seen_from:]
+            )
+            before = np.concatenate([[-1], ranks[:-1]])
+        return -np.log2(p[1:])
+
+    def _find(self, level, contexts, symbols):
+        """Ranks and counts of the n-grams "context, symbol" (n = level + 1); -1 and 0 if unseen."""
+        codes = contexts * self.vocabulary_size + symbols
+        known = self._codes[level]
+        places = np.minimum(np.searchsorted(known, codes), known.size - 1)
+        found = (contexts >= 0) & (known[places] == codes)
+        return np.where(found, places, -1), np.where(found, self._counts[level][places], 0)
+
+    def _interpolated(self, level, contexts, counts, lower):
+        """p(w | u) from the counts of "u w" and p(w | u'); `lower` itself where u is unseen."""
+        # The last n-gram of the training text may be known and yet have no follower: T = c = 0.
+        distinct = np.where(contexts >= 0, self._distinct[level][contexts], 0)
+        total = np.where(contexts >= 0, self._totals[level][contexts], 0) + distinct
+        seen = total > 0
+        return np.where(seen, (counts + distinct * lower) / np.where(seen, total, 1), lower)
+
+    def _checked(self, ids):
+        ids = np.asarray(ids)
+        if ids.size == 0:
+            return np.zeros(0, np.int64)
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise UserError("The symbols of an n-gram model must be one row of whole numbers.")
+        if ids.min() < 0 or ids.max() >= self.vocabulary_size:
+            raise UserError(
+                f"Symbols from {ids.min()} to {ids.max()} do not fit a vocabulary of "
+                f"{self.vocabulary_size}: encode both texts with one vocabulary."
+            )
+        return ids.astype(np.int64)
+
+
+def interpolated_ngram_bpc(train_ids, test_ids, vocabulary_size, order=4):
+    """Bits per character of an interpolated n-gram model on a test text.
+
+    Args:
+      train_ids, test_ids: `[N]` int arrays over one vocabulary.
+      vocabulary_size: V.
+      order: number of preceding symbols that the prediction looks at.
+
+    Returns:
+      The mean over all but the first symbol of the test text, a float.
+
+    Raises:
+      UserError: as in `InterpolatedNgram.fit` and `.bits`.
+    """
+    model = InterpolatedNgram(vocabulary_size, order).fit(train_ids)
+    return float(model.bits(test_ids).mean())

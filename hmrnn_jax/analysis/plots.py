@@ -1,0 +1,300 @@
+"""Figures of what a network discovered and of how its training went, written as PNG files.
+
+Figures are drawn on `matplotlib.figure.Figure` without pyplot: no window, no
+global state, nothing to close.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from hmrnn_jax.analysis.boundaries import update_counts
+from hmrnn_jax.analysis.glyphs import glyph
+from hmrnn_jax.errors import UserError
+
+# Okabe and Ito's palette: told apart with every common colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_GRID = {"color": "#dddddd", "linewidth": 0.6}
+_FONTS = (
+    "DejaVu Sans Mono",
+    "Noto Sans Mono CJK SC",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Source Han Sans SC",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "SimHei",
+)
+_MOST_ROWS = 40
+
+
+def _save(figure, path):
+    path = pathlib.Path(path)
+    if not path.parent.is_dir():
+        raise UserError(f"The folder {path.parent} does not exist: create it or choose another.")
+    figure.savefig(path, format="png", dpi=150)
+
+
+def _open_axes(axes):
+    """The look of a curve panel: no box, a light grid behind the curves."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(**_GRID)
+    axes.set_axisbelow(True)
+
+
+def _fonts():
+    """The installed ones of `_FONTS`, with the characters that at least one of them can draw."""
+    installed = set(font_manager.get_font_names())
+    names = [name for name in _FONTS if name in installed]
+    drawable = set()
+    for name in names:
+        font = font_manager.get_font(font_manager.findfont(name))
+        drawable |= set(font.get_charmap())
+    return names, drawable
+
+
+def boundary_figure(path, text, z, h_norms, title="", width=90):
+    """The paper's figure of a stretch of text: boundaries of every layer and norms of h.
+
+    Rows of `width` symbols, each with three strips: the detectors' bars (one
+    line per layer, the highest on top, a bar where z = 1), the text, and a heat
+    map of the norms of h, layer 1 at the bottom. Every layer's norms are scaled
+    by that layer's largest over the stretch, so that the copies of a quiet
+    upper layer are as visible as the updates of a loud lower one.
+
+    Source: Chung, Ahn and Bengio (2017), the figure of boundaries and norms
+    over 270 characters. The heading carries the update counts (`update_counts`).
+
+    Args:
+      path: of the PNG file to write.
+      text: str or sequence of T symbols.
+      z: boundaries of layers 1..L-1, a list of `[T]` 0/1 arrays.
+      h_norms: `[L, T]` Euclidean norms of the layers' h, layer 1 first.
+      title: put before the counts.
+      width: symbols in a row.
+
+    Raises:
+      UserError: lengths disagree, the text is empty or needs more than 40
+        rows, or the folder does not exist.
+    """
+    symbols = [glyph(symbol) for symbol in text]
+    h_norms = np.asarray(h_norms, float)
+    fired = np.array([np.asarray(layer) for layer in z])
+    layers, steps = len(fired) + 1, len(symbols)
+    if not steps or fired.shape != (layers - 1, steps) or h_norms.shape != (layers, steps):
+        raise UserError(
+            f"z has shape {fired.shape} and the norms {h_norms.shape} beside {steps} symbols: "
+            "give z as [L-1, T] and norms as [L, T] for a text of T symbols, T > 0."
+        )
+    rows = -(-steps // width)
+    if rows > _MOST_ROWS:
+        raise UserError(
+            f"{steps} symbols make {rows} rows: choose {_MOST_ROWS * width} symbols or fewer."
+        )
+    updates = " / ".join(map(str, update_counts(fired)))
+    fonts, drawable = _fonts()
+    shown = ["".join(c if ord(c) in drawable else "□" for c in symbol) for symbol in symbols]
+    peaks = h_norms.max(axis=1, keepdims=True)
+    scaled = h_norms / np.where(peaks > 0, peaks, 1)
+
+    across = min(width, steps)
+    line, gap = 0.19, 0.22  # inches: a layer's line in both strips, the text between them
+    row_height = line * (2 * layers - 1) + gap + 0.3
+    left, right, top, bottom = 0.65, 0.75, 0.75, 0.0
+    size = (max(0.128 * across, 5.0) + left + right, rows * row_height + top + bottom)
+    figure = Figure(figsize=size, facecolor="white")
+
+    def place(row, down, height):
+        """Axes `down` inches below the top of a row, one unit per symbol along x."""
+        y = size[1] - top - row * row_height - down - height
+        box = (left / size[0], y / size[1], 1 - (left + right) / size[0], height / size[1])
+        axes = figure.add_axes(box)
+        axes.set_xlim(0, across)
+        axes.tick_params(length=0, labelsize=8)
+        axes.set_xticks([])
+        return axes
+
+    for row in range(rows):
+        here = slice(row * width, min((row + 1) * width, steps))
+        long = here.stop - here.start
+        height = line * (layers - 1)
+        bars = place(row, 0, height)
+        _draw_bars(bars, fired[:, here], long)
+        for position, symbol in enumerate(shown[here]):
+            y = 1 - (height + gap / 2) / size[1] - (top + row * row_height) / size[1]
+            x = (left + (position + 0.5) / across * (size[0] - left - right)) / size[0]
+            figure.text(
+                x, y, symbol, family=fonts, fontsize=9, ha="center", va="center", parse_math=False
+            )
+        norms = place(row, height + gap, line * layers)
+        image = norms.imshow(
+            scaled[:, here],
+            aspect="auto",
+            origin="lower",
+            extent=(0, long, 0, layers),
+            cmap="magma",
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+        )
+        norms.set_xlim(0, across)
+        norms.set_yticks(np.arange(layers) + 0.5, [f"‖h‖ {n + 1}" for n in range(layers)])
+        norms.spines[:].set_visible(False)
+
+    scale_height = min(rows * row_height - 0.4, 1.6)
+    box = (1 - 0.62 / size[0], 1 - (top + scale_height) / size[1], 0.13 / size[0])
+    scale = figure.colorbar(image, cax=figure.add_axes((*box, scale_height / size[1])))
+    scale.set_ticks([0, 1], labels=["0", "max"])
+    scale.ax.tick_params(length=0, labelsize=8)
+    scale.outline.set_visible(False)
+    heading = f"updates per layer: {updates} over {steps} symbols; ‖h‖ scaled per layer"
+    for down, words, look in (
+        (0.25, title, {"fontsize": 11, "fontweight": "bold"}),
+        (0.5, heading, {"fontsize": 9, "color": "#444444"}),
+    ):
+        x, y = left / size[0], 1 - down / size[1]
+        figure.text(x, y, words, va="center", parse_math=False, **look)
+    _save(figure, path)
+
+
+def _draw_bars(axes, fired, long):
+    """One line per detector, layer 1 at the bottom, with a bar over every symbol where z = 1."""
+    count = len(fired)
+    for index, layer in enumerate(fired):
+        axes.broken_barh([(0, long)], (index + 0.08, 0.84), facecolor="#eeeeee")
+        spans = [(position + 0.08, 0.84) for position in np.flatnonzero(layer)]
+        axes.broken_barh(spans, (index + 0.08, 0.84), facecolor=COLOURS[index % len(COLOURS)])
+    axes.set_ylim(0, count)
+    axes.set_yticks(np.arange(count) + 0.5, [f"z {n + 1}" for n in range(count)])
+    axes.spines[:].set_visible(False)
+
+
+def read_metrics(path):
+    """The rows of a `metrics.jsonl`, one dict per line.
+
+    A last line that is cut short, as a killed run leaves it, is dropped.
+
+    Raises:
+      UserError: there is no such file, or another line is not a JSON object.
+    """
+    try:
+        lines = pathlib.Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}): give a run's metrics.") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif number < len(lines):
+            raise UserError(f"Line {number} of {path} is not a JSON object: mend or delete it.")
+    return rows
+
+
+def _series(rows, key):
+    """The steps and values of one key, over the rows that have both."""
+    pairs = [(row["step"], row[key]) for row in rows if "step" in row and row.get(key) is not None]
+    steps, values = zip(*pairs, strict=True) if pairs else ((), ())
+    return np.array(steps, float), np.array(values, float)
+
+
+def _curve(axes, rows, key, **look):
+    """Draws one key, with dots where there are few values; True if there was anything to draw."""
+    steps, values = _series(rows, key)
+    if steps.size:
+        axes.plot(steps, values, marker="." if steps.size < 30 else "", markersize=5, **look)
+    return bool(steps.size)
+
+
+def _finish(axes, drawn, what):
+    _open_axes(axes)
+    axes.set_xlabel("step")
+    if drawn:
+        axes.legend(frameon=False, fontsize=8)
+    else:
+        axes.text(0.5, 0.5, f"no {what} in the metrics", ha="center", transform=axes.transAxes)
+
+
+def training_curves(path, metrics_rows):
+    """One run: bits per character, and how alive the boundary detectors are.
+
+    The right panel has a solid curve for every layer's firing rate and a dashed
+    one for its live fraction (pre-activations within the straight-through
+    gradient's band). Its scale is logarithmic above 1 % and linear below, so
+    that a collapse to 0 and a healthy 3 % can both be seen.
+
+    Args:
+      path: of the PNG file to write.
+      metrics_rows: dicts with `step` and any of `train/bpc`, `valid/bpc`,
+        `rate/layerN`, `live/layerN`, as `read_metrics` returns them.
+
+    Raises:
+      UserError: the folder does not exist.
+    """
+    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
+    bpc, detectors = figure.subplots(1, 2)
+    drawn = [
+        _curve(bpc, metrics_rows, f"{split}/bpc", label=split, color=colour, linewidth=1.4)
+        for split, colour in (("train", "#999999"), ("valid", COLOURS[0]))
+    ]
+    bpc.set_ylabel("bits per character")
+    _finish(bpc, any(drawn), "bits per character")
+
+    names = {key.split("/")[1] for row in metrics_rows for key in row if key.startswith("rate/")}
+    names |= {key.split("/")[1] for row in metrics_rows for key in row if key.startswith("live/")}
+    drawn = False
+    for index, name in enumerate(sorted(names, key=lambda name: (len(name), name))):
+        for kind, word, line in (("rate", "firing rate", "-"), ("live", "live fraction", "--")):
+            drawn |= _curve(
+                detectors,
+                metrics_rows,
+                f"{kind}/{name}",
+                label=f"{name.replace('layer', 'layer ')}, {word}",
+                color=COLOURS[index % len(COLOURS)],
+                linestyle=line,
+                linewidth=1.4,
+            )
+    detectors.set_yscale("symlog", linthresh=0.01, linscale=0.5)
+    detectors.set_ylim(-0.001, 1.3)
+    detectors.set_yticks([0, 0.01, 0.03, 0.1, 0.3, 1])
+    detectors.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    detectors.minorticks_off()
+    detectors.set_ylabel("share of steps")
+    _finish(detectors, drawn, "firing rates")
+    _save(figure, path)
+
+
+def compare_curves(path, runs, keys):
+    """Several runs over one another, one panel per key.
+
+    Args:
+      path: of the PNG file to write.
+      runs: dict from a run's name to its rows; the colour goes with the run.
+      keys: such as `["valid/bpc", "rate/layer1"]`.
+
+    Raises:
+      UserError: no keys are given, or the folder does not exist.
+    """
+    keys = list(keys)
+    if not keys:
+        raise UserError("There is nothing to compare: give one key or more, such as valid/bpc.")
+    figure = Figure(figsize=(5.25 * len(keys), 3.8), layout="constrained")
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+        drawn = [
+            _curve(axes, rows, key, label=name, color=COLOURS[index % len(COLOURS)], linewidth=1.4)
+            for index, (name, rows) in enumerate(runs.items())
+        ]
+        axes.set_ylabel(key)
+        _finish(axes, any(drawn), key)
+    _save(figure, path)

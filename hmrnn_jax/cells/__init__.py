@@ -1,0 +1,17 @@
+"""The papers' cells. Each module exports the same names:
+
+`Config`, `State`, `init`, `initial_state`, `step`, and, for the recurrence,
+`products`, `inputs`, `vectors`: the step's linear products apart from its pointwise
+part. A cell's configuration tells its module: `cells.of(config)`.
+"""
+
+import sys
+
+from hmrnn_jax.cells import hm_lstm, lstm
+
+MODULES = {"hm_lstm": hm_lstm, "lstm": lstm}
+
+
+def of(config):
+    """The cell module that defines `config`'s class."""
+    return sys.modules[type(config).__module__]

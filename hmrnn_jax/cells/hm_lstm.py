@@ -1,0 +1,274 @@
+"""HM-LSTM: hierarchical multiscale LSTM (Chung, Ahn, Bengio, ICLR 2017).
+
+Layers l = 1..L are evaluated bottom to top within a time step. With `p` the own
+boundary of the previous step, z_{t-1}^l, and `q` the boundary below in this step,
+z_t^{l-1} (1 under the first layer), the pre-activation is (eq. 5-7)
+
+    s = U_rec h_{t-1}^l + p U_td h_{t-1}^{l+1} + q W_bu h_t^{l-1} + b
+    f, i, o = sigmoid, g = tanh, detector x = last row
+
+and the memory (eq. 2-3)
+
+    UPDATE  p = 0, q = 1    c = f c' + i g     h = o tanh(c)
+    COPY    p = 0, q = 0    c = c'             h = h'
+    FLUSH   p = 1           c = i g            h = o tanh(c)
+
+FLUSH forgets c' but not h': the recurrent term is never gated. The last layer has
+neither detector nor top-down term, so it only ever UPDATEs or COPYs; the first
+never COPYs. A detector is evaluated at every step, COPY included (the paper leaves
+it open), so a layer may close a segment while it copies, and FLUSH next.
+
+All functions are pure. Columns, as in the paper: features lie along the first axis,
+`[d]` for one example or `[d, B]` for a batch, boundaries are `[]` or `[B]`;
+`hmrnn_jax.recurrence` runs a cell over time. Gate order: f, i, o, g.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hmrnn_jax import ops
+from hmrnn_jax.cells.common import Products, init_norms, require
+
+TERMS = ("U_rec", "U_td", "W_bu")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of an HM-LSTM and the choices that the paper leaves open.
+
+    Attributes:
+      input_size: width of x.
+      sizes: width of h and c of each layer, lowest first.
+      boundary: `step`, `sample` (Bernoulli) or `soft` (Table 1 of the paper).
+      gradient: `blend`, the three operations mixed arithmetically by p and q, so that
+        the choice of operation passes gradient to the detectors; `select`, it passes
+        none. The paper says only that z is straight-through.
+      layer_norm: `none`; `sum`, each gate of the summed pre-activation, and c before
+        the output tanh; `ba`, each of the three terms before its gate (Ba et al.
+        2016). The paper does not place it. The detector is never normalised.
+      z_init: boundary before the first step; the paper is silent.
+      forget_bias: initial bias of f; the paper is silent.
+      detector_bias: initial bias of the detectors; the paper is silent.
+      detector_scale: factor on the detectors' initial weights; the paper is silent.
+      top_down, flush: False for the ablations without that part.
+    """
+
+    input_size: int
+    sizes: tuple[int, ...]
+    boundary: str = "step"
+    gradient: str = "blend"
+    layer_norm: str = "sum"
+    z_init: float = 0.0
+    forget_bias: float = 0.0
+    detector_bias: float = 0.0
+    detector_scale: float = 1.0
+    top_down: bool = True
+    flush: bool = True
+
+    uses_slope = True
+
+    def __post_init__(self):
+        require("boundary", self.boundary, ops.BOUNDARY_MODES)
+        require("gradient", self.gradient, ("blend", "select"))
+        require("layer_norm", self.layer_norm, ("none", "sum", "ba"))
+
+    @property
+    def depth(self):
+        return len(self.sizes)
+
+    @property
+    def uses_noise(self):
+        """Number of uniform draws that `step` takes: one a detector in `sample` mode."""
+        return self.depth - 1 if self.boundary == "sample" else 0
+
+    def terms(self, layer):
+        """Names and widths of the products that make up `layer`'s pre-activation."""
+        widths = {"U_rec": self.sizes[layer]}
+        if self.top_down and layer < self.depth - 1:
+            widths["U_td"] = self.sizes[layer + 1]
+        widths["W_bu"] = self.sizes[layer - 1] if layer else self.input_size
+        return widths
+
+
+class State(NamedTuple):
+    """h and c of every layer, z of every layer but the last; all carried over windows."""
+
+    h: tuple[jax.Array, ...]
+    c: tuple[jax.Array, ...]
+    z: tuple[jax.Array, ...]
+
+
+class Aux(NamedTuple):
+    """Pre-activations of the detectors, one scalar for each layer but the last."""
+
+    x: tuple[jax.Array, ...]
+
+
+def init(key, config, dtype=jnp.float32):
+    """Parameters: `{layerN: {gates, detector?, norm?}}`, N from 1.
+
+    `gates` holds `U_rec [4H, H]`, `U_td [4H, H_above]`, `W_bu [4H, H_below]`, `b [4H]`;
+    `detector` the same names with a single row. Orthogonal recurrent blocks,
+    Glorot-uniform input and top-down blocks (the paper states no initialisation).
+    """
+    params = {}
+    for layer, (size, layer_key) in enumerate(
+        zip(config.sizes, jax.random.split(key, config.depth), strict=True)
+    ):
+        keys = iter(jax.random.split(layer_key, 2 * len(TERMS)))
+        terms = config.terms(layer)
+        gates = {
+            name: (ops.orthogonal_blocks if name == "U_rec" else ops.glorot_blocks)(
+                next(keys), size, width, 4, dtype
+            )
+            for name, width in terms.items()
+        }
+        gates["b"] = jnp.zeros(4 * size, dtype).at[:size].set(config.forget_bias)
+        params[_name(layer)] = entry = {"gates": gates}
+        if layer < config.depth - 1:
+            entry["detector"] = {
+                name: config.detector_scale * ops.glorot_blocks(next(keys), 1, width, 1, dtype)
+                for name, width in terms.items()
+            } | {"b": jnp.full(1, config.detector_bias, dtype)}
+        if config.layer_norm != "none":
+            names = ["s"] if config.layer_norm == "sum" else list(terms)
+            entry["norm"] = init_norms(names, size, dtype)
+    return params
+
+
+def _name(layer):
+    return f"layer{layer + 1}"
+
+
+def initial_state(config, batch=(), dtype=jnp.float32):
+    """State before the first step, `[size, *batch]`: zeros, z at `config.z_init`."""
+    zeros = tuple(jnp.zeros((size, *batch), dtype) for size in config.sizes)
+    return State(zeros, zeros, (jnp.full(batch, config.z_init, dtype),) * (config.depth - 1))
+
+
+def _rows(entry, name):
+    """Gate rows and, below them, the detector row of one parameter."""
+    parts = [entry["gates"][name]] + ([entry["detector"][name]] if "detector" in entry else [])
+    return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def products(config, params):
+    """Kernels and biases of the products in `step`: `{name: (kernel [N, K], bias [N])}`.
+
+    One product for each layer, its operands concatenated; with `ba` normalisation
+    one for each term. The first layer's bottom-up term is not here but in `inputs`.
+    """
+    kernels = {}
+    for layer in range(config.depth):
+        name, entry = _name(layer), params[_name(layer)]
+        terms = [term for term in config.terms(layer) if layer or term != "W_bu"]
+        if config.layer_norm == "ba":
+            kernels |= {f"{name}/{term}": (_rows(entry, term), None) for term in terms}
+        else:
+            kernel = jnp.concatenate([_rows(entry, term) for term in terms], axis=1)
+            kernels[name] = (kernel, _rows(entry, "b"))
+    return kernels
+
+
+def inputs(config, params, x, precision="float32"):
+    """The part of the first layer's pre-activation that x alone decides, `{name: [N, ...]}`."""
+    entry = params[_name(0)]
+    value = ops.product(_rows(entry, "W_bu"), x, precision)
+    if config.layer_norm == "ba":
+        return {"layer1/W_bu": value}
+    return {"layer1": value + ops.column(_rows(entry, "b"), value)}
+
+
+def vectors(config, params):
+    """The parameters that `step` uses outside its products, in the tree of `params`."""
+    if config.layer_norm == "ba":
+        return {
+            name: {"norm": entry["norm"], "b": _rows(entry, "b")} for name, entry in params.items()
+        }
+    return {name: {"norm": entry.get("norm")} for name, entry in params.items()}
+
+
+def step(
+    config, params, state, x=None, *, linear=None, slope=1.0, noise: Any = None
+) -> tuple[State, Aux]:
+    """One time step.
+
+    Args:
+      config: sizes and choices.
+      params: tree of `init`, or of `vectors` when `linear` is given.
+      state: `State` of step t - 1.
+      x: input `[input_size, ...]`; not used when `linear` is given.
+      linear: the products, `linear(name, operand) -> kernel @ operand + bias`, with
+        the first layer's input term included; made from `params` and `x` by default.
+      slope: slope a of the hard sigmoid, a scalar, traced.
+      noise: `[L - 1, ...]` uniform draws for the `sample` mode.
+
+    Returns the new `State` and the detectors' pre-activations.
+    """
+    if linear is None:
+        linear = Products(products(config, params), inputs(config, params, x))
+        params = vectors(config, params)
+    h, c, z, detectors = [], [], [], []
+    for layer, size in enumerate(config.sizes):
+        last = layer == config.depth - 1
+        p = None if last else state.z[layer]
+        q = z[layer - 1] if layer else None
+        norm = params[_name(layer)]["norm"]
+        operands = {"U_rec": (None, state.h[layer])}
+        if config.top_down and not last:
+            operands["U_td"] = (p, state.h[layer + 1])
+        operands["W_bu"] = (q, h[layer - 1] if layer else None)
+        s = _preactivation(config, params, layer, operands, linear)
+        gates = s[: 4 * size]
+        if config.layer_norm == "sum":
+            gates = ops.layer_norm(gates, **norm["s"], groups=4)
+        new_h, new_c = _operate(config, p, q, state.h[layer], state.c[layer], gates, norm)
+        h.append(new_h)
+        c.append(new_c)
+        if not last:
+            draw = noise[layer] if config.uses_noise else None
+            detectors.append(s[4 * size])
+            z.append(ops.boundary(s[4 * size], slope, config.boundary, draw))
+    return State(tuple(h), tuple(c), tuple(z)), Aux(tuple(detectors))
+
+
+def _preactivation(config, params, layer, operands, linear):
+    """s of eq. 5-7: gate rows, and the detector row last; `operands[name] = (gate, vector)`."""
+    name = _name(layer)
+    if config.layer_norm != "ba":
+        # z gates vectors rather than products: a scalar commutes with the product,
+        # and so the terms of a layer are one product of concatenated operands.
+        gated = [v if gate is None else gate * v for gate, v in operands.values() if v is not None]
+        return linear(name, jnp.concatenate(gated))
+    s = 0.0
+    for term, (gate, vector) in operands.items():
+        value = linear(f"{name}/{term}", vector)
+        rows = 4 * config.sizes[layer]
+        normalised = ops.layer_norm(value[:rows], **params[name]["norm"][term], groups=4)
+        value = jnp.concatenate([normalised, value[rows:]])
+        s += value if gate is None else gate * value
+    return s + ops.column(params[name]["b"], s)
+
+
+def _operate(config, p, q, h, c, gates, norm):
+    """UPDATE, COPY or FLUSH as an arithmetic mix, exact for z in {0, 1} (eq. 2-3).
+
+    c = p i g + (1-p)(1-q) c' + (1-p) q (f c' + i g), collected by operand;
+    p is None (that is 0) in the last layer, q is None (1) in the first.
+    """
+    gates = gates.reshape(4, *c.shape)
+    f, i, o = jax.nn.sigmoid(gates[:3])
+    update = i * jnp.tanh(gates[3])
+    if config.gradient == "select":
+        p, q = jax.lax.stop_gradient((p, q))
+    keep = 1 if p is None or not config.flush else 1 - p
+    if q is None:
+        new_c = keep * (f * c) + update
+    else:
+        copy = keep * (1 - q)
+        new_c = copy * c + (1 - copy) * update + (keep * q) * (f * c)
+    output = o * jnp.tanh(ops.layer_norm(new_c, **norm["c"]) if norm else new_c)
+    return (output if q is None else copy * h + (1 - copy) * output), new_c

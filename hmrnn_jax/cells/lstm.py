@@ -1,0 +1,105 @@
+"""LSTM (Hochreiter, Schmidhuber 1997; forget gate Gers et al. 2000), one layer.
+
+    f, i, o = sigmoid, g = tanh of  W x + U h' + b;   c = f c' + i g;   h = o tanh(c)
+
+The baseline of all three papers; stacks are made by `recurrence.unroll_stack`.
+Layer normalisation as in the HM-LSTM's `sum` and `ba` placement, so that the authors'
+own LN LSTM baseline differs from it in nothing else. Features lie along the first axis,
+`[d]` or `[d, B]`. Gate order: f, i, o, g.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hmrnn_jax import ops
+from hmrnn_jax.cells.common import Products, init_norms, require
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of an LSTM layer.
+
+    Attributes:
+      input_size, size: width of x; width of h and c.
+      layer_norm: `none`; `sum`, each gate of the summed pre-activation, and c before
+        the output tanh; `ba`, input and recurrent term apart, and c (Ba et al. 2016).
+      forget_bias: initial bias of f.
+    """
+
+    input_size: int
+    size: int
+    layer_norm: str = "none"
+    forget_bias: float = 0.0
+
+    uses_slope = False
+    uses_noise = 0
+
+    def __post_init__(self):
+        require("layer_norm", self.layer_norm, ("none", "sum", "ba"))
+
+
+class State(NamedTuple):
+    """h and c, `[size, ...]` each."""
+
+    h: jax.Array
+    c: jax.Array
+
+
+def init(key, config, dtype=jnp.float32):
+    """Parameters `{U [4H, H], W [4H, input_size], b [4H], norm?}`: orthogonal, Glorot, zero."""
+    recurrent, bottom_up = jax.random.split(key)
+    size = config.size
+    params = {
+        "U": ops.orthogonal_blocks(recurrent, size, size, 4, dtype),
+        "W": ops.glorot_blocks(bottom_up, size, config.input_size, 4, dtype),
+        "b": jnp.zeros(4 * size, dtype).at[:size].set(config.forget_bias),
+    }
+    if config.layer_norm != "none":
+        names = ["s"] if config.layer_norm == "sum" else ["U", "W"]
+        params["norm"] = init_norms(names, size, dtype)
+    return params
+
+
+def initial_state(config, batch=(), dtype=jnp.float32):
+    """Zeros, `[size, *batch]`."""
+    zeros = jnp.zeros((config.size, *batch), dtype)
+    return State(zeros, zeros)
+
+
+def products(config, params):
+    """Kernels of the products in `step`: the recurrent one, `{name: (kernel, bias)}`."""
+    return {"recurrent": (params["U"], None)}
+
+
+def inputs(config, params, x, precision="float32"):
+    """The input products, which need no state: `{name: [4H, ...]}`, x is `[input_size, ...]`."""
+    value = ops.product(params["W"], x, precision)
+    if config.layer_norm == "ba":
+        return {"input": ops.layer_norm(value, **params["norm"]["W"], groups=4) + ops.column(params["b"], value)}
+    return {"recurrent": value + ops.column(params["b"], value)}
+
+
+def vectors(config, params):
+    """The parameters that `step` uses outside its products."""
+    return {"norm": params.get("norm")}
+
+
+def step(config, params, state, x=None, *, linear=None) -> tuple[State, tuple]:
+    """One time step; arguments as in `hm_lstm.step`. Returns the new `State` and `()`."""
+    if linear is None:
+        linear = Products(products(config, params), inputs(config, params, x))
+        params = vectors(config, params)
+    norm = params["norm"]
+    s = linear("recurrent", state.h)
+    if config.layer_norm == "ba":
+        s = ops.layer_norm(s, **norm["U"], groups=4) + linear("input", None)
+    elif config.layer_norm == "sum":
+        s = ops.layer_norm(s, **norm["s"], groups=4)
+    s = s.reshape(4, *state.c.shape)
+    f, i, o = jax.nn.sigmoid(s[:3])
+    c = f * state.c + i * jnp.tanh(s[3])
+    return State(o * jnp.tanh(ops.layer_norm(c, **norm["c"]) if norm else c), c), ()
+

@@ -1,0 +1,146 @@
+"""Corpora from text: three splits, their vocabulary, and a user's own files."""
+
+import dataclasses
+import gzip
+import zlib
+
+from etils import epath
+
+from hmrnn_jax.datasets.vocabulary import Vocabulary, as_unit, check_unit
+from hmrnn_jax.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclasses.dataclass
+class Corpus:
+    """Three splits of one text as ids.
+
+    Attributes:
+      name: the published name, only ever for the published text itself.
+      splits: 'train', 'valid', 'test' -> ids int32 [N].
+      vocabulary: what the ids mean; its symbols are those of the training split.
+      source: where the text came from, for the log.
+      unknown: split -> number of symbols that were mapped to the unknown symbol.
+    """
+
+    name: str
+    splits: dict
+    vocabulary: Vocabulary
+    source: str
+    unknown: dict
+
+    def describe(self) -> str:
+        """A few lines for the log: name, source, sizes, unknown symbols."""
+        unit = self.vocabulary.unit
+        sizes = ", ".join(f"{split} {len(ids):,}" for split, ids in self.splits.items())
+        lines = [
+            f"corpus {self.name}: {self.source}",
+            f"{unit}: {sizes}; vocabulary {self.vocabulary.size:,}",
+        ]
+        counts = ", ".join(f"{split} {n:,}" for split, n in self.unknown.items() if n)
+        if counts:
+            lines.append(f"{unit} never seen in training, read as unknown: {counts}")
+        return "\n".join(lines)
+
+
+def user_text(path, unit: str = "characters") -> Corpus:
+    """A user's own text.
+
+    Args:
+      path: one UTF-8 file, split in order into 90, 5 and 5 % of its characters or bytes (in
+        words, each cut moves on to the end of the word); or a folder with the files train,
+        valid and test, named with or without `.txt`. Any file may be gzipped (`.gz`).
+      unit: 'characters', 'bytes' or 'words'.
+
+    The vocabulary is the training split's and an unknown symbol, which stands for whatever
+    else valid and test hold.
+
+    Raises:
+      UserError: no such path, a missing split, an empty split, bytes that are not UTF-8.
+    """
+    check_unit(unit)
+    path = epath.Path(path)
+    if path.is_dir():
+        files = {split: find_file(path, f"{split}.txt", split) for split in SPLITS}
+        absent = [split for split, file in files.items() if file is None]
+        if absent:
+            raise UserError(
+                f"the folder {path} has no {' and no '.join(f'{s}.txt' for s in absent)}: put "
+                "train.txt, valid.txt and test.txt there, or give the path of a single file."
+            )
+        texts = {split: _read_text(file, unit) for split, file in files.items()}
+    elif path.exists():
+        texts = split_in_order(_read_text(path, unit), unit)
+    else:
+        raise UserError(f"there is no file or folder {path}: check the path of your text.")
+    return make_corpus("text", texts, unit, str(path), unknown=True)
+
+
+def make_corpus(
+    name: str, texts: dict, unit: str, source: str, unknown: bool | None = None, vocabulary=None
+) -> Corpus:
+    """Splits of text (str, or bytes) to a corpus; the vocabulary is the training split's.
+
+    Args:
+      unknown: True gives the vocabulary an unknown symbol, None only if valid or test need
+        it, False never: then a symbol that training has not is an error.
+      vocabulary: used in place of the training split's.
+
+    Raises:
+      UserError: an empty split, or an unseen symbol where `unknown` is False.
+    """
+    for split in SPLITS:
+        if not texts[split]:
+            raise UserError(f"the {split} part of {source} is empty: give a longer text.")
+    if vocabulary is None:
+        vocabulary = Vocabulary.of(texts["train"], unit, bool(unknown))
+        if unknown is None:
+            seen = set(vocabulary.symbols)
+            if any(set(Vocabulary.of(texts[s], unit).symbols) - seen for s in SPLITS[1:]):
+                vocabulary = Vocabulary.of(texts["train"], unit, True)
+    splits, counts = {}, {}
+    for split in SPLITS:
+        try:
+            splits[split], counts[split] = vocabulary.encode(texts[split])
+        except UserError as error:
+            raise UserError(f"in the {split} part of {source}, {error}") from error
+    return Corpus(name, splits, vocabulary, source, counts)
+
+
+def split_in_order(text, unit: str) -> dict:
+    """The first 90 %, the next 5 % and the last 5 % of a text (str or bytes), in order."""
+    cuts = [len(text) * 90 // 100, len(text) * 95 // 100]
+    if unit == "words":
+        for i, cut in enumerate(cuts):
+            while 0 < cut < len(text) and not text[cut - 1].isspace():
+                cut += 1
+            cuts[i] = cut
+    return {"train": text[: cuts[0]], "valid": text[cuts[0] : cuts[1]], "test": text[cuts[1] :]}
+
+
+def find_file(folder, *names):
+    """The first file of these names in `folder`, plain or gzipped; None if there is none."""
+    for name in names:
+        for file in (epath.Path(folder) / name, epath.Path(folder) / f"{name}.gz"):
+            if file.exists() and not file.is_dir():
+                return file
+    return None
+
+
+def read_file(path) -> bytes:
+    """The content of a file, unpacked if its name ends in `.gz`. Raises UserError."""
+    try:
+        content = epath.Path(path).read_bytes()
+        return gzip.decompress(content) if str(path).endswith(".gz") else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}): replace the file.") from error
+
+
+def _read_text(path, unit: str):
+    try:
+        text = as_unit(read_file(path), unit)
+    except UserError as error:
+        raise UserError(f"in {path}, {error}") from error
+    # Some editors begin a file with a byte order mark, which is no part of the text.
+    return text if unit == "bytes" else text.removeprefix("\ufeff")

@@ -1,0 +1,152 @@
+"""Scoring a text, looking into a model while it reads one, and generating."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmrnn_jax import losses, parallel, train_state
+from hmrnn_jax.data import EvaluationStream
+
+
+class Evaluator:
+    """Scores splits with one compiled step.
+
+    Args:
+      model: a `LanguageModel`. mesh: of `parallel.make_mesh`.
+      batch: rows that a split is divided in, a multiple of the devices. 1 carries the
+        state from the first symbol to the last; with more, each row first reads the
+        `warmup` symbols before its part, unscored, so that its state is nearly the same.
+      window: steps for each call. warmup: symbols.
+    """
+
+    def __init__(self, model, mesh, batch, window, warmup):
+        self.model, self.mesh = model, mesh
+        self.batch, self.window, self.warmup = batch, window, warmup
+        step = functools.partial(train_state.eval_step, model)
+        self._step = parallel.pmapped_evaluation(step, mesh)
+
+    def __call__(self, params, ids, slope=1.0, seed=0):
+        """Scores `ids [N]`: every symbol but the first is predicted once.
+
+        Returns `{symbols, nats, bpc, ...}`: nats is the mean, and `rates_of`'s rates
+        follow. `slope` matters to `soft` and `sample` detectors only.
+        """
+        stream = EvaluationStream(ids, self.batch, self.window, self.warmup)
+        rows = parallel.local_rows(self.batch, self.mesh)
+        carry = jax.tree.map(np.asarray, self.model.initial_carry(rows.stop - rows.start))
+        carry = parallel.shard_rows(carry, self.mesh)
+        key, total = jax.random.key(seed), None
+        for number, batch in enumerate(stream):
+            batch = jax.tree.map(lambda x: x[:, rows], batch)
+            batch = parallel.shard_rows(batch, self.mesh, axis=1)
+            knobs = {"slope": np.float32(slope), "key": jax.random.fold_in(key, number)}
+            carry, sums = self._step(params, carry, batch, knobs)
+            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+        return summary(jax.device_get(total))
+
+
+def summary(sums):
+    """Means and rates from the sums of `train_state`'s steps, as plain numbers."""
+    count = float(sums["count"])
+    nats = float(sums["nats"]) / count
+    result = {"symbols": int(count), "nats": nats, "bpc": nats * losses.BITS}
+    for name in ("fired", "alive", "update", "copy", "flush"):
+        for layer, value in enumerate(np.atleast_1d(sums.get(name, ())), start=1):
+            result[f"{RATE_NAMES[name]}/layer{layer}"] = float(value) / count
+    return result
+
+
+# `rate` is what the literature calls the firing rate of a boundary detector.
+RATE_NAMES = {"fired": "rate", "alive": "live", "update": "update", "copy": "copy", "flush": "flush"}
+
+
+def collapsed(result, low=0.01, high=0.99):
+    """Warnings, a sentence each, for detectors that hardly ever or nearly always fire, or
+    whose straight-through gradient is nearly always zero."""
+    warnings = []
+    for name, value in result.items():
+        kind, _, layer = name.rpartition("/")
+        if kind.endswith("rate") and not low <= value <= high:
+            state = "never" if value < low else "always"
+            warnings.append(f"the detector of {layer} has collapsed: it {state} fires ({value:.1%})")
+        elif kind.endswith("live") and value < low:
+            warnings.append(f"the detector of {layer} no longer learns: {value:.1%} of its inputs are live")
+    return warnings
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _look(model, params, ids, carry, slope, key):
+    noise = jax.random.uniform(key, (*ids.shape, model.noise_width)) if model.noise_width else None
+    out = model.apply({"params": params}, ids, carry, slope=slope, noise=noise)
+    norms, boundaries = [], []
+    for states in out.states:
+        layers = states.h if isinstance(states.h, tuple) else (states.h,)
+        norms += [jnp.linalg.norm(h[:, 0], axis=-1) for h in layers]
+        boundaries += [z[:, 0] for z in getattr(states, "z", ())]
+    return out.carry, jnp.stack(norms), boundaries
+
+
+def look(model, params, ids, slope=1.0, seed=0, window=256):
+    """What the model does while it reads `ids [N]` from the initial state.
+
+    Returns `(boundaries, norms)`: z of each detector, a list of `[N]` arrays, and the
+    norms of each layer's h, `[L, N]`.
+    """
+    carry, key = model.initial_carry(1), jax.random.key(seed)
+    length = len(ids)
+    padded = np.zeros((math.ceil(length / window) * window, 1), np.int32)
+    padded[:length, 0] = ids
+    norms, boundaries = [], []
+    for number in range(len(padded) // window):
+        part = padded[number * window : (number + 1) * window]
+        carry, n, z = _look(model, params, part, carry, slope, jax.random.fold_in(key, number))
+        norms.append(np.asarray(n))
+        boundaries.append([np.asarray(layer) for layer in z])
+    layers = [np.concatenate(parts)[:length] for parts in zip(*boundaries, strict=True)]
+    return layers, np.concatenate(norms, axis=1)[:, :length]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _generate(model, params, prompt, knobs, length):
+    """One compiled scan: reads the prompt, then feeds back what it draws."""
+    start = jnp.concatenate([prompt, jnp.zeros(length, prompt.dtype)])
+
+    def step(carry, xs):
+        states, previous = carry
+        position, given = xs
+        symbol = jnp.where(position < prompt.shape[0], given, previous)
+        key = jax.random.fold_in(knobs["key"], position)
+        noise = jax.random.uniform(key, (1, 1, model.noise_width)) if model.noise_width else None
+        out = model.apply(
+            {"params": params}, symbol[None, None], states, slope=knobs["slope"], noise=noise
+        )
+        log_probabilities = jax.nn.log_softmax(out.logits[0, 0])
+        drawn = jax.random.categorical(
+            jax.random.fold_in(key, 1), log_probabilities / jnp.maximum(knobs["temperature"], 1e-6)
+        )
+        greedy = jnp.argmax(log_probabilities)
+        following = jnp.where(knobs["temperature"] > 0, drawn, greedy).astype(symbol.dtype)
+        return (out.carry, following), (following, log_probabilities[following])
+
+    positions = jnp.arange(start.shape[0])
+    first = (model.initial_carry(1), prompt[0])
+    _, (symbols, log_probabilities) = jax.lax.scan(step, first, (positions, start))
+    return symbols[prompt.shape[0] - 1 : -1], log_probabilities[prompt.shape[0] - 1 : -1]
+
+
+def generate(model, params, prompt, length, temperature=1.0, seed=0, slope=1.0):
+    """Continues `prompt [P]`, P >= 1, by `length` symbols drawn at `temperature` (0: the likeliest).
+
+    Returns `(symbols [length], log_probabilities [length])`; the latter, in nats, are the
+    model's own at temperature 1.
+    """
+    knobs = {
+        "key": jax.random.key(seed),
+        "slope": jnp.float32(slope),
+        "temperature": jnp.float32(temperature),
+    }
+    prompt = jnp.asarray(prompt, jnp.int32)
+    return jax.tree.map(np.asarray, _generate(model, params, prompt, knobs, length))

@@ -1,0 +1,107 @@
+"""Data parallelism: one wrapper for one device, many devices and many hosts."""
+
+import os
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hmrnn_jax.errors import UserError
+
+AXIS = "data"
+
+
+def initialize(coordinator=None, processes=None, process=None):
+    """Joins the processes of a multi-host run; does nothing in a run of one process.
+
+    TPU pods and Slurm tell JAX where they are; elsewhere give the coordinator's
+    `host:port`, the number of processes and this one's number.
+    """
+    if coordinator:
+        jax.distributed.initialize(coordinator, processes, process)
+    elif _many_hosts():
+        jax.distributed.initialize()
+
+
+def _many_hosts():
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return len(hosts) > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def any_process(flag):
+    """Whether `flag` is set in any process; every process must ask at the same update."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def make_mesh(devices=None):
+    """A mesh of all devices (or of those given) along the axis `data`."""
+    devices = jax.devices() if devices is None else list(devices)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def pmapped(step, mesh):
+    """Compiles `step(state, carry, batch, knobs) -> (state, carry, metrics)` for a mesh.
+
+    The step is written as for `jax.pmap`: it sees its own rows of carry and batch and
+    reduces over the axis `data`; state, knobs and metrics are replicated. This is what
+    `jax.pmap` itself has been since jax 0.8, spelled out, and a test holds the two equal
+    bit for bit. Under plain `jit` with shardings, the gradients' reduction may land
+    inside the time loop, T times a step; here it is where the step puts it.
+    `check_vma=False` keeps `grad` local: the step's own `psum` is the only reduction.
+
+    Carry has the batch first, `[B, ...]`; a batch is time-major, `[T, B, ...]`. State and
+    carry are donated.
+    """
+    return jax.jit(_mapped(step, mesh, (P(), P(AXIS), P())), donate_argnums=(0, 1))
+
+
+def pmapped_evaluation(step, mesh):
+    """As `pmapped`, for `step(params, carry, batch, knobs) -> (carry, metrics)`."""
+    return jax.jit(_mapped(step, mesh, (P(AXIS), P())), donate_argnums=1)
+
+
+def _mapped(step, mesh, out_specs):
+    in_specs = (P(), P(AXIS), P(None, AXIS), P())
+    return jax.shard_map(
+        step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+
+
+def check_batch(batch, mesh):
+    """Raises `UserError` unless `batch` rows divide evenly over the mesh's devices."""
+    devices = mesh.devices.size
+    if batch % devices:
+        raise UserError(
+            f"The batch of {batch} rows cannot be divided over {devices} devices; choose a"
+            f" multiple of {devices}."
+        )
+
+
+def local_rows(batch, mesh):
+    """The slice of the batch's rows that this process's devices own."""
+    owners = [device.process_index for device in mesh.devices.flat]
+    per_device = batch // len(owners)
+    mine = [k for k, owner in enumerate(owners) if owner == jax.process_index()]
+    return slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
+
+
+def replicate(tree, mesh):
+    """Puts a tree, the same in every process, on all devices."""
+    sharding = NamedSharding(mesh, P())
+    return jax.tree.map(lambda x: _place(x, sharding), tree)
+
+
+def shard_rows(tree, mesh, axis=0):
+    """Makes global arrays of this process's rows, which lie along `axis`."""
+    sharding = NamedSharding(mesh, P(*[None] * axis, AXIS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def _place(x, sharding):
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.device_put(x, sharding)
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x))

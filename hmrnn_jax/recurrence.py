@@ -1,0 +1,249 @@
+"""A cell over time: the one front door, `unroll`.
+
+Arrays are time-major, `[T, B, ...]`, here and everywhere else. Two ways to
+differentiate give the same numbers:
+
+* `autodiff`: plain `lax.scan`, differentiated by JAX. The oracle.
+* `deferred`: a custom VJP. The forward scan keeps the value of every product; the
+  reverse scan replays the cell's pointwise part around them, so it multiplies by each
+  transposed kernel once and by nothing else, and yields the gradients of the products'
+  values. The weight gradients are then one large product each, over all T B columns,
+  instead of a matrix accumulated T times.
+
+Either way the products with the inputs of all time steps are made at once before the
+scan (`cell.inputs`). Inside the scan features come first, `[d, B]` (see `ops`); the
+arrays that go in and out of `unroll` have the batch first, as the rest of the world.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hmrnn_jax import cells, ops
+from hmrnn_jax.cells.common import Products, require
+from hmrnn_jax.errors import UserError
+
+GRADIENTS = ("deferred", "autodiff")
+
+
+class Policy(NamedTuple):
+    """How a recurrence runs; never what it computes.
+
+    Attributes:
+      gradient: `deferred` or `autodiff`.
+      precision: operands of the products, see `ops.product`.
+      remat: 0, or a number of steps that divides T: only the state at the start of
+        each such chunk is kept, the rest computed again in the reverse pass.
+      unroll: time steps for each iteration of the compiled loop.
+    """
+
+    gradient: str = "deferred"
+    precision: str = "float32"
+    remat: int = 0
+    unroll: int = 1
+
+
+class Unrolled(NamedTuple):
+    """`final`: state after the last step, `[B, ...]`; `states`, `aux`: all steps, `[T, B, ...]`."""
+
+    final: tuple
+    states: tuple
+    aux: tuple
+
+
+def initial_state(config, batch, dtype=jnp.float32):
+    """The cell's initial state for `batch` rows, `[batch, ...]`."""
+    return _batch_first(cells.of(config).initial_state(config, (batch,), dtype))
+
+
+def unroll(
+    config, params, state, x, *, resets=None, constants=None, per_step=None, policy=Policy(),
+    table_ids=None,
+):  # fmt: skip
+    """Runs a cell over a window.
+
+    Args:
+      config: a cell's `Config`.
+      params: its parameters.
+      state: its `State`, `[B, ...]`.
+      x: inputs `[T, B, input_size]`; with `table_ids` a table `[V, input_size]`.
+      resets: optional bool `[T, B]`: rows put back to the initial state before step t.
+      constants: keyword arguments of the cell's `step` for all steps (slope).
+      per_step: keyword arguments of the cell's `step` by step, `[T, B, ...]` (noise).
+      policy: see `Policy`.
+      table_ids: optional ids `[T, B]`: the inputs are rows of the table `x`, whose
+        product with the input kernel is made once a row rather than once a step.
+
+    Returns `Unrolled`. Gradients reach params, state and x, not the other arguments.
+    Raises `UserError` for an unknown policy or a `remat` that does not divide T.
+    """
+    require("gradient", policy.gradient, GRADIENTS)
+    require("precision", policy.precision, ops.PRECISIONS)
+    cell = cells.of(config)
+    steps, batch = x.shape[:2] if table_ids is None else table_ids.shape
+    if policy.remat and steps % policy.remat:
+        raise UserError(f"remat is {policy.remat}; it must divide the window, {steps} steps.")
+    columns = cell.inputs(config, params, x.reshape(-1, x.shape[-1]).T, policy.precision)
+    if table_ids is None:
+        hoisted = {name: v.reshape(-1, steps, batch).swapaxes(0, 1) for name, v in columns.items()}
+    else:
+        hoisted = {name: v.T[table_ids].swapaxes(1, 2) for name, v in columns.items()}
+    if resets is None:
+        resets = jnp.zeros((steps, batch), bool)
+    products = cell.products(config, params)
+    kernels = {name: kernel for name, (kernel, _) in products.items()}
+    biases = {name: b for name, (_, b) in products.items() if b is not None and name not in hoisted}
+    weights = (kernels, biases, cell.vectors(config, params))
+    window = (hoisted, (_features_first(per_step or {}, 1), resets))
+    run = functools.partial(_RUN[policy.gradient], config, policy)
+    if policy.remat:
+        run = functools.partial(_in_chunks, run, policy.remat)
+    final, states, aux = run(weights, _features_first(state), window, constants or {})
+    return Unrolled(_batch_first(final), _batch_first(states, 1), _batch_first(aux, 1))
+
+
+def _batch_first(tree, leading=0):
+    """`[..., d, B]` to `[..., B, d]` after `leading` axes; scalars of rows stay `[..., B]`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, leading), tree)
+
+
+def _features_first(tree, leading=0):
+    """The inverse of `_batch_first`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, leading, -1), tree)
+
+
+def _in_chunks(run, length, weights, state, window, constants):
+    """The window as a scan over rematerialised chunks of `length` steps."""
+    window = jax.tree.map(lambda v: v.reshape(-1, length, *v.shape[1:]), window)
+
+    @jax.checkpoint
+    def chunk(state, window):
+        final, states, aux = run(weights, state, window, constants)
+        return final, (states, aux)
+
+    final, ys = jax.lax.scan(chunk, state, window)
+    return final, *jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), ys)
+
+
+def _step(config, linear, vectors, constants, state, per_step, reset):
+    """The cell's step, before it the rows of `reset [B]` put back to the initial state."""
+    cell = cells.of(config)
+    first = cell.initial_state(config, (1,), jax.tree.leaves(state)[0].dtype)
+    state = jax.tree.map(lambda new, old: jnp.where(reset, new, old), first, state)
+    return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
+
+
+def _forward(config, policy, weights, state, window, constants):
+    """The scan; returns also the value of every product at every step."""
+    kernels, biases, vectors = weights
+    # Cast once for the window rather than at every step.
+    kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
+
+    bound = {name: (kernel, biases.get(name)) for name, kernel in kernels.items()}
+
+    def body(state, xs):
+        addends, (per_step, reset) = xs
+        plain, values = Products(bound, addends, policy.precision), {}
+
+        def linear(name, operand):
+            values[name] = plain(name, operand)
+            return values[name]
+
+        state, aux = _step(config, linear, vectors, constants, state, per_step, reset)
+        return state, (state, aux, values)
+
+    final, ys = jax.lax.scan(body, state, window, unroll=policy.unroll)
+    return final, *ys
+
+
+def _autodiff(config, policy, weights, state, window, constants):
+    return _forward(config, policy, weights, state, window, constants)[:3]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _deferred(config, policy, weights, state, window, constants):
+    return _autodiff(config, policy, weights, state, window, constants)
+
+
+def _deferred_forward(config, policy, weights, state, window, constants):
+    final, states, aux, values = _forward(config, policy, weights, state, window, constants)
+    return (final, states, aux), (weights, state, window[1], constants, states, values)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _replay(precision, value, operand, transposed):
+    """A product whose value is known: `value` forwards, `transposed @ g` backwards."""
+    return value
+
+
+def _replay_forward(precision, value, operand, transposed):
+    return value, (transposed, operand)
+
+
+def _replay_backward(precision, residuals, gradient):
+    transposed, operand = residuals
+    return gradient, ops.product(transposed, gradient, precision).astype(operand.dtype), None
+
+
+_replay.defvjp(_replay_forward, _replay_backward)
+
+
+def _deferred_backward(config, policy, residuals, cotangents):
+    weights, state, extras, constants, states, values = residuals
+    kernels, biases, vectors = weights
+    final_gradient, states_gradient, aux_gradient = cotangents
+    transposed = jax.tree.map(lambda k: ops.operand(k, policy.precision).T, kernels)
+    before = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s[:-1]]), state, states)
+
+    def body(carry, xs):
+        state_gradient, vectors_gradient = carry
+        state, values, (per_step, reset), step_gradient, aux_gradient = xs
+
+        def replayed(vectors, state, values):
+            operands = {}
+
+            def linear(name, operand):
+                if name not in transposed:
+                    return values[name]
+                operands[name] = operand
+                return _replay(policy.precision, values[name], operand, transposed[name])
+
+            return _step(config, linear, vectors, constants, state, per_step, reset), operands
+
+        _, pullback, operands = jax.vjp(replayed, vectors, state, values, has_aux=True)
+        state_gradient = jax.tree.map(jnp.add, state_gradient, step_gradient)
+        more, state_gradient, values_gradient = pullback((state_gradient, aux_gradient))
+        vectors_gradient = jax.tree.map(jnp.add, vectors_gradient, more)
+        # Batch-major, the layout in which the products below read them fastest.
+        return (state_gradient, vectors_gradient), (values_gradient, _batch_first(operands))
+
+    start = (final_gradient, jax.tree.map(jnp.zeros_like, vectors))
+    xs = (before, values, extras, states_gradient, aux_gradient)
+    (state_gradient, vectors_gradient), (values_gradient, operands) = jax.lax.scan(
+        body, start, xs, reverse=True, unroll=policy.unroll
+    )
+    kernels_gradient = {
+        name: jnp.einsum(
+            "tnb,tbk->nk",
+            ops.operand(values_gradient[name], policy.precision),
+            ops.operand(operands[name], policy.precision),
+            precision="highest" if policy.precision == "float32" else None,
+            preferred_element_type=kernels[name].dtype,
+        )
+        for name in kernels
+    }
+    biases_gradient = {name: values_gradient[name].sum((0, 2)) for name in biases}
+    hoisted_gradient = {name: g for name, g in values_gradient.items() if name not in biases}
+    return (
+        (kernels_gradient, biases_gradient, vectors_gradient),
+        state_gradient,
+        (hoisted_gradient, None),
+        None,
+    )
+
+
+_deferred.defvjp(_deferred_forward, _deferred_backward)
+
+_RUN = {"deferred": _deferred, "autodiff": _autodiff}

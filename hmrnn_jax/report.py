@@ -1,0 +1,112 @@
+"""What a run tells people: parameters, devices, progress, scores. Returns text."""
+
+import os
+import time
+
+import jax
+
+from hmrnn_jax import evaluate
+from hmrnn_jax.analysis import boundaries, ngram
+
+
+def parameter_table(params):
+    """Names, shapes and sizes of all parameters, and their total."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    rows = [("/".join(str(key.key) for key in path), leaf.shape, leaf.size) for path, leaf in leaves]
+    width = max(len(name) for name, *_ in rows)
+    lines = [f"  {name:{width}}  {str(list(shape)):>14}  {size:>12,}" for name, shape, size in rows]
+    total = sum(size for *_, size in rows)
+    return "\n".join(["parameters", *lines, f"  {'total':{width}}  {'':14}  {total:>12,}"])
+
+
+def devices():
+    """One line on the devices and processes."""
+    first, count = jax.devices()[0], jax.device_count()
+    cores = f", {os.cpu_count()} cores" if first.platform == "cpu" else ""
+    hosts = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"devices: {count} x {first.device_kind} ({first.platform}{cores}){hosts}, jax {jax.__version__}"
+
+
+class Progress:
+    """Speed and time left, between reports.
+
+    Args:
+      done, total: updates made and to make. symbols: symbols of an update.
+    """
+
+    def __init__(self, done, total, symbols):
+        self.done, self.total, self.symbols = done, total, symbols
+        self.time, self.rate = None, 0.0
+
+    def skip(self):
+        """Leaves the time since the last report out: it went into something else."""
+        self.time = time.perf_counter()
+
+    def report(self, done, result):
+        """`(line, result with speed)` for the updates since the last report."""
+        now = time.perf_counter()
+        # The first interval holds the compilation: no speed is claimed for it.
+        if self.time is not None and done > self.done:
+            self.rate = (done - self.done) * self.symbols / (now - self.time)
+            result = result | {"chars_per_second": self.rate}
+        self.done, self.time = done, now
+        left = (self.total - done) * self.symbols / self.rate if self.rate else None
+        parts = [
+            f"update {done:,}/{self.total:,}",
+            f"epoch {result['epoch']}",
+            f"bpc {result['bpc']:.3f}",
+            f"{self.rate:,.0f} chars/s" if self.rate else "compiled",
+            f"{_duration(left)} left" if left is not None else "",
+            _rates("fires", result, "rate"),
+            _rates("live", result, "live"),
+        ]
+        result = {("train/" + k if k in ("bpc", "nats", "symbols") else k): v for k, v in result.items()}
+        return "  ".join(filter(None, parts)), result
+
+
+def _rates(word, result, kind):
+    values = [value for name, value in result.items() if name.startswith(f"{kind}/")]
+    return f"{word} {' '.join(f'{v:.2f}' for v in values)}" if values else ""
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
+
+
+def validation_line(done, result, best):
+    """One line on a validation."""
+    operations = ", ".join(
+        f"{kind} {_rates('', result, kind).strip()}"
+        for kind in ("update", "copy", "flush")
+        if _rates("", result, kind)
+    )
+    mark = " (best so far)" if best else ""
+    return f"update {done:,}  validation bpc {result['bpc']:.4f}{mark}  {operations}".rstrip()
+
+
+def test_line(step, result, corpus):
+    """One line on the final score."""
+    return (
+        f"test bpc {result['bpc']:.4f} on {corpus} ({result['symbols']:,} predictions,"
+        f" parameters of update {step:,})"
+    )
+
+
+def view(model, params, corpus, bpc, length=540):
+    """The score beside an n-gram baseline, and the boundaries in the first `length` test symbols."""
+    train, test = corpus.splits["train"], corpus.splits["test"]
+    size = corpus.vocabulary.size
+    baseline = ngram.interpolated_ngram_bpc(train, test, size, order=4)
+    z, _ = evaluate.look(model, params, test[:length])
+    text = corpus.vocabulary.decode(test[:length])
+    return "\n".join(
+        [
+            f"interpolated n-gram, 4 symbols of context, same training text: {baseline:.4f} bpc",
+            f"this model: {bpc:.4f} bpc",
+            "",
+            f"boundaries in the first {len(text)} characters of the test text:" if z else "",
+            boundaries.text_view(text, z) if z else "",
+        ]
+    ).rstrip()

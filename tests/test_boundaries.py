@@ -1,0 +1,201 @@
+"""Operations, segments and scores, checked against hand counts and the reference values."""
+
+import io
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from hmrnn_jax.analysis import boundaries
+from hmrnn_jax.analysis.boundaries import COPY, FLUSH, UPDATE
+from hmrnn_jax.analysis.glyphs import columns
+from hmrnn_jax.errors import UserError
+
+REFERENCE = pathlib.Path(
+    os.environ.get("HMRNN_REFERENCE_DIR", pathlib.Path(__file__).parent / "reference")
+)
+
+# Five steps of three layers. z1 fires at 1 and 3; z2 at 3 only.
+Z1 = np.array([0, 1, 0, 1, 0])
+Z2 = np.array([0, 0, 0, 1, 0])
+
+
+def test_operations_by_hand():
+    done = boundaries.operations([Z1, Z2], layers=3)
+    # Layer 1 FLUSHes after its own boundaries and UPDATEs elsewhere: it never COPYs.
+    np.testing.assert_array_equal(done["layer1"], [UPDATE, UPDATE, FLUSH, UPDATE, FLUSH])
+    # Layer 2 UPDATEs where z1 fires and FLUSHes after its own boundary although z1 is 0 there.
+    np.testing.assert_array_equal(done["layer2"], [COPY, UPDATE, COPY, UPDATE, FLUSH])
+    # Layer 3 has no detector: it UPDATEs where z2 fires and never FLUSHes.
+    np.testing.assert_array_equal(done["layer3"], [COPY, COPY, COPY, UPDATE, COPY])
+    assert boundaries.update_counts([Z1, Z2]) == [5, 3, 1]
+    assert boundaries.counts(done)["layer2"] == {"COPY": 2, "UPDATE": 2, "FLUSH": 1}
+    assert boundaries.rates(done)["layer1"] == {"COPY": 0.0, "UPDATE": 0.6, "FLUSH": 0.4}
+
+
+def test_flush_wins_over_update():
+    done = boundaries.operations([np.array([1, 1]), np.array([1, 1])])
+    np.testing.assert_array_equal(done["layer2"], [UPDATE, FLUSH])
+
+
+def test_initial_boundaries_and_batch():
+    z = [np.stack([Z1, Z1[::-1]], 1), np.stack([Z2, Z2[::-1]], 1)]
+    done = boundaries.operations(z, z_initial=[np.array([1, 0]), 1])
+    np.testing.assert_array_equal(done["layer1"][0], [FLUSH, UPDATE])
+    np.testing.assert_array_equal(done["layer2"][0], [FLUSH, FLUSH])
+    np.testing.assert_array_equal(done["layer3"][:, 0], [COPY, COPY, COPY, UPDATE, COPY])
+    # Two windows, the second started with the last z of the first, equal one long window.
+    halves = [
+        boundaries.operations([a[:2] for a in z]),
+        boundaries.operations([a[2:] for a in z], z_initial=[a[1] for a in z]),
+    ]
+    for layer, whole in boundaries.operations(z).items():
+        np.testing.assert_array_equal(np.concatenate([h[layer] for h in halves]), whole)
+
+
+@pytest.mark.parametrize(
+    ("z", "kwargs"),
+    [
+        ([], {}),
+        ([Z1, Z2[:-1]], {}),
+        ([Z1 * 0.5], {}),
+        ([Z1, Z2], {"layers": 2}),
+        ([Z1, Z2], {"z_initial": [0]}),
+    ],
+)
+def test_operations_refuses_bad_boundaries(z, kwargs):
+    with pytest.raises(UserError):
+        boundaries.operations(z, **kwargs)
+
+
+def test_precision_recall_by_hand():
+    pred, gold = [[0, 1, 1, 0], [1, 0, 0, 0]], [[0, 1, 0, 0], [0, 0, 0, 1]]
+    assert boundaries.precision_recall_f1(pred, gold) == pytest.approx((1 / 3, 1 / 2, 0.4))
+    # pred at t + 1 against gold at t: the first prediction and the last gold column drop out.
+    assert boundaries.precision_recall_f1(pred, gold, 1) == pytest.approx((1 / 2, 1, 2 / 3))
+    assert boundaries.precision_recall_f1(pred, gold, 9) == (0, 0, 0)
+    assert boundaries.precision_recall_f1(pred, gold, -9) == (0, 0, 0)
+    assert boundaries.precision_recall_f1([0, 0], [0, 0]) == (0, 0, 0)
+
+
+@pytest.mark.skipif(not (REFERENCE / "misc.npz").exists(), reason="no reference values here")
+def test_precision_recall_equals_reference():
+    with np.load(REFERENCE / "misc.npz") as misc:
+        pred, gold = misc["boundary/pred"], misc["boundary/gold"]
+        for shift, expected in zip(misc["boundary/shift"], misc["boundary/prf"], strict=True):
+            ours = boundaries.precision_recall_f1(pred, gold, int(shift))
+            np.testing.assert_array_equal(ours, expected)
+
+
+def test_scores_against_spaces():
+    text = "ab cd ef gh ij kl " * 40
+    at_space = np.array([c == " " for c in text])
+    after_space = np.roll(at_space, 1)
+    after_space[0] = 0
+    rows = boundaries.score_against_spaces([at_space, after_space], text)
+    assert [(row["layer"], row["shift"]) for row in rows] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [row["f1"] for row in rows] == [1, 0, 0, 1]
+    # A detector that reads nothing hits a space as often as spaces occur: one symbol in three.
+    for row in rows:
+        assert row["rate"] == pytest.approx(1 / 3, abs=0.01)
+        assert row["random_precision"] == pytest.approx(1 / 3, abs=0.05)
+    assert rows == boundaries.score_against_spaces([at_space, after_space], text)
+    # The regular detector of this rate fires at 0, 3, 6, ...: never at a space of this text.
+    assert rows[0]["regular_recall"] == 0
+    table = boundaries.format_scores(rows)
+    assert len(table.splitlines()) == 7
+    assert "100.0 100.0 100.0" in table.splitlines()[2]
+
+
+def test_scores_of_a_batch_and_of_another_space_sign():
+    texts = ["a_bc", "ab_c"]
+    z = [np.array([[0, 0], [1, 0], [0, 1], [1, 0]])]
+    row = boundaries.score_against_spaces(z, texts, shifts=[0], spaces="_")[0]
+    assert (row["precision"], row["recall"]) == pytest.approx((2 / 3, 1))
+    with pytest.raises(UserError):
+        boundaries.score_against_spaces(z, texts[:1])
+    with pytest.raises(UserError):
+        boundaries.score_against_spaces([np.zeros(3)], "four")
+    with pytest.raises(UserError):
+        boundaries.score_against_spaces([np.zeros(0)], "")
+
+
+def test_segments_cover_the_text():
+    text = "to be\n東京"
+    rows = list(boundaries.segments(text, [0, 0, 1, 0, 0, 1, 0, 0], layer=1))
+    assert rows == [
+        {"start": 0, "end": 3, "text": "to ", "layer": 1},
+        {"start": 3, "end": 6, "text": "be\n", "layer": 1},
+        {"start": 6, "end": 8, "text": "東京", "layer": 1},
+    ]
+    assert [r["text"] for r in boundaries.segments(["the", "end"], [1, 1], 2)] == ["the", "end"]
+    assert list(boundaries.segments("", [], 1)) == []
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        z = rng.integers(0, 2, 50)
+        word = "".join(rng.choice(list("ab "), 50))
+        rows = list(boundaries.segments(word, z, 2))
+        assert "".join(row["text"] for row in rows) == word
+        assert [row["start"] for row in rows] == [0, *(row["end"] for row in rows[:-1])]
+        assert rows[-1]["end"] == 50 and all(row["end"] > row["start"] for row in rows)
+
+
+def test_write_segments(tmp_path):
+    path = tmp_path / "segments.jsonl"
+    rows = list(boundaries.segments("京 \udc80", [0, 1, 0], 1))
+    assert boundaries.write_segments(path, rows) == 2
+    assert "京" in path.read_text("utf-8")
+    assert [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]] == rows
+    stream = io.StringIO()
+    boundaries.write_segments(stream, rows[:1])
+    assert json.loads(stream.getvalue()) == rows[0]
+
+    def failing():
+        yield rows[0]
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        boundaries.write_segments(path, failing())
+    # The old file is whole and nothing is left beside it.
+    assert len(path.read_text("utf-8").splitlines()) == 2
+    assert os.listdir(tmp_path) == ["segments.jsonl"]
+    with pytest.raises(UserError):
+        boundaries.write_segments(tmp_path / "missing" / "s.jsonl", rows)
+
+
+def test_write_segments_leaves_a_device_in_place():
+    boundaries.write_segments(os.devnull, [{"start": 0}])
+    assert not pathlib.Path(os.devnull).is_file()
+
+
+def test_text_view_by_hand():
+    view = boundaries.text_view(
+        "to be\nor", [[0, 0, 1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0]], 5
+    )
+    assert view.splitlines() == [
+        "    to be",
+        "z1  ··|··",
+        "z2  ·····",
+        "",
+        "    ⏎or",
+        "z1  |··",
+        "z2  |··",
+        "",
+        "updates per layer over 8 symbols: 8 / 3 / 1",
+    ]
+
+
+def test_text_view_keeps_its_columns():
+    text = "a東b\t京́c\x07é\u200bd" * 5
+    z = np.arange(len(text)) % 2
+    view = boundaries.text_view(text, [z], width=7).splitlines()[:-1]
+    for shown, marks, blank in zip(view[::3], view[1::3], view[2::3], strict=True):
+        assert columns(shown) == columns(marks) <= 4 + 7
+        assert blank == ""
+    assert "".join(view[1::3]).count("|") == z.sum()
+    with pytest.raises(UserError):
+        boundaries.text_view(text, [z[1:]])
+    with pytest.raises(UserError):
+        boundaries.text_view(b"bytes", [np.zeros(5)])

@@ -1,0 +1,258 @@
+"""Vocabularies, streams and a user's own text, against computations done another way."""
+
+import gzip
+import time
+
+import numpy as np
+import pytest
+
+from hmrnn_jax.data import EvaluationStream, Stream, Vocabulary, user_text
+from hmrnn_jax.errors import UserError
+
+
+def collect(batches):
+    """Arrays [steps, B] of a list of batches laid end to end."""
+    return [np.concatenate(field) for field in zip(*batches, strict=True)]
+
+
+# Vocabulary
+
+
+@pytest.mark.parametrize("text", ["abca\nb", "naïve café 漢字 \U0001f600", "a"])
+@pytest.mark.parametrize("unit", ["characters", "bytes"])
+def test_text_survives_encode_and_decode(text, unit):
+    vocabulary = Vocabulary.of(text, unit)
+    ids, unknown = vocabulary.encode(text)
+    symbols = list(text) if unit == "characters" else list(text.encode())
+    assert vocabulary.symbols == tuple(sorted(set(symbols)))
+    assert [vocabulary.symbols[i] for i in ids] == symbols
+    assert (ids.dtype, unknown) == (np.int32, 0)
+    assert vocabulary.decode(ids) == text
+    assert vocabulary.encode(text.encode())[0].tolist() == ids.tolist()
+
+
+def test_words_end_lines_with_eos():
+    text = " the cat \n\n a  dog\n the"
+    vocabulary = Vocabulary.of(text, "words")
+    ids, _ = vocabulary.encode(text)
+    words = ["the", "cat", "<eos>", "<eos>", "a", "dog", "<eos>", "the"]
+    assert [vocabulary.symbols[i] for i in ids] == words
+    assert vocabulary.decode(ids) == "the cat\n\na dog\nthe"
+
+
+@pytest.mark.parametrize(
+    "unit, text, unseen, decoded",
+    [
+        ("characters", "abc", "xay", "\ufffda\ufffd"),
+        ("bytes", b"abc", b"\xffa\xfe", "\ufffda\ufffd"),
+        ("words", "a b c <unk>", "x a y", "<unk> a <unk>"),
+    ],
+)
+def test_unknown_symbols_have_id_0_and_are_counted(unit, text, unseen, decoded):
+    vocabulary = Vocabulary.of(text, unit, unknown=True)
+    assert vocabulary.size == 4  # a, b, c and the unknown symbol, once
+    ids, count = vocabulary.encode(unseen)
+    assert ids.tolist() == [0, 1, 0] and count == 2
+    assert vocabulary.decode(ids) == decoded
+
+
+def test_missing_symbol_is_named_with_its_offset():
+    with pytest.raises(UserError, match="'é' at offset 3"):
+        Vocabulary.of("abc", "characters").encode("abcé")
+    with pytest.raises(UserError, match="'dog' at offset 1"):
+        Vocabulary.of("a cat", "words").encode("a dog")
+    with pytest.raises(UserError, match="255 at offset 1"):
+        Vocabulary.of(b"abc", "bytes").encode(b"a\xff")
+
+
+def test_bytes_that_are_no_utf8_decode_to_the_replacement_character():
+    vocabulary = Vocabulary.of(b"a\xc3", "bytes")
+    assert vocabulary.decode(vocabulary.encode(b"a\xc3a")[0]) == "a\ufffda"
+
+
+@pytest.mark.parametrize("unit", ["characters", "bytes", "words"])
+@pytest.mark.parametrize("unknown", [False, True])
+def test_json_gives_the_same_vocabulary(unit, unknown):
+    vocabulary = Vocabulary.of('é "q" \\ 漢\n', unit, unknown)
+    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+
+
+def test_faulty_vocabularies_are_refused():
+    for text in ("nonsense", "{}", '{"unit": "letters", "symbols": [], "unknown": false}'):
+        with pytest.raises(UserError):
+            Vocabulary.from_json(text)
+    with pytest.raises(UserError, match="twice"):
+        Vocabulary("characters", ("a", "a"))
+    with pytest.raises(UserError, match="id 0"):
+        Vocabulary("characters", ("a", "b"), unknown=True)
+
+
+def test_encoding_is_no_python_loop():
+    text = "abcdefgé" * 500_000
+    vocabulary = Vocabulary.of(text, "characters")
+    begin = time.perf_counter()
+    ids, _ = vocabulary.encode(text)
+    assert time.perf_counter() - begin < 0.4  # a loop over 4 million characters takes longer
+    assert ids[-9:].tolist() == [7, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
+# Stream
+
+
+@pytest.mark.parametrize("n, batch, window", [(101, 4, 5), (100, 4, 5), (23, 1, 7), (9, 2, 4)])
+def test_an_epoch_reads_every_row_once_in_order(n, batch, window):
+    ids = np.random.default_rng(0).permutation(n).astype(np.int32)
+    stream, length = Stream(ids, batch, window), (n - 1) // batch
+    assert stream.steps_per_epoch == int(np.ceil(length / window))
+    inputs, targets, mask, resets = collect([stream(k) for k in range(stream.steps_per_epoch)])
+    assert mask.sum() == batch * length and mask[:length].all()
+    for row in range(batch):
+        assert inputs[:length, row].tolist() == ids[row * length :][:length].tolist()
+        assert targets[:length, row].tolist() == ids[row * length + 1 :][:length].tolist()
+    assert resets[0].all() and not resets[1:].any()
+
+
+def test_a_batch_is_a_pure_function_of_the_step():
+    ids = np.random.default_rng(1).integers(0, 50, 1000)
+    stream, other = Stream(ids, 8, 20), Stream(ids, 8, 20)
+    order = np.random.default_rng(2).permutation(30)
+    forward = [stream(k) for k in range(30)]
+    for k in order:
+        assert all(map(np.array_equal, other(int(k)), forward[k]))
+    n = stream.steps_per_epoch
+    assert all(map(np.array_equal, forward[n], forward[0]))
+    assert [stream.epoch(k) for k in (0, n - 1, n, 2 * n)] == [0, 0, 1, 2]
+    batch = forward[0]
+    assert [a.dtype for a in batch] == [np.int32, np.int32, np.float32, bool]
+    assert all(a.shape == (20, 8) for a in batch)
+
+
+def test_rows_of_a_process_are_the_rows_of_the_whole():
+    ids = np.arange(500)
+    whole = Stream(ids, 6, 10)
+    for rows in (slice(0, 2), slice(2, 6)):
+        part = Stream(ids, 6, 10, rows)
+        assert part.steps_per_epoch == whole.steps_per_epoch
+        for k in (0, 3, whole.steps_per_epoch - 1):
+            for owned, all_rows in zip(part(k), whole(k), strict=True):
+                assert np.array_equal(owned, all_rows[:, rows])
+
+
+def test_a_text_too_short_tells_how_much_is_needed():
+    Stream(np.arange(4 * 5 + 1), 4, 5)
+    with pytest.raises(UserError, match="at least 21"):
+        Stream(np.arange(4 * 5), 4, 5)
+    with pytest.raises(UserError, match="1 or more"):
+        Stream(np.arange(100), 0, 5)
+
+
+def test_a_batch_costs_microseconds():
+    stream = Stream(np.zeros(20_000_000, np.int32), 128, 100)
+    stream(0)
+    begin = time.perf_counter()
+    for k in range(100):
+        stream(k * 13)
+    assert (time.perf_counter() - begin) / 100 < 2e-3
+
+
+# EvaluationStream
+
+
+@pytest.mark.parametrize("n", [2, 3, 17, 100])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("window, warmup", [(1, 0), (7, 0), (7, 5), (4, 30), (200, 200)])
+def test_each_symbol_is_predicted_once_after_its_own_past(n, batch, window, warmup):
+    ids = np.random.default_rng(n).permutation(n).astype(np.int32) + 1
+    place = {symbol: i for i, symbol in enumerate(ids.tolist())}
+    stream = EvaluationStream(ids, batch, window, warmup)
+    batches = list(stream)
+    assert len(batches) == len(stream)
+    assert all(a.shape == (window, batch) for b in batches for a in b)
+    inputs, targets, mask, resets = collect(batches)
+    predicted = targets[mask == 1].tolist()
+    assert sorted(predicted) == sorted(ids[1:].tolist())
+    assert stream.predictions == n - 1 == mask.sum()
+    counts = mask.sum(axis=0)
+    assert counts.max() - counts.min() <= 1
+    assert resets[0].all()
+    for row in range(batch):
+        steps = np.flatnonzero(mask[:, row])
+        if not len(steps):
+            continue
+        first, last = steps[0], steps[-1]
+        assert len(steps) == last - first + 1
+        begin = place[int(inputs[first, row])]
+        past = min(warmup, begin)
+        read = inputs[first - past : last + 1, row].tolist()
+        assert read == ids[begin - past :][: len(read)].tolist()
+        assert targets[first : last + 1, row].tolist() == ids[begin + 1 :][: len(steps)].tolist()
+        # The last reset before the row's first prediction is where its past begins.
+        assert np.flatnonzero(resets[: first + 1, row])[-1] == first - past
+        assert not resets[first + 1 :, row].any()
+
+
+def test_batch_1_is_one_pass_without_padding_before_the_text():
+    ids = np.arange(30)
+    inputs, targets, mask, _ = collect(list(EvaluationStream(ids, 1, 10, warmup=12)))
+    assert inputs[:29, 0].tolist() == ids[:-1].tolist()
+    assert targets[:29, 0].tolist() == ids[1:].tolist()
+    assert mask[:, 0].tolist() == [1] * 29 + [0]
+
+
+def test_evaluation_needs_two_symbols():
+    with pytest.raises(UserError, match="two symbols"):
+        EvaluationStream([1], 1, 1)
+
+
+# The user's own text
+
+
+def test_one_file_is_split_in_order(tmp_path):
+    text = "".join(chr(97 + i % 7) for i in range(201))
+    for name, content in (("a.txt", text.encode()), ("a.txt.gz", gzip.compress(text.encode()))):
+        (tmp_path / name).write_bytes(content)
+        corpus = user_text(tmp_path / name)
+        assert [len(corpus.splits[s]) for s in ("train", "valid", "test")] == [180, 10, 11]
+        assert "".join(map(corpus.vocabulary.decode, corpus.splits.values())) == text
+        assert not any(corpus.unknown.values())
+
+
+def test_words_are_not_cut(tmp_path):
+    words = [f"word{i:03d}" for i in range(100)]
+    (tmp_path / "a").write_text(" ".join(words))
+    corpus = user_text(tmp_path / "a", "words")
+    assert len(corpus.splits["train"]) + sum(corpus.unknown.values()) == 100
+    assert sum(map(len, corpus.splits.values())) == 100
+
+
+def test_a_folder_of_three_files(tmp_path):
+    (tmp_path / "train.txt").write_text("\ufeffabcab", encoding="utf-8")
+    (tmp_path / "valid").write_text("abé", encoding="utf-8")
+    (tmp_path / "test.txt.gz").write_bytes(gzip.compress(b"zzc"))
+    corpus = user_text(tmp_path)
+    assert corpus.vocabulary.symbols == ("\ufffd", "a", "b", "c")
+    assert corpus.unknown == {"train": 0, "valid": 1, "test": 2}
+    assert corpus.splits["test"].tolist() == [0, 0, 3]
+    text = corpus.describe()
+    assert "train 5, valid 3, test 3" in text and "valid 1, test 2" in text
+    (tmp_path / "valid").unlink()
+    with pytest.raises(UserError, match="no valid.txt"):
+        user_text(tmp_path)
+
+
+def test_faults_of_the_users_text(tmp_path):
+    with pytest.raises(UserError, match="no file or folder"):
+        user_text(tmp_path / "nothing")
+    (tmp_path / "bad").write_bytes(b"x" * 40 + b"\xff" + b"x" * 40)
+    for unit in ("characters", "words"):
+        with pytest.raises(UserError, match="0xff at offset 40.*unit=bytes"):
+            user_text(tmp_path / "bad", unit)
+    assert len(user_text(tmp_path / "bad", "bytes").splits["train"]) == 72
+    with pytest.raises(UserError, match="characters, bytes, words"):
+        user_text(tmp_path / "bad", "letters")
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(UserError, match="empty"):
+        user_text(tmp_path / "empty")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"abc" * 100)[:-9])
+    with pytest.raises(UserError, match="cannot be read"):
+        user_text(tmp_path / "cut.gz")

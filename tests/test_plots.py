@@ -1,0 +1,114 @@
+"""Figures are written, hold what they were given and refuse what they cannot draw."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hmrnn_jax.analysis import plots
+from hmrnn_jax.errors import UserError
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The figures that were saved, in order; the files are written as well."""
+    figures, save = [], plots._save
+    monkeypatch.setattr(plots, "_save", lambda f, path: (figures.append(f), save(f, path)))
+    return figures
+
+
+def is_png(path):
+    return path.read_bytes()[:8] == PNG
+
+
+@pytest.mark.filterwarnings("error")
+def test_boundary_figure(tmp_path, saved):
+    text = "a $5 bet, or $6?\n京 x" * 2
+    steps = len(text)
+    z = np.array([[c.isspace() for c in text], np.arange(steps) % 9 == 8])
+    plots.boundary_figure(tmp_path / "b.png", text, z, np.ones((3, steps)), "100 $ or $", width=25)
+    assert is_png(tmp_path / "b.png")
+    texts = [artist.get_text() for artist in saved[0].texts]
+    assert texts[: len("a $5 bet, or $6?⏎")] == list("a $5 bet, or $6?⏎")
+    # Two rows, each with the strip of detectors and the heat map, and one colour scale.
+    assert len(saved[0].axes) == 2 * 2 + 1
+    assert any(f" over {steps} symbols" in words for words in texts)
+    # Layer 2 does not COPY where z1 fires, nor on the step after its own boundary.
+    after = np.roll(z[1], 1)
+    after[0] = False
+    layer2 = int(np.sum(z[0] | after))
+    assert any(f"{steps} / {layer2} / {z[1].sum()} " in words for words in texts)
+
+
+def test_heat_map_has_the_top_layer_on_top_and_scales_each_layer(tmp_path, saved):
+    h_norms = np.array([[1.0, 2.0], [40.0, 20.0], [0.0, 0.0]])
+    plots.boundary_figure(tmp_path / "b.png", "ab", np.zeros((2, 2)), h_norms)
+    (image,) = saved[0].axes[1].images
+    np.testing.assert_allclose(image.get_array(), [[0.5, 1], [1, 0.5], [0, 0]])
+    assert image.origin == "lower"
+
+
+@pytest.mark.parametrize(
+    ("text", "z", "h_norms"),
+    [
+        ("", np.zeros((1, 0)), np.zeros((2, 0))),
+        ("abc", np.zeros((1, 2)), np.zeros((2, 3))),
+        ("abc", np.zeros((1, 3)), np.zeros((1, 3))),
+        ("a" * 4000, np.zeros((1, 4000)), np.zeros((2, 4000))),
+    ],
+)
+def test_boundary_figure_refuses(tmp_path, text, z, h_norms):
+    with pytest.raises(UserError):
+        plots.boundary_figure(tmp_path / "b.png", text, z, h_norms)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError):
+        plots.training_curves(tmp_path / "missing" / "t.png", [])
+
+
+ROWS = [
+    {"step": 0, "epoch": 0, "train/bpc": 5.0},
+    {"step": 10, "epoch": 0, "train/bpc": 3.0, "valid/bpc": 3.5, "rate/layer1": 0.2},
+    {"step": 20, "epoch": 1, "valid/bpc": 2.5, "rate/layer1": 0.0, "live/layer2": 0.4},
+    {"epoch": 1, "note": "no step"},
+]
+
+
+@pytest.mark.filterwarnings("error")
+def test_training_curves_with_missing_keys(tmp_path, saved):
+    plots.training_curves(tmp_path / "t.png", ROWS)
+    plots.training_curves(tmp_path / "empty.png", [])
+    assert is_png(tmp_path / "t.png") and is_png(tmp_path / "empty.png")
+    curves = {line.get_label(): line.get_xydata() for a in saved[0].axes for line in a.lines}
+    assert set(curves) == {"train", "valid", "layer 1, firing rate", "layer 2, live fraction"}
+    np.testing.assert_array_equal(curves["valid"], [[10, 3.5], [20, 2.5]])
+    np.testing.assert_array_equal(curves["layer 1, firing rate"], [[10, 0.2], [20, 0]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_compare_curves(tmp_path, saved):
+    runs = {"HM-LSTM": ROWS, "LSTM": ROWS[:2]}
+    plots.compare_curves(tmp_path / "c.png", runs, ["valid/bpc", "rate/layer1"])
+    assert is_png(tmp_path / "c.png")
+    for axes in saved[0].axes:
+        assert [line.get_label() for line in axes.lines] == ["HM-LSTM", "LSTM"]
+    with pytest.raises(UserError):
+        plots.compare_curves(tmp_path / "c.png", runs, [])
+
+
+def test_read_metrics(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole = "".join(json.dumps(row) + "\n" for row in ROWS)
+    path.write_text(whole)
+    assert plots.read_metrics(path) == ROWS
+    for cut in ('{"step": 30, "val', '{"a": "é'):
+        path.write_bytes((whole + cut).encode()[: -1 if "é" in cut else None])
+        assert plots.read_metrics(path) == ROWS
+    path.write_text('{"step": 1\n' + whole)
+    with pytest.raises(UserError, match="Line 1 "):
+        plots.read_metrics(path)
+    with pytest.raises(UserError):
+        plots.read_metrics(tmp_path / "missing.jsonl")

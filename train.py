@@ -1,0 +1,188 @@
+"""Trains a model: one flat story from flags to the test score.
+
+    python train.py                                        # quickstart, runs/quickstart
+    python train.py --config=configs/hm_lstm_ptb_char.py --workdir=runs/ptb
+
+The same command again resumes where the run stopped.
+"""
+
+import functools
+import signal
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from hmrnn_jax import cli, datasets, models, optim, parallel, report, train_state
+from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax.data import Stream
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.evaluate import Evaluator, collapsed, summary
+from hmrnn_jax.workdir import Logger, open_run
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Configuration file.")
+flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run: checkpoints and metrics.")
+flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes by hand.")
+flags.DEFINE_integer("processes", None, "With --coordinator: the number of processes.")
+flags.DEFINE_integer("process", None, "With --coordinator: the number of this process, from 0.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]!r} is not a flag; did you mean --{argv[1]}?")
+    parallel.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
+    quiet = jax.process_index() > 0
+    train(FLAGS.config, FLAGS.workdir, say=(lambda line: None) if quiet else _say)
+
+
+def _say(line):
+    print(line, flush=True)
+
+
+def train(config, workdir, say=_say):
+    """Trains `config` in `workdir` to its end; returns the test result.
+
+    Returns None after SIGTERM or SIGINT, with everything saved. Raises `UserError` for bad
+    input, before anything is compiled or written.
+    """
+    # 1. Data, devices, model: everything that can be wrong is found here.
+    optim.check_schedule(config)
+    mesh, evaluation = parallel.make_mesh(), config.evaluation
+    parallel.check_batch(config.batch, mesh)
+    parallel.check_batch(evaluation.batch, mesh)
+    corpus = datasets.load(config.data.name, path=config.data.path or None, unit=config.data.unit)
+    rows = parallel.local_rows(config.batch, mesh)
+    stream = Stream(corpus.splits["train"], config.batch, config.window, rows)
+    model = models.language_model(config.model, corpus.vocabulary.size)
+    evaluator = Evaluator(model, mesh, evaluation.batch, evaluation.window, evaluation.warmup)
+    total = optim.total_steps(config, stream.steps_per_epoch)
+    plateau = optim.Plateau(
+        config.learning_rate, config.drop_factor, config.patience, config.drops
+    )
+    changed = open_run(workdir, config, corpus.vocabulary)
+
+    # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
+    # Data, slope and random draws are functions of the update's number.
+    optimizer = optim.adam(config.clip)
+    state = parallel.replicate(train_state.create(model, optimizer, config.seed), mesh)
+    carry = jax.tree.map(np.asarray, model.initial_carry(rows.stop - rows.start))
+    carry = parallel.shard_rows(carry, mesh)
+    say(report.parameter_table(state.params))
+    say(report.devices())
+    say(corpus.describe())
+    for line in changed:
+        say(f"changed since the run began: {line}")
+
+    def whole(slope):
+        progress = parallel.replicate(plateau.progress(), mesh)
+        return {"state": state, "carry": carry, "progress": progress, "slope": _scalar(slope, mesh)}
+
+    with Checkpoints(workdir) as checkpoints:
+        saved = checkpoints.restore(whole(0.0))
+        for note in checkpoints.notes:
+            say(f"warning: {note}")
+        if saved:
+            state, carry = saved["state"], saved["carry"]
+            plateau.resume(saved["progress"])
+            say(f"resumed after update {int(state.step):,}")
+        first = int(state.step)
+        logger = Logger(workdir, first)
+
+        # 3. The loop: update, now and then report, validate, save.
+        step = parallel.pmapped(functools.partial(train_state.train_step, model, optimizer), mesh)
+        validate_every = evaluation.every or stream.steps_per_epoch
+        progress = report.Progress(first, total, config.batch * config.window)
+        stopping = _signals()
+        pending = []  # metrics still on the devices: nothing is waited for before a report
+        for done in range(first + 1, total + 1):
+            if plateau.finished:
+                break
+            epoch = stream.epoch(done - 1)
+            slope = optim.slope_at(epoch, **config.slope)
+            rate = optim.learning_rate_at(config, plateau, done - 1, total)
+            batch = parallel.shard_rows(stream(done - 1), mesh, axis=1)
+            knobs = {"learning_rate": np.float32(rate), "slope": np.float32(slope)}
+            state, carry, metrics = step(state, carry, batch, knobs)
+            pending.append(metrics)
+
+            validating = done % validate_every == 0 or done == total
+            saving = config.save and done % config.save == 0
+            reporting = validating or saving or done % config.report == 0
+            stop = parallel.any_process(bool(stopping)) if reporting else _alone(stopping)
+            if reporting or stop:
+                sums = _finite(jax.device_get(pending), done, config.learning_rate)
+                pending.clear()
+                more = {"epoch": epoch, "slope": slope, "learning_rate": rate}
+                line, result = progress.report(done, sums | more)
+                logger.log(done, result)
+                say(line)
+            if validating:
+                result = evaluator(state.params, corpus.splits["valid"], slope)
+                best = plateau.update(result["nats"])
+                logger.log(done, {f"valid/{name}": value for name, value in result.items()})
+                say(report.validation_line(done, result, best))
+                for warning in collapsed(result):
+                    say(f"warning: {warning}")
+                if best:
+                    best_tree = {"params": state.params, "slope": _scalar(slope, mesh)}
+                    checkpoints.save_best(done, best_tree)
+            if validating or saving or stop:
+                checkpoints.save(done, whole(slope))
+                progress.skip()
+            if stop:
+                checkpoints.wait()
+                say(f"stopped after update {done:,}; all is saved, the same command resumes.")
+                return None
+
+        # 4. The test score of the parameters that validated best.
+        checkpoints.wait()
+        target = {"params": state.params, "slope": _scalar(0.0, mesh)}
+        best_step, best_tree = checkpoints.restore_best(target)
+    params = best_tree["params"]
+    result = evaluator(params, corpus.splits["test"], float(best_tree["slope"]))
+    logger.log(int(state.step), {f"test/{name}": value for name, value in result.items()})
+    logger.close()
+    say(report.test_line(best_step, result, corpus.name))
+    if config.finish == "view" and jax.process_count() == 1:
+        say(report.view(model, jax.device_get(params), corpus, result["bpc"]))
+    return result
+
+
+def _scalar(value, mesh):
+    return parallel.replicate(np.float32(value), mesh)
+
+
+def _finite(metrics, done, learning_rate):
+    """The summary of the updates up to `done`; one that is not finite ends the run."""
+    for number, m in enumerate(metrics, start=done - len(metrics) + 1):
+        if not np.isfinite(m["nats"]) or not np.isfinite(m["gradient_norm"]):
+            raise UserError(
+                f"The loss of update {number} is not finite; the last good checkpoint is kept."
+                f" Try a learning rate below {learning_rate:g}."
+            )
+    result = summary(jax.tree.map(lambda *x: np.sum(x, axis=0), *metrics))
+    return result | {"gradient_norm": float(np.mean([m["gradient_norm"] for m in metrics]))}
+
+
+def _signals():
+    """A list that SIGTERM (preemption) or the first Ctrl-C puts something in."""
+    received = []
+
+    def receive(number, frame):
+        received.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, receive)
+    return received
+
+
+def _alone(stopping):
+    # With several processes all must stop at the same update: they ask at reports.
+    return bool(stopping) and jax.process_count() == 1
+
+
+if __name__ == "__main__":
+    cli.run(main)
