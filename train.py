@@ -8,6 +8,7 @@ The same command again resumes where the run stopped.
 
 import functools
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from hmrnn_jax.evaluate import Evaluator, collapsed, summary
 from hmrnn_jax.workdir import Logger, open_run
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", "configs/quickstart.py", "Configuration file.")
+config_flags.DEFINE_config_file("config", None, "Configuration; configs/quickstart.py if not given.")
 flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run: checkpoints and metrics.")
 flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes by hand.")
 flags.DEFINE_integer("processes", None, "With --coordinator: the number of processes.")
@@ -56,6 +57,7 @@ def train(config, workdir, say=_say):
     rows = parallel.local_rows(config.batch, mesh)
     stream = Stream(corpus.splits["train"], config.batch, config.window, rows)
     model = models.language_model(config.model, corpus.vocabulary.size)
+    model.policy.check(config.window)
     evaluator = Evaluator(model, mesh, evaluation.batch, evaluation.window, evaluation.warmup)
     total = optim.total_steps(config, stream.steps_per_epoch)
     plateau = optim.Plateau(
@@ -185,4 +187,4 @@ def _alone(stopping):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, default_config=Path(__file__).parent / "configs" / "quickstart.py")

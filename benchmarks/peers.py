@@ -148,7 +148,7 @@ def linen_step(model, inputs, targets):
     optimizer = optax.chain(optim.adam(1.0), optax.scale(-LEARNING_RATE))
     inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
     carry = model.initial_carry(inputs.shape[1])
-    params = model.init(jax.random.key(0), inputs[:1], carry)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), inputs[:1], carry)["params"]
     training = (params, optimizer.init(params))
 
     def update(training, carry, inputs, targets):

@@ -97,10 +97,11 @@ def ours(size, cell="hm_lstm", layer_norm="none", **policy):
         widths = zip((size.embedding, *size.sizes), size.sizes, strict=False)
         cells = tuple(lstm.Config(n, width, layer_norm=layer_norm) for n, width in widths)
     policy = recurrence.Policy(**policy)
-    model = models.LanguageModel(size.vocabulary, size.embedding, cells, size.output, policy)
+    model = models.LanguageModel(size.vocabulary, size.embedding, cells, size.output, policy=policy)
     optimizer = optim.adam(1.0)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    state = parallel.replicate(train_state.create(model, optimizer, seed=0), mesh)
+    state = jax.jit(functools.partial(train_state.create, model, optimizer, 0))()
+    state = parallel.replicate(state, mesh)
     carry = jax.tree.map(np.asarray, model.initial_carry(size.batch))
     carry = parallel.shard_rows(carry, mesh)
     batch = parallel.shard_rows(one_batch(size), mesh, axis=1)
@@ -154,7 +155,7 @@ def overhead(size, repeats=50):
     """Median seconds of what training does around a step: `{data, logging}`.
 
     `data`: cutting the batch and placing it on the device. `logging`: fetching the step's
-    metrics, which are ready, and writing them as a line.
+    metrics, which are ready, and making a line of them, as if every step were reported.
     """
     mesh = parallel.make_mesh(jax.devices()[:1])
     stream = data.Stream(random_ids(size, 8), size.batch, size.window)

@@ -7,8 +7,14 @@ from absl import app, flags, logging
 from hmrnn_jax.errors import UserError
 
 
-def run(main):
-    """Runs `main(argv)`; a user's fault ends with one sentence on stderr and exit status 2."""
+def run(main, default_config=None):
+    """Runs `main(argv)`; a user's fault ends with one sentence on stderr and exit status 2.
+
+    Args:
+      main: the program.
+      default_config: file of the flag `--config` where the command line names none. Not the
+        flag's own default, against which overrides meant for another file would be checked.
+    """
 
     def guarded(argv):
         try:
@@ -16,6 +22,9 @@ def run(main):
         except UserError as error:
             _fail(error)
 
+    named = any(argument.split("=")[0] in ("--config", "-config") for argument in sys.argv[1:])
+    if default_config and not named:
+        sys.argv.insert(1, f"--config={default_config}")
     # Orbax and absl report their own progress at INFO.
     logging.set_verbosity(logging.ERROR)
     app.run(guarded, flags_parser=_parse)
@@ -23,13 +32,30 @@ def run(main):
 
 def _parse(argv):
     try:
-        return flags.FLAGS(argv)
-    except (UserError, flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        _fail(error)
-    except FileNotFoundError as error:
-        _fail(f"The configuration {error.filename} does not exist; see configs/ for those that do.")
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            _ = flags.FLAGS.config  # loads the file, which is put off until it is asked for
+        return rest
+    except OSError as error:
+        _fail(_cause(error))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        _fail(f"The command line cannot be read: {_one_line(error)}")
+
+
+def _cause(error):
+    """What went wrong in a configuration file, out of the report of its loader."""
+    text = str(error)
+    if "UserError: " in text:
+        return text.rpartition("UserError: ")[2].strip().splitlines()[0]
+    if "No such file" in text:
+        return f"There is no configuration {text.rpartition(': ')[2].strip()}; see configs/."
+    return f"The configuration cannot be loaded: {_one_line(error)}"
+
+
+def _one_line(error):
+    return " ".join(str(error.args[0] if error.args else error).strip("\"'").split())
 
 
 def _fail(error):
-    print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+    print(f"error: {error}", file=sys.stderr)
     sys.exit(2)

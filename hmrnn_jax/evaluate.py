@@ -25,7 +25,7 @@ class Evaluator:
     def __init__(self, model, mesh, batch, window, warmup):
         self.model, self.mesh = model, mesh
         self.batch, self.window, self.warmup = batch, window, warmup
-        step = functools.partial(train_state.eval_step, model)
+        step = functools.partial(train_state.eval_step, model.inference)
         self._step = parallel.pmapped_evaluation(step, mesh)
 
     def __call__(self, params, ids, slope=1.0, seed=0):
@@ -95,6 +95,7 @@ def look(model, params, ids, slope=1.0, seed=0, window=256):
     Returns `(boundaries, norms)`: z of each detector, a list of `[N]` arrays, and the
     norms of each layer's h, `[L, N]`.
     """
+    model = model.inference
     carry, key = model.initial_carry(1), jax.random.key(seed)
     length = len(ids)
     padded = np.zeros((math.ceil(length / window) * window, 1), np.int32)
@@ -149,4 +150,4 @@ def generate(model, params, prompt, length, temperature=1.0, seed=0, slope=1.0):
         "temperature": jnp.float32(temperature),
     }
     prompt = jnp.asarray(prompt, jnp.int32)
-    return jax.tree.map(np.asarray, _generate(model, params, prompt, knobs, length))
+    return jax.tree.map(np.asarray, _generate(model.inference, params, prompt, knobs, length))

@@ -87,6 +87,11 @@ class LanguageModel(nn.Module):
     embedding_scale: float = 1.0
     policy: recurrence.Policy = recurrence.Policy()
 
+    @property
+    def inference(self):
+        """The same model for windows of any length, nothing rematerialised."""
+        return self.clone(policy=self.policy._replace(remat=0))
+
     @nn.nowrap
     def initial_carry(self, batch):
         """The states before the first step, `[batch, ...]`, one for each cell."""

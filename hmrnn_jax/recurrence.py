@@ -37,12 +37,20 @@ class Policy(NamedTuple):
       remat: 0, or a number of steps that divides T: only the state at the start of
         each such chunk is kept, the rest computed again in the reverse pass.
       unroll: time steps for each iteration of the compiled loop.
+
+    `check` raises `UserError` for an unknown choice or a `remat` that does not divide T.
     """
 
     gradient: str = "deferred"
     precision: str = "float32"
     remat: int = 0
     unroll: int = 1
+
+    def check(self, steps):
+        require("gradient", self.gradient, GRADIENTS)
+        require("precision", self.precision, ops.PRECISIONS)
+        if self.remat and steps % self.remat:
+            raise UserError(f"remat is {self.remat}; it must divide the window, {steps} steps.")
 
 
 class Unrolled(NamedTuple):
@@ -77,14 +85,11 @@ def unroll(
         product with the input kernel is made once a row rather than once a step.
 
     Returns `Unrolled`. Gradients reach params, state and x, not the other arguments.
-    Raises `UserError` for an unknown policy or a `remat` that does not divide T.
+    Raises `UserError`, see `Policy`.
     """
-    require("gradient", policy.gradient, GRADIENTS)
-    require("precision", policy.precision, ops.PRECISIONS)
     cell = cells.of(config)
     steps, batch = x.shape[:2] if table_ids is None else table_ids.shape
-    if policy.remat and steps % policy.remat:
-        raise UserError(f"remat is {policy.remat}; it must divide the window, {steps} steps.")
+    policy.check(steps)
     columns = cell.inputs(config, params, x.reshape(-1, x.shape[-1]).T, policy.precision)
     if table_ids is None:
         hoisted = {name: v.reshape(-1, steps, batch).swapaxes(0, 1) for name, v in columns.items()}

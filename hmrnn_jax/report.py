@@ -1,5 +1,6 @@
 """What a run tells people: parameters, devices, progress, scores. Returns text."""
 
+import math
 import os
 import time
 
@@ -110,3 +111,20 @@ def view(model, params, corpus, bpc, length=540):
             boundaries.text_view(text, z) if z else "",
         ]
     ).rstrip()
+
+
+def score_table(result):
+    """`Evaluator`'s result as a table: the score, then the rates of each layer."""
+    lines = [
+        f"symbols {result['symbols']:,}   nats {result['nats']:.4f}   bpc {result['bpc']:.4f}"
+        f"   perplexity {math.exp(result['nats']):.3f}"
+    ]
+    kinds = [k for k in ("rate", "live", "update", "copy", "flush") if f"{k}/layer1" in result]
+    if kinds:
+        depth = sum(name.startswith("update/") for name in result)
+        lines.append(f"{'':8}" + "".join(f"{kind:>9}" for kind in kinds))
+        for layer in range(1, depth + 1):
+            cells = (result.get(f"{kind}/layer{layer}") for kind in kinds)
+            row = "".join(f"{'-':>9}" if v is None else f"{v:9.4f}" for v in cells)
+            lines.append(f"layer {layer} {row}")
+    return "\n".join(lines)

@@ -78,7 +78,7 @@ def train_step(model, optimizer, state, carry, batch, knobs):
         optimizer=optimizer_state,
     )
     metrics = {"nats": loss * count, "count": count, **sums}
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
     return state, out.carry, metrics
 
 

@@ -118,7 +118,7 @@ def init(key, config, dtype=jnp.float32):
     for layer, (size, layer_key) in enumerate(
         zip(config.sizes, jax.random.split(key, config.depth), strict=True)
     ):
-        keys = iter(jax.random.split(layer_key, 2 * len(TERMS)))
+        keys = iter(jax.random.split(layer_key, 2 * len(TERMS) + 1))
         terms = config.terms(layer)
         gates = {
             name: (ops.orthogonal_blocks if name == "U_rec" else ops.glorot_blocks)(
@@ -126,17 +126,31 @@ def init(key, config, dtype=jnp.float32):
             )
             for name, width in terms.items()
         }
-        gates["b"] = jnp.zeros(4 * size, dtype).at[:size].set(config.forget_bias)
         params[_name(layer)] = entry = {"gates": gates}
         if layer < config.depth - 1:
             entry["detector"] = {
                 name: config.detector_scale * ops.glorot_blocks(next(keys), 1, width, 1, dtype)
                 for name, width in terms.items()
             } | {"b": jnp.full(1, config.detector_bias, dtype)}
+        gates["b"] = _gate_bias(next(keys), config, size, dtype)
         if config.layer_norm != "none":
             names = ["s"] if config.layer_norm == "sum" else list(terms)
             entry["norm"] = init_norms(names, size, dtype)
     return params
+
+
+def _gate_bias(key, config, size, dtype):
+    """Zero, and `forget_bias` in f; in `sample` mode uniform in +-1/sqrt(H) around that.
+
+    A sampled boundary may FLUSH a layer that has read nothing yet. With zero biases its
+    pre-activation and c would be exactly zero, where layer normalisation has derivative
+    1/sqrt(epsilon), step after step: the gradient overflows.
+    """
+    bias = jnp.zeros(4 * size, dtype).at[:size].set(config.forget_bias)
+    if config.boundary != "sample":
+        return bias
+    limit = size**-0.5
+    return bias + jax.random.uniform(key, bias.shape, dtype, -limit, limit)
 
 
 def _name(layer):

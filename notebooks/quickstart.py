@@ -1,0 +1,122 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/hmrnn-jax/hmrnn_jax/blob/main/notebooks/quickstart.ipynb)
+#
+# # HM-LSTM in five minutes
+#
+# An HM-LSTM (Chung, Ahn, Bengio 2017) reads a text symbol by symbol and decides by itself
+# where segments end: each layer but the last has a binary boundary detector, and the layer
+# above moves only when the one below has closed a segment. Here we train a small one on
+# CPython's own language reference, look at the boundaries, and sample.
+
+# %%
+import sys
+
+if "google.colab" in sys.modules:
+    # Colab brings its own JAX for its accelerator; it is left as it is.
+    # !git clone -q https://github.com/hmrnn-jax/hmrnn_jax && pip install -q -e hmrnn_jax
+    sys.path.insert(0, "hmrnn_jax")
+
+# %%
+import os
+import tempfile
+
+import jax
+import numpy as np
+
+from hmrnn_jax import datasets, defaults, evaluate, models, optim, parallel, train_state
+from hmrnn_jax.analysis import boundaries, plots
+from hmrnn_jax.data import Stream
+
+SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
+jax.devices()
+
+# %% [markdown]
+# ## Data and model
+# `datasets.load` also reads PTB, text8, enwik8, tiny Shakespeare, or a text of yours:
+# `datasets.load("text", path="my.txt")`.
+
+# %%
+corpus = datasets.load("python_reference")
+print(corpus.describe())
+
+config = defaults.text()
+config.model.sizes, config.model.output = (128, 128, 128), 128
+config.batch, config.window, config.learning_rate = 16, 50, 5e-3
+updates = 20 if SMALL else 1200
+model = models.language_model(config.model, corpus.vocabulary.size)
+
+# %% [markdown]
+# ## Training
+# The step is written for one device of many and compiled by `parallel.pmapped`; the state
+# of each row (h, c and z of every layer) is carried from one window to the next.
+
+# %%
+mesh = parallel.make_mesh(jax.devices()[:1])
+optimizer = optim.adam(config.clip)
+state = parallel.replicate(train_state.create(model, optimizer, seed=0), mesh)
+carry = parallel.shard_rows(jax.tree.map(np.asarray, model.initial_carry(config.batch)), mesh)
+step = parallel.pmapped(lambda *args: train_state.train_step(model, optimizer, *args), mesh)
+stream = Stream(corpus.splits["train"], config.batch, config.window)
+
+for update in range(updates):
+    rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * update / updates))
+    knobs = {"learning_rate": np.float32(rate), "slope": np.float32(1)}
+    batch = parallel.shard_rows(stream(update), mesh, axis=1)
+    state, carry, metrics = step(state, carry, batch, knobs)
+    if (update + 1) % (updates // 10) == 0:
+        result = evaluate.summary(jax.device_get(metrics))
+        fires = [f"{result[f'rate/layer{layer}']:.2f}" for layer in (1, 2)]
+        print(f"update {update + 1}  bpc {result['bpc']:.3f}  detectors fire {' '.join(fires)}")
+
+# %% [markdown]
+# ## Test score
+# Every symbol but the first is predicted once, with the state carried along.
+
+# %%
+params = state.params
+evaluator = evaluate.Evaluator(model, mesh, batch=16, window=50, warmup=200)
+result = evaluator(params, corpus.splits["test"])
+print(f"test: {result['bpc']:.3f} bits per character over {result['symbols']:,} symbols")
+
+# %% [markdown]
+# ## Boundaries
+# Under each line, the symbols after which layer 1 and layer 2 closed a segment; then the
+# figure of the paper: boundaries and the norms of h of each layer.
+
+# %%
+test = corpus.splits["test"][:270]
+text = corpus.vocabulary.decode(test)
+z, norms = evaluate.look(model, params, test)
+print(boundaries.text_view(text, z))
+
+# %%
+from IPython.display import Image
+
+figure = os.path.join(tempfile.mkdtemp(), "boundaries.png")
+plots.boundary_figure(figure, text, z, norms, "the first 270 characters of the test text")
+Image(figure)
+
+# %%
+z, _ = evaluate.look(model, params, corpus.splits["test"][:5000])
+read = corpus.vocabulary.decode(corpus.splits["test"][:5000])
+print(boundaries.format_scores(boundaries.score_against_spaces(z, read)))
+
+# %% [markdown]
+# ## Samples
+
+# %%
+prompt, _ = corpus.vocabulary.encode("The ")
+symbols, _ = evaluate.generate(model, params, prompt, length=400, temperature=0.8, seed=1)
+print("The " + corpus.vocabulary.decode(symbols))

@@ -1,0 +1,191 @@
+"""Data parallelism: the same training on one device and on many, and the same as `jax.pmap`."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hmrnn_jax import losses, models, optim, parallel, train_state
+from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.data import Batch
+from hmrnn_jax.errors import UserError
+
+STEPS, ROWS, SYMBOLS, UPDATES = 6, 16, 5, 5
+KNOBS = {"learning_rate": np.float32(0.01), "slope": np.float32(1.5)}
+OPTIMIZER = optim.adam(clip=1.0)
+
+
+@functools.cache
+def model_of(boundary="step"):
+    cell = hm_lstm.Config(4, (6, 5), boundary=boundary, layer_norm="none")
+    return models.LanguageModel(SYMBOLS, 4, (cell,), 7)
+
+
+def batches():
+    """Ragged masks: devices differ in how many of their steps count."""
+    rng = np.random.default_rng(0)
+    for step in range(UPDATES):
+        symbols = rng.integers(0, SYMBOLS, (STEPS + 1, ROWS)).astype(np.int32)
+        lengths = rng.integers(1, STEPS + 1, ROWS)
+        lengths[:2] = STEPS
+        mask = (np.arange(STEPS)[:, None] < lengths).astype(np.float32)
+        resets = rng.uniform(size=(STEPS, ROWS)) < (1 if step == 0 else 0.1)
+        yield Batch(symbols[:-1], symbols[1:], mask, resets)
+
+
+def start(model, devices):
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    state = parallel.replicate(train_state.create(model, OPTIMIZER, seed=0), mesh)
+    carry = parallel.shard_rows(jax.tree.map(np.asarray, model.initial_carry(ROWS)), mesh)
+    step = functools.partial(train_state.train_step, model, OPTIMIZER)
+    return mesh, parallel.pmapped(step, mesh), state, carry
+
+
+@functools.cache
+def train(devices, boundary="step"):
+    """Parameters, carry and metrics after `UPDATES` updates on so many devices."""
+    mesh, step, state, carry = start(model_of(boundary), devices)
+    history = []
+    for batch in batches():
+        batch = parallel.shard_rows(batch, mesh, axis=1)
+        state, carry, metrics = step(state, carry, batch, parallel.replicate(KNOBS, mesh))
+        history.append(jax.device_get(metrics))
+    assert int(state.step) == UPDATES
+    return jax.device_get((state.params, carry)), history
+
+
+def assert_trees_close(actual, expected, tolerance=1e-6):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
+        actual,
+        expected,
+    )
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_many_devices_train_like_one(devices):
+    """Sums over all devices' counted steps, not means of means."""
+    assert_trees_close(train(devices)[0], train(1)[0])
+    for many, one in zip(train(devices)[1], train(1)[1], strict=True):
+        assert_trees_close(many, one, 1e-5)
+        assert many["count"] == one["count"]
+
+
+def test_the_first_update_is_a_plain_gradient_step():
+    """Against `jax.grad` of the mean over counted steps, without mesh: not 8 times too large."""
+    model = model_of()
+    state, batch = train_state.create(model, OPTIMIZER, seed=0), next(batches())
+
+    @jax.jit
+    @jax.value_and_grad
+    def gradient(params):
+        carry = model.initial_carry(ROWS)
+        out = model.apply({"params": params}, batch.inputs, carry, resets=batch.resets, slope=1.5)
+        nats = losses.cross_entropy(out.logits, batch.targets, batch.mask)
+        return nats / batch.mask.sum()
+
+    loss, expected = gradient(state.params)
+    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(expected)))
+    for devices in (1, 8):
+        metrics = train(devices)[1][0]
+        np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
+        np.testing.assert_allclose(metrics["nats"], loss * batch.mask.sum(), rtol=1e-5)
+    # Adam hides a gradient's scale, so its first moment is looked at too: 0.1 g, clipped.
+    mesh, step, state, carry = start(model, 8)
+    batch = parallel.shard_rows(batch, mesh, axis=1)
+    state, _, _ = step(state, carry, batch, parallel.replicate(KNOBS, mesh))
+    moments = [s for s in state.optimizer if hasattr(s, "mu")][0].mu
+    assert_trees_close(moments, jax.tree.map(lambda g: 0.1 * g / max(1, norm), expected))
+
+
+def test_pmapped_is_pmap_bit_for_bit():
+    """The same step under `jax.pmap` on 8 devices: every bit of parameters, carry, metrics."""
+    model, devices = model_of(), 8
+    step = functools.partial(train_state.train_step, model, OPTIMIZER)
+    mapped = jax.pmap(
+        step, axis_name=parallel.AXIS, in_axes=(None, 0, 0, None), out_axes=(None, 0, None)
+    )
+    state = train_state.create(model, OPTIMIZER, seed=0)
+    carry = jax.tree.map(lambda v: v.reshape(devices, -1, *v.shape[1:]), model.initial_carry(ROWS))
+    history = []
+    for batch in batches():
+        batch = jax.tree.map(lambda v: v.reshape(STEPS, devices, -1).swapaxes(0, 1), batch)
+        state, carry, metrics = mapped(state, carry, Batch(*batch), KNOBS)
+        history.append(metrics)
+    carry = jax.tree.map(lambda v: v.reshape(ROWS, *v.shape[2:]), carry)
+    jax.tree.map(np.testing.assert_array_equal, ((state.params, carry), history), train(8))
+
+
+def test_devices_talk_once_a_step_and_never_inside_the_time_loop():
+    mesh, step, state, carry = start(model_of(), 8)
+    batch = parallel.shard_rows(next(batches()), mesh, axis=1)
+    text = step.lower(state, carry, batch, parallel.replicate(KNOBS, mesh)).compile().as_text()
+    bodies = computations(text)
+    loops = re.findall(r"\bwhile\(.*?condition=%?([\w.-]+), body=%?([\w.-]+)", text)
+    assert len(loops) >= 2  # forwards and backwards
+    inside = reachable(bodies, {name for loop in loops for name in loop})
+    talking = {name for name, body in bodies.items() if re.search(r"\ball-reduce", body)}
+    assert talking
+    assert not talking & inside
+
+
+def computations(text):
+    """The computations of an HLO module, `{name: text}`."""
+    parts = re.split(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def reachable(bodies, found):
+    """Names of all computations that those of `found` call, themselves included."""
+    pending = set(found)
+    while pending:
+        called = set(re.findall(r"%?([\w.-]+)", bodies.get(pending.pop(), ""))) & set(bodies)
+        pending |= called - found
+        found |= called
+    return found
+
+
+# Noise
+
+
+def draws(devices, key):
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+
+    def step(state, carry, batch, knobs):
+        noise = train_state.row_noise(knobs["key"], 2, 50, ROWS // devices)
+        return state, noise.swapaxes(0, 1), {}
+
+    nothing = np.zeros((1, ROWS), np.float32)
+    return np.asarray(parallel.pmapped(step, mesh)({}, nothing[0], nothing, {"key": key})[1])
+
+
+def test_a_rows_noise_is_the_same_on_any_number_of_devices():
+    """And differs by step, row, detector and key."""
+    key = jax.random.key(0)
+    one = draws(1, key)
+    assert one.shape == (ROWS, 50, 2)
+    np.testing.assert_array_equal(one, draws(8, key))
+    assert len(np.unique(one)) > 0.99 * one.size
+    assert (one != draws(1, jax.random.key(1))).mean() > 0.99
+
+
+def test_sampled_boundaries_train_alike_on_1_and_8_devices():
+    assert_trees_close(train(8, "sample")[0], train(1, "sample")[0])
+    assert (train(1, "sample")[1][0]["fired"] != train(1)[1][0]["fired"]).any()
+
+
+# Batches and meshes
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    mesh = parallel.make_mesh()
+    parallel.check_batch(16, mesh)
+    with pytest.raises(UserError, match="batch of 12 rows cannot be divided over 8 devices"):
+        parallel.check_batch(12, mesh)
+
+
+def test_one_process_owns_all_rows():
+    assert parallel.local_rows(16, parallel.make_mesh()) == slice(0, 16)

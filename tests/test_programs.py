@@ -1,0 +1,201 @@
+"""`train.py` and `eval.py` as a user starts them: separate processes, real signals."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hmrnn_jax.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.whole_program
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--config.model.sizes=(16,12,8)", "--config.model.output=16", "--config.model.embedding=8",
+    "--config.batch=4", "--config.window=20", "--config.evaluation.batch=4",
+    "--config.evaluation.every=20", "--config.evaluation.warmup=20", "--config.report=5",
+]  # fmt: skip
+
+
+def command(program, *arguments):
+    return [sys.executable, str(ROOT / program), *map(str, arguments)]
+
+
+def environment():
+    # One device a process: the suite's eight virtual ones are its own affair.
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+
+
+def call(program, *arguments, cwd=ROOT):
+    return subprocess.run(
+        command(program, *arguments), cwd=cwd, env=environment(), capture_output=True, text=True
+    )
+
+
+def train(workdir, *arguments):
+    return call("train.py", f"--workdir={workdir}", *TINY, *arguments)
+
+
+def start(workdir, *arguments):
+    return subprocess.Popen(
+        command("train.py", f"--workdir={workdir}", *TINY, *arguments),
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def parameters(workdir):
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step, tree = checkpoints._newest("latest", None)
+    leaves = {}
+
+    def collect(tree, prefix):
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                collect(value, f"{prefix}/{key}")
+            else:
+                leaves[f"{prefix}/{key}"] = np.asarray(value)
+
+    collect(tree["state"]["params"], "")
+    return step, leaves
+
+
+def difference(a, b):
+    return max(float(np.max(np.abs(a[1][name] - b[1][name]))) for name in a[1])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run of 40 updates."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(workdir, "--config.steps=40")
+    assert result.returncode == 0, result.stderr
+    return workdir, result.stdout
+
+
+def test_training_tells_what_a_stranger_wants_to_know(whole):
+    _, out = whole
+    assert "total" in out and "devices: 1 x cpu" in out
+    assert "python_reference" in out and "validation bpc" in out and "test bpc" in out
+    assert "interpolated n-gram" in out and "updates per layer over" in out
+
+
+def test_killed_in_the_middle_of_saving_resumes_to_the_same_parameters(whole, tmp_path):
+    """kill -9 while every update is being saved; more than once."""
+    killed = 0
+    for updates in (3, 9):
+        process = start(tmp_path / "run", "--config.steps=40", "--config.save=1", "--config.report=1")
+        for line in process.stdout:
+            if line.startswith(f"update {updates}/") or line.startswith("update 30/"):
+                process.send_signal(signal.SIGKILL)
+                killed += 1
+                break
+        process.wait()
+    assert killed == 2
+    result = train(tmp_path / "run", "--config.steps=40", "--config.save=1")
+    assert result.returncode == 0 and "resumed after update" in result.stdout
+    assert difference(parameters(whole[0]), parameters(tmp_path / "run")) == 0
+
+
+def test_sigterm_saves_first_and_exits_cleanly(whole, tmp_path):
+    process = start(tmp_path / "run", "--config.steps=40", "--config.report=1")
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("update 7/"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert "all is saved" in lines[-1]
+    result = train(tmp_path / "run", "--config.steps=40")
+    assert result.returncode == 0 and "resumed after update" in result.stdout
+    assert difference(parameters(whole[0]), parameters(tmp_path / "run")) == 0
+
+
+def test_two_processes_equal_one(whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        start(
+            tmp_path / "run", "--config.steps=40", f"--coordinator=127.0.0.1:{port}",
+            "--processes=2", f"--process={number}",
+        )  # fmt: skip
+        for number in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "in 2 processes" in outputs[0] and outputs[1].strip() == ""
+    one, two = (_test_bpc(out) for out in (whole[1], outputs[0]))
+    assert two == pytest.approx(one, abs=2e-3)
+    assert difference(parameters(whole[0]), parameters(tmp_path / "run")) < 1e-2
+
+
+def _test_bpc(out):
+    return float(out.split("test bpc ")[1].split()[0])
+
+
+def test_evaluation_ends_with_one_json_object(whole):
+    result = call("eval.py", f"--workdir={whole[0]}", "--batch=1")
+    assert result.returncode == 0, result.stderr
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert last["split"] == "test" and {"symbols", "nats", "bpc", "rate/layer1"} <= last.keys()
+    assert last["bpc"] == pytest.approx(_test_bpc(whole[1]), abs=0.02)
+
+
+def test_boundaries_segments_and_samples(whole, tmp_path):
+    text = "Some text with naïve “quotes”, and a second line.\nEnd\n"
+    (tmp_path / "mine.txt").write_text(text, encoding="utf-8")
+    figure = tmp_path / "figure.png"
+    shown = call(
+        "eval.py", f"--workdir={whole[0]}", "--boundaries", f"--text={tmp_path}/mine.txt",
+        f"--output={figure}",
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert figure.read_bytes().startswith(b"\x89PNG") and "random, same rate" in shown.stdout
+    cut = call("eval.py", f"--workdir={whole[0]}", f"--segment={tmp_path}/mine.txt")
+    assert cut.returncode == 0, cut.stderr
+    rows = [json.loads(line) for line in (tmp_path / "mine.txt.segments.jsonl").open()]
+    for layer in (1, 2):
+        assert "".join(row["text"] for row in rows if row["layer"] == layer) == text
+    drawn = [
+        call("eval.py", f"--workdir={whole[0]}", "--sample=60", "--prompt=The ", f"--seed={seed}")
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0].stdout == drawn[1].stdout != drawn[2].stdout and "The " in drawn[0].stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("train.py", ["--config.nothing=1"], "nothing"),
+        ("train.py", ["--config=configs/nothing.py"], "nothing.py"),
+        ("train.py", ["--config=configs/hm_lstm_ptb_char.py:fast"], "variant"),
+        ("train.py", ["config.steps=3"], "did you mean --config.steps=3"),
+        ("train.py", ["--config.data.name=text", "--config.data.path=gone.txt"], "gone.txt"),
+        ("train.py", ["--config.data.name=text", "--config.data.path={latin1}"], "UTF-8"),
+        ("train.py", ["--config.data.name=text", "--config.data.path={empty}"], "empty"),
+        ("train.py", ["--config.data.name=text", "--config.data.path={short}"], "symbols"),
+        ("train.py", ["--config.batch=four"], "four"),
+        ("eval.py", ["--workdir={nowhere}"], "is not a run"),
+        ("eval.py", ["--workdir={nowhere}", "--nothing"], "nothing"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, program, arguments, message):
+    files = {name: tmp_path / name for name in ("latin1", "empty", "short", "nowhere")}
+    files["latin1"].write_bytes("naïve ".encode("latin-1") * 1000)
+    files["empty"].write_bytes(b"")
+    files["short"].write_text("a few words only")
+    arguments = [argument.format(**files) for argument in arguments]
+    if program == "train.py":
+        arguments = [f"--workdir={tmp_path}/run", *arguments]
+    begun = time.monotonic()
+    result = call(program, *arguments)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: ")
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists() and time.monotonic() - begun < 60
