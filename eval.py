@@ -1,10 +1,10 @@
 """Looks at a trained run: scores, boundaries, segments, samples.
 
-    python eval.py --workdir=runs/quickstart                      # bits per character of the test split
-    python eval.py --workdir=runs/quickstart --text=my.txt        # of any text
-    python eval.py --workdir=runs/quickstart --boundaries         # figure, text view, F1 against spaces
-    python eval.py --workdir=runs/quickstart --segment=my.txt     # segments of each layer, JSON lines
-    python eval.py --workdir=runs/quickstart --sample=500 --prompt="The " --temperature=0.7
+python eval.py --workdir=runs/quickstart                      # bits per character of the test split
+python eval.py --workdir=runs/quickstart --text=my.txt        # of any text
+python eval.py --workdir=runs/quickstart --boundaries         # figure, text view, F1 against spaces
+python eval.py --workdir=runs/quickstart --segment=my.txt     # segments of each layer, JSON lines
+python eval.py --workdir=runs/quickstart --sample=500 --prompt="The " --temperature=0.7
 """
 
 import itertools
@@ -35,7 +35,9 @@ flags.DEFINE_integer("sample", None, "Symbols to generate.")
 flags.DEFINE_string("prompt", "\n", "Text that --sample continues.")
 flags.DEFINE_float("temperature", 1.0, "Temperature of --sample; 0 takes the likeliest symbol.")
 flags.DEFINE_integer("seed", 0, "Seed of --sample and of sampling detectors.")
-flags.DEFINE_string("output", None, "File that --boundaries (PNG) or --segment (JSON lines) writes.")
+flags.DEFINE_string(
+    "output", None, "File that --boundaries (PNG) or --segment (JSON lines) writes."
+)
 
 
 def main(argv):
@@ -73,7 +75,9 @@ def _read(path, vocabulary):
     if len(ids) < 2:
         raise UserError(f"{path} has {len(ids)} symbols; at least 2 are needed.")
     if unknown:
-        print(f"{path}: {unknown} of {len(ids)} symbols were never seen in training, read as unknown")
+        print(
+            f"{path}: {unknown} of {len(ids)} symbols were never seen in training, read as unknown"
+        )
     return ids, text if vocabulary.unit == "characters" else _symbols(ids, vocabulary)
 
 

@@ -23,7 +23,9 @@ from hmrnn_jax.evaluate import Evaluator, collapsed, summary
 from hmrnn_jax.workdir import Logger, open_run
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "Configuration; configs/quickstart.py if not given.")
+config_flags.DEFINE_config_file(
+    "config", None, "Configuration; configs/quickstart.py if not given."
+)
 flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run: checkpoints and metrics.")
 flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes by hand.")
 flags.DEFINE_integer("processes", None, "With --coordinator: the number of processes.")
@@ -60,9 +62,7 @@ def train(config, workdir, say=_say):
     model.policy.check(config.window)
     evaluator = Evaluator(model, mesh, evaluation.batch, evaluation.window, evaluation.warmup)
     total = optim.total_steps(config, stream.steps_per_epoch)
-    plateau = optim.Plateau(
-        config.learning_rate, config.drop_factor, config.patience, config.drops
-    )
+    plateau = optim.Plateau(config.learning_rate, config.drop_factor, config.patience, config.drops)
     changed = open_run(workdir, config, corpus.vocabulary)
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.

@@ -7,7 +7,7 @@ Variants by argument; the paper's test bits per character:
     step      step function, slope 1             1.25
     annealed  step function, slope 1 to 5        1.24   (default)
 
-8,434,100 parameters and 15,872 of layer normalisation. Reads `$HMRNN_DATA/ptb`, or
+8,434,100 parameters and 15,360 of layer normalisation. Reads `$HMRNN_DATA/ptb`, or
 downloads.
 
     python train.py --config=configs/hm_lstm_ptb_char.py:annealed --workdir=runs/ptb

@@ -18,13 +18,13 @@ def get_config():
     config.model.output = 128
     config.batch = 16
     config.window = 50
-    config.steps = 3600
+    config.steps = 2600
     config.learning_rate = 5e-3
     config.schedule = "cosine"
-    config.evaluation.every = 600
+    config.evaluation.every = 650
     config.evaluation.batch = 16
     config.evaluation.window = 50
-    config.evaluation.warmup = 200
+    config.evaluation.warmup = 500
     config.report = 100
     config.finish = "view"
     return config

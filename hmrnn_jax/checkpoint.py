@@ -53,7 +53,10 @@ class Checkpoints:
 
     def save_best(self, step, tree):
         """Saves `{params, slope}` of the validation that did best so far."""
-        self._managers["best"].save(step, args=ocp.args.StandardSave(tree), force=True)
+        manager = self._managers["best"]
+        if step in manager.all_steps():  # trained again from an older checkpoint
+            manager.delete(step)
+        manager.save(step, args=ocp.args.StandardSave(tree), force=True)
 
     def wait(self):
         """Blocks until every save is whole on disk."""

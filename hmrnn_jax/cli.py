@@ -34,26 +34,23 @@ def _parse(argv):
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
-            _ = flags.FLAGS.config  # loads the file, which is put off until it is asked for
+            flags.FLAGS.config.keys()  # a file that cannot be loaded is told of only when used
         return rest
-    except OSError as error:
+    except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         _fail(_cause(error))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        _fail(f"The command line cannot be read: {_one_line(error)}")
 
 
 def _cause(error):
-    """What went wrong in a configuration file, out of the report of its loader."""
-    text = str(error)
+    """The sentence in what absl and ml_collections report, tracebacks and all."""
+    text = str(error.args[0] if error.args else error)
     if "UserError: " in text:
         return text.rpartition("UserError: ")[2].strip().splitlines()[0]
     if "No such file" in text:
         return f"There is no configuration {text.rpartition(': ')[2].strip()}; see configs/."
-    return f"The configuration cannot be loaded: {_one_line(error)}"
-
-
-def _one_line(error):
-    return " ".join(str(error.args[0] if error.args else error).strip("\"'").split())
+    text = " ".join(text.replace("\\n", " ").replace("\\'", "'").split()).strip("\"'")
+    if isinstance(error, AttributeError | KeyError):
+        return f"The configuration has no such field: {text}"
+    return f"The command line cannot be read: {text}"
 
 
 def _fail(error):

@@ -38,11 +38,15 @@ class Evaluator:
         rows = parallel.local_rows(self.batch, self.mesh)
         carry = jax.tree.map(np.asarray, self.model.initial_carry(rows.stop - rows.start))
         carry = parallel.shard_rows(carry, self.mesh)
-        key, total = jax.random.key(seed), None
+        total = None
         for number, batch in enumerate(stream):
             batch = jax.tree.map(lambda x: x[:, rows], batch)
             batch = parallel.shard_rows(batch, self.mesh, axis=1)
-            knobs = {"slope": np.float32(slope), "key": jax.random.fold_in(key, number)}
+            knobs = {
+                "slope": np.float32(slope),
+                "seed": np.uint32(seed),
+                "number": np.uint32(number),
+            }
             carry, sums = self._step(params, carry, batch, knobs)
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         return summary(jax.device_get(total))
@@ -60,7 +64,13 @@ def summary(sums):
 
 
 # `rate` is what the literature calls the firing rate of a boundary detector.
-RATE_NAMES = {"fired": "rate", "alive": "live", "update": "update", "copy": "copy", "flush": "flush"}
+RATE_NAMES = {
+    "fired": "rate",
+    "alive": "live",
+    "update": "update",
+    "copy": "copy",
+    "flush": "flush",
+}
 
 
 def collapsed(result, low=0.01, high=0.99):
@@ -71,9 +81,13 @@ def collapsed(result, low=0.01, high=0.99):
         kind, _, layer = name.rpartition("/")
         if kind.endswith("rate") and not low <= value <= high:
             state = "never" if value < low else "always"
-            warnings.append(f"the detector of {layer} has collapsed: it {state} fires ({value:.1%})")
+            warnings.append(
+                f"the detector of {layer} has collapsed: it {state} fires ({value:.1%})"
+            )
         elif kind.endswith("live") and value < low:
-            warnings.append(f"the detector of {layer} no longer learns: {value:.1%} of its inputs are live")
+            warnings.append(
+                f"the detector of {layer} no longer learns: {value:.1%} of its inputs are live"
+            )
     return warnings
 
 
@@ -139,7 +153,9 @@ def _generate(model, params, prompt, knobs, length):
 
 
 def generate(model, params, prompt, length, temperature=1.0, seed=0, slope=1.0):
-    """Continues `prompt [P]`, P >= 1, by `length` symbols drawn at `temperature` (0: the likeliest).
+    """Continues `prompt [P]`, P >= 1, by `length` symbols.
+
+    They are drawn at `temperature`; 0 takes the likeliest.
 
     Returns `(symbols [length], log_probabilities [length])`; the latter, in nats, are the
     model's own at temperature 1.

@@ -139,7 +139,9 @@ class LanguageModel(nn.Module):
             states.append(out.states)
             aux.append(out.aux)
         embedded = GatedOutput(self.output, self.policy.precision, name="output")(hidden)
-        kernel = self.param("softmax_kernel", nn.initializers.glorot_uniform(), (self.output, self.vocabulary))
+        kernel = self.param(
+            "softmax_kernel", nn.initializers.glorot_uniform(), (self.output, self.vocabulary)
+        )
         bias = self.param("softmax_bias", nn.initializers.zeros, (self.vocabulary,))
         logits = dense(embedded, kernel, self.policy.precision) + bias
         return Output(logits, tuple(final), tuple(states), tuple(aux))

@@ -66,9 +66,7 @@ def pmapped_evaluation(step, mesh):
 
 def _mapped(step, mesh, out_specs):
     in_specs = (P(), P(AXIS), P(None, AXIS), P())
-    return jax.shard_map(
-        step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-    )
+    return jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def check_batch(batch, mesh):
@@ -92,16 +90,14 @@ def local_rows(batch, mesh):
 def replicate(tree, mesh):
     """Puts a tree, the same in every process, on all devices."""
     sharding = NamedSharding(mesh, P())
-    return jax.tree.map(lambda x: _place(x, sharding), tree)
+
+    def place(x):
+        return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+    return jax.tree.map(place, tree)
 
 
 def shard_rows(tree, mesh, axis=0):
     """Makes global arrays of this process's rows, which lie along `axis`."""
     sharding = NamedSharding(mesh, P(*[None] * axis, AXIS))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
-
-
-def _place(x, sharding):
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.device_put(x, sharding)
-    return jax.make_array_from_process_local_data(sharding, np.asarray(x))

@@ -66,10 +66,21 @@ def initial_state(config, batch, dtype=jnp.float32):
     return _batch_first(cells.of(config).initial_state(config, (batch,), dtype))
 
 
+DEFAULT_POLICY = Policy()
+
+
 def unroll(
-    config, params, state, x, *, resets=None, constants=None, per_step=None, policy=Policy(),
+    config,
+    params,
+    state,
+    x,
+    *,
+    resets=None,
+    constants=None,
+    per_step=None,
+    policy=DEFAULT_POLICY,
     table_ids=None,
-):  # fmt: skip
+):
     """Runs a cell over a window.
 
     Args:
@@ -174,7 +185,8 @@ def _deferred(config, policy, weights, state, window, constants):
 
 def _deferred_forward(config, policy, weights, state, window, constants):
     final, states, aux, values = _forward(config, policy, weights, state, window, constants)
-    return (final, states, aux), (weights, state, window[1], constants, states, values)
+    hoisted = dict.fromkeys(window[0])  # names alone: the values are in `values`
+    return (final, states, aux), (weights, state, hoisted, window[1], constants, states, values)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -196,7 +208,7 @@ _replay.defvjp(_replay_forward, _replay_backward)
 
 
 def _deferred_backward(config, policy, residuals, cotangents):
-    weights, state, extras, constants, states, values = residuals
+    weights, state, hoisted, extras, constants, states, values = residuals
     kernels, biases, vectors = weights
     final_gradient, states_gradient, aux_gradient = cotangents
     transposed = jax.tree.map(lambda k: ops.operand(k, policy.precision).T, kernels)
@@ -240,7 +252,7 @@ def _deferred_backward(config, policy, residuals, cotangents):
         for name in kernels
     }
     biases_gradient = {name: values_gradient[name].sum((0, 2)) for name in biases}
-    hoisted_gradient = {name: g for name, g in values_gradient.items() if name not in biases}
+    hoisted_gradient = {name: values_gradient[name] for name in hoisted}
     return (
         (kernels_gradient, biases_gradient, vectors_gradient),
         state_gradient,

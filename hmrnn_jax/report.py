@@ -13,7 +13,9 @@ from hmrnn_jax.analysis import boundaries, ngram
 def parameter_table(params):
     """Names, shapes and sizes of all parameters, and their total."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    rows = [("/".join(str(key.key) for key in path), leaf.shape, leaf.size) for path, leaf in leaves]
+    rows = [
+        ("/".join(str(key.key) for key in path), leaf.shape, leaf.size) for path, leaf in leaves
+    ]
     width = max(len(name) for name, *_ in rows)
     lines = [f"  {name:{width}}  {str(list(shape)):>14}  {size:>12,}" for name, shape, size in rows]
     total = sum(size for *_, size in rows)
@@ -25,7 +27,8 @@ def devices():
     first, count = jax.devices()[0], jax.device_count()
     cores = f", {os.cpu_count()} cores" if first.platform == "cpu" else ""
     hosts = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    return f"devices: {count} x {first.device_kind} ({first.platform}{cores}){hosts}, jax {jax.__version__}"
+    kind = f"{first.device_kind} ({first.platform}{cores})"
+    return f"devices: {count} x {kind}{hosts}, jax {jax.__version__}"
 
 
 class Progress:
@@ -61,7 +64,9 @@ class Progress:
             _rates("fires", result, "rate"),
             _rates("live", result, "live"),
         ]
-        result = {("train/" + k if k in ("bpc", "nats", "symbols") else k): v for k, v in result.items()}
+        result = {
+            ("train/" + k if k in ("bpc", "nats", "symbols") else k): v for k, v in result.items()
+        }
         return "  ".join(filter(None, parts)), result
 
 
@@ -96,7 +101,7 @@ def test_line(step, result, corpus):
 
 
 def view(model, params, corpus, bpc, length=540):
-    """The score beside an n-gram baseline, and the boundaries in the first `length` test symbols."""
+    """The score beside an n-gram baseline's, and the boundaries at the start of the test text."""
     train, test = corpus.splits["train"], corpus.splits["test"]
     size = corpus.vocabulary.size
     baseline = ngram.interpolated_ngram_bpc(train, test, size, order=4)

@@ -17,7 +17,8 @@ class TrainState:
       step: updates made, int32.
       params: parameters.
       optimizer: state of the optimiser.
-      key: random key of the run; a step's draws come from `fold_in(key, step)`.
+      key: raw random key of the run, uint32 `[2]`; a step's draws come from
+        `fold_in(key, step)`. Raw, because typed keys cannot be placed over many hosts.
     """
 
     step: jax.Array
@@ -30,7 +31,8 @@ def create(model, optimizer, seed):
     """A fresh `TrainState`."""
     init_key, key = jax.random.split(jax.random.key(seed))
     params = init_params(model, init_key)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+    raw = jax.random.key_data(key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), raw)
 
 
 def init_params(model, key):
@@ -53,7 +55,8 @@ def train_step(model, optimizer, state, carry, batch, knobs):
     `count` (sums over steps that count), `gradient_norm`, and `diagnostics`' sums.
     """
     count = jax.lax.psum(batch.mask.sum(), AXIS)
-    noise = row_noise(jax.random.fold_in(state.key, state.step), model.noise_width, *batch.mask.shape)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    noise = row_noise(key, model.noise_width, *batch.mask.shape)
 
     def mean_loss(params):
         out = model.apply(
@@ -85,9 +88,11 @@ def train_step(model, optimizer, state, carry, batch, knobs):
 def eval_step(model, params, carry, batch, knobs):
     """Scores a window: returns the carry and the sums of `train_step`'s metrics.
 
-    Detectors in `sample` mode draw from `knobs["key"]`.
+    `knobs` are `{slope, seed, number}`; detectors in `sample` mode draw from the last two,
+    the seed of the evaluation and the window's number.
     """
-    noise = row_noise(knobs["key"], model.noise_width, *batch.mask.shape)
+    key = jax.random.fold_in(jax.random.key(knobs["seed"]), knobs["number"])
+    noise = row_noise(key, model.noise_width, *batch.mask.shape)
     out = model.apply(
         {"params": params},
         batch.inputs,

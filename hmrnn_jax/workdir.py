@@ -49,7 +49,9 @@ def open_run(workdir, config, vocabulary):
     lines = [f"{key}: {saved.get(key)!r} in the run, {ours.get(key)!r} now" for key in changed]
     fixed = [line for key, line in zip(changed, lines, strict=True) if key in FIXED]
     if saved_vocabulary != vocabulary:
-        fixed.append(f"vocabulary: {saved_vocabulary.size} symbols in the run, {vocabulary.size} now")
+        fixed.append(
+            f"vocabulary: {saved_vocabulary.size} symbols in the run, {vocabulary.size} now"
+        )
     if fixed:
         raise UserError(
             f"{workdir} holds a run that this configuration cannot go on with"
@@ -73,7 +75,9 @@ def load_run(workdir):
             f"{workdir} is not a run: it has no config.json; give the --workdir of a train.py run."
         ) from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{workdir} holds a config.json or vocabulary.json that cannot be read: {error}.") from None
+        raise UserError(
+            f"{workdir} holds a config.json or vocabulary.json that cannot be read: {error}."
+        ) from None
 
 
 def _json(tree):
@@ -107,7 +111,9 @@ class Logger:
         self._path = epath.Path(workdir) / "metrics.jsonl"
         self._lines = []
         if self._path.exists():
-            self._lines = [line for line in self._path.read_text().splitlines() if _up_to(line, step)]
+            self._lines = [
+                line for line in self._path.read_text().splitlines() if _up_to(line, step)
+            ]
         self._rewrite()
         self._local = not str(workdir).startswith("gs://")
         self._board = SummaryWriter(str(workdir), purge_step=step + 1) if self._local else None

@@ -78,7 +78,10 @@ def inputs(config, params, x, precision="float32"):
     """The input products, which need no state: `{name: [4H, ...]}`, x is `[input_size, ...]`."""
     value = ops.product(params["W"], x, precision)
     if config.layer_norm == "ba":
-        return {"input": ops.layer_norm(value, **params["norm"]["W"], groups=4) + ops.column(params["b"], value)}
+        return {
+            "input": ops.layer_norm(value, **params["norm"]["W"], groups=4)
+            + ops.column(params["b"], value)
+        }
     return {"recurrent": value + ops.column(params["b"], value)}
 
 
@@ -102,4 +105,3 @@ def step(config, params, state, x=None, *, linear=None) -> tuple[State, tuple]:
     f, i, o = jax.nn.sigmoid(s[:3])
     c = f * state.c + i * jnp.tanh(s[3])
     return State(o * jnp.tanh(ops.layer_norm(c, **norm["c"]) if norm else c), c), ()
-
