@@ -18,7 +18,6 @@ from etils import epath
 from hmrnn_jax import cli, datasets, evaluate, models, parallel, report, train_state
 from hmrnn_jax.analysis import boundaries, plots
 from hmrnn_jax.checkpoint import Checkpoints
-from hmrnn_jax.data import EvaluationStream
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.workdir import load_run
 
@@ -27,6 +26,7 @@ flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run.")
 flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "Split to score or to look at.")
 flags.DEFINE_string("text", None, "A UTF-8 file to score or to look at instead of a split.")
 flags.DEFINE_integer("batch", None, "Rows a split is divided in; 1 carries the state all through.")
+flags.DEFINE_integer("warmup", None, "Symbols that each row reads, unscored, before its part.")
 flags.DEFINE_boolean("boundaries", False, "Writes the boundary figure and view, and scores spaces.")
 flags.DEFINE_integer("length", 270, "Symbols in the figure and view of --boundaries.")
 flags.DEFINE_integer("score_length", 20_000, "Symbols that --boundaries scores against spaces.")
@@ -117,16 +117,16 @@ def _score(config, model, params, slope, mesh, name, inputs):
     ids, _ = inputs
     evaluation = config.evaluation
     batch = FLAGS.batch or evaluation.batch
+    warmup = evaluation.warmup if FLAGS.warmup is None else FLAGS.warmup
     if FLAGS.text and FLAGS.batch is None and len(ids) <= batch:
         batch = 1
     if batch == 1:
         mesh = parallel.make_mesh(jax.devices()[:1])
         params = jax.device_get(params)
     parallel.check_batch(batch, mesh)
-    EvaluationStream(ids, batch, evaluation.window, evaluation.warmup)
-    evaluator = evaluate.Evaluator(model, mesh, batch, evaluation.window, evaluation.warmup)
+    evaluator = evaluate.Evaluator(model, mesh, batch, evaluation.window, warmup)
     result = evaluator(params, ids, slope, FLAGS.seed)
-    rows = f"{batch} rows, each after {evaluation.warmup} symbols of its own past"
+    rows = f"{batch} rows, each after {warmup} symbols of its own past"
     print(f"state carried through {'the whole text' if batch == 1 else rows}")
     print(report.score_table(result))
     for warning in evaluate.collapsed(result):

@@ -62,7 +62,9 @@ def text():
     evaluation.every = 0  # updates between validations; 0: at the end of each epoch
     evaluation.batch = 64  # rows the split is divided in; 1 carries the state all through
     evaluation.window = 100
-    evaluation.warmup = 500  # symbols that each row reads, unscored, before its part
+    # Symbols that each row reads, unscored, before its part. Many: the last layer never
+    # FLUSHes, and its c grows for thousands of symbols before it settles.
+    evaluation.warmup = 2000
 
     config.report = 20  # updates between lines on the terminal
     config.save = 0  # updates between checkpoints; 0: at validations only
