@@ -146,7 +146,7 @@ def _boundaries(model, params, slope, inputs):
     scored = min(len(ids), FLAGS.score_length)
     z, norms = _look(model, params, slope, ids[:scored])
     shown = min(scored, FLAGS.length)
-    title = f"{FLAGS.workdir}, {FLAGS.text or FLAGS.split}"
+    title = f"{epath.Path(FLAGS.workdir).name}: {epath.Path(FLAGS.text or FLAGS.split).name}"
     path = FLAGS.output or str(epath.Path(FLAGS.workdir) / "boundaries.png")
     first = [layer[:shown] for layer in z]
     plots.boundary_figure(path, symbols[:shown], first, norms[:, :shown], title)
