@@ -47,19 +47,25 @@ class Checkpoints:
 
     def save(self, step, tree):
         """Saves the whole state of training; returns while the files are being written."""
+        self.wait()
         manager = self._managers["latest"]
         if manager.latest_step() != step:
             manager.save(step, args=ocp.args.StandardSave(tree), force=True)
 
     def save_best(self, step, tree):
         """Saves `{params, slope}` of the validation that did best so far."""
+        self.wait()
         manager = self._managers["best"]
         if step in manager.all_steps():  # trained again from an older checkpoint
             manager.delete(step)
         manager.save(step, args=ocp.args.StandardSave(tree), force=True)
 
     def wait(self):
-        """Blocks until every save is whole on disk."""
+        """Blocks until every save is whole on disk.
+
+        Each save begins with it: two at once, of several processes, would wait for each
+        other at the same barriers.
+        """
         for manager in filter(None, self._managers.values()):
             manager.wait_until_finished()
 
@@ -99,6 +105,8 @@ class Checkpoints:
         abstract = target and jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         for step in steps:
             try:
+                if target is None:
+                    return step, _plain(self.folder / name / str(step) / "default")
                 tree = manager.restore(step, args=ocp.args.StandardRestore(abstract))
                 return step, jax.tree.map(_own, tree)
             except Exception as error:  # Orbax and TensorStore raise many kinds for a broken file
@@ -120,6 +128,15 @@ class Checkpoints:
         self.notes.append(f"checkpoint {name}/{step} cannot be read ({reason}){kept}")
         if not self._read_only:
             self._managers[name].reload()
+
+
+def _plain(folder):
+    """A checkpoint as numpy arrays, whatever the devices and processes that wrote it."""
+    checkpointer = ocp.PyTreeCheckpointer()
+    tree = checkpointer.metadata(folder).item_metadata.tree
+    as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    arguments = jax.tree.map(lambda _: as_numpy, tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return checkpointer.restore(folder, restore_args=arguments)
 
 
 def _own(x):
