@@ -22,7 +22,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, read_only=False):
-        self.folder = epath.Path(workdir) / "checkpoints"
+        self.folder = epath.Path(workdir).absolute() / "checkpoints"  # Orbax insists
         self.notes = []
         self._read_only = read_only
         self._managers = {"latest": self._open("latest", 2), "best": self._open("best", 1)}

@@ -131,6 +131,13 @@ def test_no_readable_checkpoint_is_an_error_and_keeps_the_files(config, tmp_path
     assert len(list((tmp_path / "checkpoints").glob("unreadable-*"))) == 2
 
 
+def test_relative_workdir(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config.steps = 2
+    run(config, "runs/here")
+    assert newest("runs/here")[0] == 2
+
+
 def test_other_shape_is_refused_and_named(config, tmp_path):
     config.steps = 2
     run(config, tmp_path)
