@@ -22,7 +22,10 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, read_only=False):
-        self.folder = epath.Path(workdir).absolute() / "checkpoints"  # Orbax insists
+        workdir = epath.Path(workdir)
+        if "://" not in str(workdir):
+            workdir = workdir.absolute()  # Orbax insists
+        self.folder = workdir / "checkpoints"
         self.notes = []
         self._read_only = read_only
         self._managers = {"latest": self._open("latest", 2), "best": self._open("best", 1)}
