@@ -107,6 +107,7 @@ def train(config, workdir, say=_say):
             batch = parallel.shard_rows(stream(done - 1), mesh, axis=1)
             knobs = {"learning_rate": np.float32(rate), "slope": np.float32(slope)}
             state, carry, metrics = step(state, carry, batch, knobs)
+            parallel.settle(metrics)
             pending.append(metrics)
 
             validating = done % validate_every == 0 or done == total

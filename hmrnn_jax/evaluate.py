@@ -48,6 +48,7 @@ class Evaluator:
                 "number": np.uint32(number),
             }
             carry, sums = self._step(params, carry, batch, knobs)
+            parallel.settle(sums)
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         return summary(jax.device_get(total))
 

@@ -69,6 +69,16 @@ def _mapped(step, mesh, out_specs):
     return jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
+def settle(tree):
+    """Waits for `tree` where several CPU devices share the cores; elsewhere returns at once.
+
+    There, programs that run ahead of each other can starve each other's reductions of
+    threads, for ever. Accelerators keep their queue.
+    """
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        jax.block_until_ready(tree)
+
+
 def check_batch(batch, mesh):
     """Raises `UserError` unless `batch` rows divide evenly over the mesh's devices."""
     devices = mesh.devices.size
