@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from hmrnn_jax import cli, datasets, evaluate, models, parallel, report, train_state
+from hmrnn_jax import cli, datasets, evaluate, language, losses, models, parallel, report
 from hmrnn_jax.analysis import boundaries, plots
 from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
@@ -103,7 +103,7 @@ def _split(config, vocabulary):
 
 
 def _restore(model, mesh):
-    params = train_state.init_params(model, jax.random.key(0))
+    params = language.init_params(model, jax.random.key(0))
     target = parallel.replicate({"params": params, "slope": np.float32(0)}, mesh)
     with Checkpoints(FLAGS.workdir, read_only=True) as checkpoints:
         step, tree = checkpoints.restore_best(target)
@@ -178,7 +178,7 @@ def _sample(model, params, slope, vocabulary):
         model, params, ids, FLAGS.sample, FLAGS.temperature, FLAGS.seed, slope
     )
     print(FLAGS.prompt + vocabulary.decode(symbols))
-    bits = -log_probabilities.mean() * evaluate.losses.BITS
+    bits = -log_probabilities.mean() * losses.BITS
     print(f"\n{FLAGS.sample} symbols at {bits:.3f} bits each under the model itself")
 
 

@@ -15,11 +15,10 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from hmrnn_jax import cli, datasets, models, optim, parallel, report, train_state
+from hmrnn_jax import cli, optim, parallel, report, tasks, train_state
 from hmrnn_jax.checkpoint import Checkpoints
-from hmrnn_jax.data import Stream
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.evaluate import Evaluator, collapsed, summary
+from hmrnn_jax.evaluate import collapsed
 from hmrnn_jax.workdir import Logger, open_run
 
 FLAGS = flags.FLAGS
@@ -52,33 +51,32 @@ def train(config, workdir, say=_say):
     """
     # 1. Data, devices, model: everything that can be wrong is found here.
     optim.check_schedule(config)
-    mesh, evaluation = parallel.make_mesh(), config.evaluation
-    parallel.check_batch(config.batch, mesh)
-    parallel.check_batch(evaluation.batch, mesh)
-    corpus = datasets.load(config.data.name, path=config.data.path or None, unit=config.data.unit)
-    rows = parallel.local_rows(config.batch, mesh)
-    stream = Stream(corpus.splits["train"], config.batch, config.window, rows)
-    model = models.language_model(config.model, corpus.vocabulary.size)
-    model.policy.check(config.window)
-    evaluator = Evaluator(model, mesh, evaluation.batch, evaluation.window, evaluation.warmup)
-    total = optim.total_steps(config, stream.steps_per_epoch)
-    plateau = optim.Plateau(config.learning_rate, config.drop_factor, config.patience, config.drops)
-    changed = open_run(workdir, config, corpus.vocabulary)
+    mesh = parallel.make_mesh()
+    task = tasks.make(config, mesh)
+    stream = task.stream
+    total = optim.total_steps(config, stream)
+    plan = optim.schedule(config)
+    changed = open_run(workdir, config, task.vocabulary)
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
     # Data, slope and random draws are functions of the update's number.
-    optimizer = optim.adam(config.clip)
-    state = parallel.replicate(train_state.create(model, optimizer, config.seed), mesh)
-    carry = jax.tree.map(np.asarray, model.initial_carry(rows.stop - rows.start))
+    optimizer = optim.optimizer(
+        config.optimizer, config.clip, config.weight_decay, config.adam_epsilon
+    )
+    averages = config.schedule == "nonmonotone"
+    state = train_state.create(task.init_params, optimizer, config.seed, averages)
+    state = parallel.replicate(state, mesh)
+    rows = parallel.local_rows(config.batch, mesh)
+    carry = jax.tree.map(np.asarray, task.initial_carry(rows.stop - rows.start))
     carry = parallel.shard_rows(carry, mesh)
     say(report.parameter_table(state.params))
     say(report.devices())
-    say(corpus.describe())
+    say(task.describe())
     for line in changed:
         say(f"changed since the run began: {line}")
 
     def whole(slope):
-        progress = parallel.replicate(plateau.progress(), mesh)
+        progress = parallel.replicate(plan.progress(), mesh)
         return {"state": state, "carry": carry, "progress": progress, "slope": _scalar(slope, mesh)}
 
     with Checkpoints(workdir) as checkpoints:
@@ -87,50 +85,58 @@ def train(config, workdir, say=_say):
             say(f"warning: {note}")
         if saved:
             state, carry = saved["state"], saved["carry"]
-            plateau.resume(saved["progress"])
+            plan.resume(saved["progress"])
             say(f"resumed after update {int(state.step):,}")
         first = int(state.step)
         logger = Logger(workdir, first)
 
         # 3. The loop: update, now and then report, validate, save.
-        step = parallel.pmapped(functools.partial(train_state.train_step, model, optimizer), mesh)
-        validate_every = evaluation.every or stream.steps_per_epoch
-        progress = report.Progress(first, total, config.batch * config.window)
+        step = parallel.pmapped(
+            functools.partial(train_state.train_step, task.loss, optimizer), mesh
+        )
+        progress = report.Progress(task, first, total)
         stopping = _signals()
         pending = []  # metrics still on the devices: nothing is waited for before a report
         for done in range(first + 1, total + 1):
-            if plateau.finished:
+            if plan.finished:
                 break
             epoch = stream.epoch(done - 1)
             slope = optim.slope_at(epoch, **config.slope)
-            rate = optim.learning_rate_at(config, plateau, done - 1, total)
-            batch = parallel.shard_rows(stream(done - 1), mesh, axis=1)
-            knobs = {"learning_rate": np.float32(rate), "slope": np.float32(slope)}
+            rate = optim.learning_rate_at(config, plan, done - 1, total) * stream.scale(done - 1)
+            batch = parallel.shard_batch(stream(done - 1), mesh)
+            averaged = plan.averaged(done)
+            knobs = {"learning_rate": rate, "slope": slope, "averaged": averaged}
+            knobs = {name: np.float32(value) for name, value in knobs.items()}
             state, carry, metrics = step(state, carry, batch, knobs)
             parallel.settle(metrics)
             pending.append(metrics)
 
-            validating = done % validate_every == 0 or done == total
+            ends = stream.epoch(done) > epoch
+            every = config.evaluation.every
+            validating = (done % every == 0 if every else ends) or done == total
             saving = config.save and done % config.save == 0
             reporting = validating or saving or done % config.report == 0
             stop = parallel.any_process(bool(stopping)) if reporting else _alone(stopping)
             if reporting or stop:
-                sums = _finite(jax.device_get(pending), done, config.learning_rate)
+                result = _finite(task, jax.device_get(pending), done, config.learning_rate)
                 pending.clear()
                 more = {"epoch": epoch, "slope": slope, "learning_rate": rate}
-                line, result = progress.report(done, sums | more)
+                line, result = progress.report(done, result | more)
                 logger.log(done, result)
                 say(line)
             if validating:
-                result = evaluator(state.params, corpus.splits["valid"], slope)
-                best = plateau.update(result["nats"])
+                params = state.average if averaged else state.params
+                result = task.evaluate(params, "valid", slope)
+                best = plan.update(task.score(result), done, epoch + ends)
                 logger.log(done, {f"valid/{name}": value for name, value in result.items()})
-                say(report.validation_line(done, result, best))
+                say(report.validation_line(done, task.headline(result), result, best))
                 for warning in collapsed(result):
                     say(f"warning: {warning}")
                 if best:
-                    best_tree = {"params": state.params, "slope": _scalar(slope, mesh)}
+                    best_tree = {"params": params, "slope": _scalar(slope, mesh)}
                     checkpoints.save_best(done, best_tree)
+                if plan.averaged(done + 1) == 1:
+                    say("averaging of the parameters begins")
             if validating or saving or stop:
                 checkpoints.save(done, whole(slope))
                 progress.skip()
@@ -144,12 +150,12 @@ def train(config, workdir, say=_say):
         target = {"params": state.params, "slope": _scalar(0.0, mesh)}
         best_step, best_tree = checkpoints.restore_best(target)
     params = best_tree["params"]
-    result = evaluator(params, corpus.splits["test"], float(best_tree["slope"]))
+    result = task.evaluate(params, "test", float(best_tree["slope"]))
     logger.log(int(state.step), {f"test/{name}": value for name, value in result.items()})
     logger.close()
-    say(report.test_line(best_step, result, corpus.name))
-    if config.finish == "view" and jax.process_count() == 1:
-        say(report.view(model, jax.device_get(params), corpus, result["bpc"]))
+    say(f"test {task.headline(result)} on {task.name} (parameters of update {best_step:,})")
+    if jax.process_count() == 1 and (view := task.finish(jax.device_get(params), result)):
+        say(view)
     return result
 
 
@@ -157,7 +163,7 @@ def _scalar(value, mesh):
     return parallel.replicate(np.float32(value), mesh)
 
 
-def _finite(metrics, done, learning_rate):
+def _finite(task, metrics, done, learning_rate):
     """The summary of the updates up to `done`; one that is not finite ends the run."""
     for number, m in enumerate(metrics, start=done - len(metrics) + 1):
         if not np.isfinite(m["nats"]) or not np.isfinite(m["gradient_norm"]):
@@ -165,7 +171,7 @@ def _finite(metrics, done, learning_rate):
                 f"The loss of update {number} is not finite; the last good checkpoint is kept."
                 f" Try a learning rate below {learning_rate:g}."
             )
-    result = summary(jax.tree.map(lambda *x: np.sum(x, axis=0), *metrics))
+    result = task.summary(jax.tree.map(lambda *x: np.sum(x, axis=0), *metrics))
     return result | {"gradient_norm": float(np.mean([m["gradient_norm"] for m in metrics]))}
 
 

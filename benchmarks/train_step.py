@@ -27,7 +27,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import peers, timing  # noqa: E402
-from hmrnn_jax import data, losses, models, optim, parallel, recurrence, train_state  # noqa: E402
+from hmrnn_jax import data, language, losses, models, optim, parallel, recurrence, train_state  # noqa: E402
 from hmrnn_jax.cells import hm_lstm, lstm  # noqa: E402
 
 BASE = "naive"
@@ -98,15 +98,21 @@ def ours(size, cell="hm_lstm", layer_norm="none", **policy):
         cells = tuple(lstm.Config(n, width, layer_norm=layer_norm) for n, width in widths)
     policy = recurrence.Policy(**policy)
     model = models.LanguageModel(size.vocabulary, size.embedding, cells, size.output, policy=policy)
-    optimizer = optim.adam(1.0)
+    optimizer = optim.optimizer()
+    init = functools.partial(language.init_params, model)
+    loss = functools.partial(language.loss, model, language.Penalties())
     mesh = parallel.make_mesh(jax.devices()[:1])
-    state = jax.jit(functools.partial(train_state.create, model, optimizer, 0))()
+    state = jax.jit(functools.partial(train_state.create, init, optimizer, 0))()
     state = parallel.replicate(state, mesh)
     carry = jax.tree.map(np.asarray, model.initial_carry(size.batch))
     carry = parallel.shard_rows(carry, mesh)
-    batch = parallel.shard_rows(one_batch(size), mesh, axis=1)
-    knobs = {"learning_rate": np.float32(peers.LEARNING_RATE), "slope": np.float32(1)}
-    update = functools.partial(train_state.train_step, model, optimizer)
+    batch = parallel.shard_batch(one_batch(size), mesh)
+    knobs = {
+        "learning_rate": np.float32(peers.LEARNING_RATE),
+        "slope": np.float32(1),
+        "averaged": np.float32(0),
+    }
+    update = functools.partial(train_state.train_step, loss, optimizer)
     compiled = parallel.pmapped(update, mesh).lower(state, carry, batch, knobs).compile()
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     held = [state, carry]
@@ -168,7 +174,7 @@ def overhead(size, repeats=50):
     seconds = {"data": [], "logging": []}
     for step in range(repeats):
         start = time.perf_counter()
-        jax.block_until_ready(parallel.shard_rows(stream(step), mesh, axis=1))
+        jax.block_until_ready(parallel.shard_batch(stream(step), mesh))
         seconds["data"].append(time.perf_counter() - start)
         ready = jax.block_until_ready(fresh(step + 1.0))
         start = time.perf_counter()

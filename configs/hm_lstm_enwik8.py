@@ -7,7 +7,7 @@ authors found no good schedule at this size. Reads `$HMRNN_DATA/enwik8`, or down
 part of the corpus is used under the name `enwik8-prefix`.
 
     python train.py --config=configs/hm_lstm_enwik8.py --workdir=runs/enwik8
-    python train.py --config=configs/hm_lstm_enwik8.py --config.model.layer_norm=none \
+    python train.py --config=configs/hm_lstm_enwik8.py --config.model.hm_lstm.layer_norm=none \
         --workdir=runs/enwik8-plain
 """
 

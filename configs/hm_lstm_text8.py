@@ -7,7 +7,7 @@ authors found no good schedule at this size. Reads `$HMRNN_DATA/text8`, or downl
 part of the corpus is used under the name `text8-prefix`.
 
     python train.py --config=configs/hm_lstm_text8.py --workdir=runs/text8
-    python train.py --config=configs/hm_lstm_text8.py --config.model.layer_norm=none \
+    python train.py --config=configs/hm_lstm_text8.py --config.model.hm_lstm.layer_norm=none \
         --workdir=runs/text8-plain
 """
 

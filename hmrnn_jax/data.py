@@ -5,6 +5,7 @@ A `Corpus` is three integer sequences and the `Vocabulary` that made them. `Stre
 state, so a run resumes from its step number alone. This file knows numpy, not JAX.
 """
 
+import bisect
 import operator
 from typing import NamedTuple
 
@@ -14,7 +15,15 @@ from hmrnn_jax.datasets.text import Corpus, user_text
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
 
-__all__ = ["Batch", "Corpus", "EvaluationStream", "Stream", "Vocabulary", "user_text"]
+__all__ = [
+    "Batch",
+    "Corpus",
+    "EvaluationStream",
+    "Stream",
+    "VariableStream",
+    "Vocabulary",
+    "user_text",
+]
 
 
 class Batch(NamedTuple):
@@ -70,19 +79,92 @@ class Stream:
         """The epoch, from 0, that a step belongs to."""
         return step // self.steps_per_epoch
 
+    def steps_in(self, epochs: int) -> int:
+        """Steps of the first `epochs` epochs."""
+        return epochs * self.steps_per_epoch
+
+    def scale(self, step: int) -> float:
+        """Factor of the learning rate at a step: 1, as all windows are alike."""
+        return 1.0
+
     def __call__(self, step: int) -> Batch:
         """The batch of a step (from 0, without end): arrays [T, rows owned]."""
         window = operator.index(step) % self.steps_per_epoch
-        columns = slice(window * self.window, (window + 1) * self.window)
+        return self._cut(window * self.window, self.window)
+
+    def _cut(self, start: int, length: int) -> Batch:
+        """The batch of the columns from `start` on, padded to `length`."""
+        columns = slice(start, start + length)
         inputs, targets = self._inputs[:, columns].T, self._targets[:, columns].T
-        shape, steps = (self.window, inputs.shape[1]), inputs.shape[0]
+        shape, steps = (length, inputs.shape[1]), inputs.shape[0]
         batch = Batch(
             np.zeros(shape, np.int32), np.zeros(shape, np.int32),
             np.zeros(shape, np.float32), np.zeros(shape, bool),
         )  # fmt: skip
         batch.inputs[:steps], batch.targets[:steps], batch.mask[:steps] = inputs, targets, 1
-        batch.resets[0] = window == 0
+        batch.resets[0] = start == 0
         return batch
+
+
+class VariableStream(Stream):
+    """A `Stream` whose windows have random lengths (Merity, Keskar, Socher 2018, section 4.1).
+
+    A window is `window` steps long with probability 0.95, else half of it, plus Gaussian
+    noise of 5 steps, 5 at least. So epochs differ in where a row is cut. Lengths are rounded
+    to a multiple of `quantum`, so that the step is compiled a few times only. The learning
+    rate goes with the length: `scale` is length / window.
+
+    Args: as `Stream`, then
+      seed: of the lengths; an epoch's follow from it and the epoch's number.
+      quantum: steps.
+    """
+
+    def __init__(self, ids, batch, window, rows=None, seed=0, quantum=5):
+        super().__init__(ids, batch, window, rows)
+        if quantum < 1:
+            raise UserError(f"window_quantum is {quantum}; it must be 1 or more.")
+        self.seed, self.quantum = seed, quantum
+        self._row = (len(ids) - 1) // batch
+        self._first_steps, self._starts = [0], []  # of the epochs that were asked for so far
+
+    def epoch(self, step):
+        self._reach(step)
+        return bisect.bisect_right(self._first_steps, step) - 1
+
+    def steps_in(self, epochs):
+        while len(self._first_steps) <= epochs:
+            self._grow()
+        return self._first_steps[epochs]
+
+    def scale(self, step):
+        start, end = self._bounds(step)
+        return (end - start) / self.window
+
+    def __call__(self, step):
+        start, end = self._bounds(operator.index(step))
+        return self._cut(start, -(-(end - start) // self.quantum) * self.quantum)
+
+    def _bounds(self, step):
+        """Columns `(start, end)` of a step's window."""
+        epoch = self.epoch(step)
+        window = step - self._first_steps[epoch]
+        return self._starts[epoch][window : window + 2]
+
+    def _reach(self, step):
+        while self._first_steps[-1] <= step:
+            self._grow()
+
+    def _grow(self):
+        """Draws the windows of one more epoch."""
+        random = np.random.default_rng((self.seed, len(self._starts)))
+        most = 2 + self._row // min(5, self.window)
+        base = np.where(random.random(most) < 0.95, self.window, self.window / 2)
+        lengths = np.maximum(5, np.trunc(random.normal(base, 5)))
+        lengths = np.maximum(1, np.round(lengths / self.quantum)).astype(int) * self.quantum
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        starts = np.append(starts[starts < self._row], self._row)
+        self._starts.append(starts.tolist())
+        self._first_steps.append(self._first_steps[-1] + len(starts) - 1)
 
 
 class EvaluationStream:

@@ -3,12 +3,17 @@
 A locked `ConfigDict`: a misspelt field on the command line is an error.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
+
+from hmrnn_jax import cells, language, regularisation
 
 
 def text():
     """Language modelling on a text, with the HM-LSTM paper's common settings (section 4)."""
     config = ConfigDict()
+    config.task = "language"
     config.seed = 0
 
     config.data = data = ConfigDict()
@@ -16,47 +21,28 @@ def text():
     data.path = ""  # your text: a UTF-8 file, or a folder with train, valid and test
     data.unit = "characters"  # of your text: characters, bytes or words
 
-    config.model = model = ConfigDict()
-    model.cell = "hm_lstm"  # hm_lstm or lstm
+    config.model = model = _network()
     model.embedding = 128
+    model.on_lstm.chunk = 8  # divides the sizes used for characters
     model.embedding_scale = 1.0  # the paper is silent, see LanguageModel
+    model.embedding_uniform = False
     model.sizes = (512, 512, 512)
+    model.head = "gated"  # gated, plain or tied, see LanguageModel
     model.output = 512  # width of the gated output module
-    model.layer_norm = "sum"  # none, sum or ba: the paper does not place it
-    model.gradient = "deferred"  # deferred or autodiff: the same numbers, see recurrence
-    model.precision = "float32"  # or bfloat16: operands of products, f32 accumulation
-    model.remat = 0  # steps of a rematerialised chunk; 0 keeps everything
-    model.unroll = 1  # time steps for each iteration of the compiled loop
-
-    # The HM-LSTM's own choices, where the paper is silent or an ablation needs them.
-    model.hm_lstm = cell = ConfigDict()
-    cell.boundary = "step"  # step, sample or soft
-    cell.gradient = "blend"  # or select: no gradient through the choice of operation
-    cell.z_init = 0.0
-    cell.forget_bias = 0.0
-    cell.detector_bias = 0.0
-    cell.detector_scale = 1.0
-    cell.top_down = True
-    cell.flush = True
-
-    model.lstm = ConfigDict({"forget_bias": 0.0})
+    model.dropout = ConfigDict(regularisation.Dropout()._asdict())
+    config.penalties = ConfigDict(language.Penalties()._asdict())
 
     config.slope = slope = ConfigDict()  # annealing: min(maximum, start + increment * epoch)
     slope.start = 1.0
     slope.increment = 0.0
     slope.maximum = 5.0
 
+    _training(config)
     config.batch = 64
     config.window = 100  # steps of truncated back-propagation; the state is carried on
-    config.epochs = 100  # at most; validation decides
-    config.steps = 0  # ends the run after that many updates, if not 0
-
+    config.window_random = False  # windows of random length, see data.VariableStream
+    config.window_quantum = 5
     config.learning_rate = 2e-3
-    config.schedule = "plateau"  # plateau, or cosine over the run's steps
-    config.drop_factor = 50.0  # plateau: the paper divides by 50
-    config.patience = 2  # plateau: evaluations without a new best before a drop
-    config.drops = 1  # plateau: drops; a further one ends the run
-    config.clip = 1.0  # global norm of the gradient
 
     config.evaluation = evaluation = ConfigDict()
     evaluation.every = 0  # updates between validations; 0: at the end of each epoch
@@ -66,7 +52,71 @@ def text():
     # FLUSHes, and its c grows for thousands of symbols before it settles.
     evaluation.warmup = 2000
 
-    config.report = 20  # updates between lines on the terminal
-    config.save = 0  # updates between checkpoints; 0: at validations only
     config.finish = "metrics"  # or view: at the end also the baseline and the boundaries
     return config.lock()
+
+
+def logic():
+    """Logical inference (Bowman et al. 2015) with the ON-LSTM paper's settings (section 5.4)."""
+    config = ConfigDict()
+    config.task = "logic"
+    config.seed = 1111
+    # path: folder of the formulas, $HMRNN_DATA/propositional-logic if empty; longest: the
+    # largest number of operators in training.
+    config.data = ConfigDict({"path": "", "longest": 6})
+    config.model = model = _network()
+    model.cell = "on_lstm"
+    model.embedding = 128
+    model.sizes = (400,)
+    model.hidden = 400  # width of the classifier's layer
+    model.dropout = 0.2
+    model.lstm.update(initialisation="uniform", recurrent_bias=True, layer_norm="none")
+    config.slope = ConfigDict({"start": 1.0, "increment": 0.0, "maximum": 5.0})
+    _training(config)
+    config.batch = 128
+    config.epochs = 50
+    config.learning_rate = 1e-3
+    config.adam_epsilon = 1e-9
+    config.weight_decay = 1.2e-6
+    config.drop_factor = 2.0
+    config.patience = 3  # the third epoch without a new best, as PyTorch counts patience 2
+    config.drops = 1000
+    config.evaluation = ConfigDict({"every": 0, "batch": 256})
+    config.report = 100
+    return config.lock()
+
+
+def _network():
+    """The cell's and the recurrence's fields, which every model has."""
+    model = ConfigDict()
+    model.cell = "hm_lstm"  # hm_lstm, lstm, nested_lstm or on_lstm: one of the sections below
+    model.gradient = "deferred"  # deferred or autodiff: the same numbers, see recurrence
+    model.precision = "float32"  # or bfloat16: operands of products, f32 accumulation
+    model.remat = 0  # steps of a rematerialised chunk; 0 keeps everything
+    model.unroll = 1  # time steps for each iteration of the compiled loop
+    # Choices of one cell: where its paper is silent, or an ablation needs them.
+    for name, module in cells.MODULES.items():
+        fields = dataclasses.fields(module.Config)
+        model[name] = ConfigDict(
+            {f.name: f.default for f in fields if f.name not in ("input_size", "size", "sizes")}
+        )
+    model.lstm.layer_norm = "sum"  # the HM-LSTM's authors' baseline
+    return model
+
+
+def _training(config):
+    """Optimiser, schedule and rhythm, which every task has."""
+    config.epochs = 100  # at most; validation decides
+    config.steps = 0  # ends the run after that many updates, if not 0
+    config.optimizer = "adam"  # adam or sgd
+    config.adam_epsilon = 1e-8
+    config.weight_decay = 0.0  # times the parameters, added to the clipped gradient
+    config.clip = 1.0  # global norm of the gradient
+    config.schedule = "plateau"  # plateau, cosine over the run's steps, or nonmonotone
+    config.drop_factor = 50.0  # plateau: the HM-LSTM's paper divides by 50
+    config.patience = 2  # plateau: evaluations without a new best before a drop
+    config.drops = 1  # plateau: drops; a further one ends the run
+    config.nonmono = 5  # nonmonotone: see optim.NonMonotone
+    config.finetune = 0
+    config.report = 20  # updates between lines on the terminal
+    config.save = 0  # updates between checkpoints; 0: at validations only

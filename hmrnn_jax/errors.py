@@ -7,3 +7,9 @@ class UserError(ValueError):
     `train.py` and `eval.py` print the sentence without a traceback and exit
     with status 2, so it is raised before any compilation starts.
     """
+
+
+def require(field, value, allowed):
+    """Raises `UserError` unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise UserError(f"{field} is {value!r}; it must be one of {', '.join(map(str, allowed))}.")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmrnn_jax import losses, parallel, train_state
+from hmrnn_jax import language, parallel
 from hmrnn_jax.data import EvaluationStream
 
 
@@ -25,14 +25,14 @@ class Evaluator:
     def __init__(self, model, mesh, batch, window, warmup):
         self.model, self.mesh = model, mesh
         self.batch, self.window, self.warmup = batch, window, warmup
-        step = functools.partial(train_state.eval_step, model.inference)
+        step = functools.partial(language.eval_step, model.inference)
         self._step = parallel.pmapped_evaluation(step, mesh)
 
     def __call__(self, params, ids, slope=1.0, seed=0):
         """Scores `ids [N]`: every symbol but the first is predicted once.
 
-        Returns `{symbols, nats, bpc, ...}`: nats is the mean, and `rates_of`'s rates
-        follow. `slope` matters to `soft` and `sample` detectors only.
+        Returns `{symbols, nats, bpc, ...}`: nats is the mean, and the rates of
+        `language.summary` follow. `slope` matters to `soft` and `sample` detectors only.
         """
         stream = EvaluationStream(ids, self.batch, self.window, self.warmup)
         rows = parallel.local_rows(self.batch, self.mesh)
@@ -41,7 +41,7 @@ class Evaluator:
         total = None
         for number, batch in enumerate(stream):
             batch = jax.tree.map(lambda x: x[:, rows], batch)
-            batch = parallel.shard_rows(batch, self.mesh, axis=1)
+            batch = parallel.shard_batch(batch, self.mesh)
             knobs = {
                 "slope": np.float32(slope),
                 "seed": np.uint32(seed),
@@ -50,28 +50,7 @@ class Evaluator:
             carry, sums = self._step(params, carry, batch, knobs)
             parallel.settle(sums)
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-        return summary(jax.device_get(total))
-
-
-def summary(sums):
-    """Means and rates from the sums of `train_state`'s steps, as plain numbers."""
-    count = float(sums["count"])
-    nats = float(sums["nats"]) / count
-    result = {"symbols": int(count), "nats": nats, "bpc": nats * losses.BITS}
-    for name in ("fired", "alive", "update", "copy", "flush"):
-        for layer, value in enumerate(np.atleast_1d(sums.get(name, ())), start=1):
-            result[f"{RATE_NAMES[name]}/layer{layer}"] = float(value) / count
-    return result
-
-
-# `rate` is what the literature calls the firing rate of a boundary detector.
-RATE_NAMES = {
-    "fired": "rate",
-    "alive": "live",
-    "update": "update",
-    "copy": "copy",
-    "flush": "flush",
-}
+        return language.summary(jax.device_get(total))
 
 
 def collapsed(result, low=0.01, high=0.99):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import cells
-from hmrnn_jax.cells.common import require
+from hmrnn_jax.errors import require
 
 
 class RNNCell(nn.RNNCellBase):

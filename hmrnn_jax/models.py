@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hmrnn_jax import cells, ops, recurrence
-from hmrnn_jax.errors import UserError
+from hmrnn_jax import cells, ops, recurrence, regularisation
+from hmrnn_jax.errors import UserError, require
 
 
 class Output(NamedTuple):
@@ -17,12 +17,14 @@ class Output(NamedTuple):
       logits: `[T, B, V]`.
       carry: the states after the window, one for each cell.
       states, aux: for each cell, its states and by-products at every step, `[T, B, ...]`.
+      top: what the decoder reads, before and after dropout, `[T, B, H]` each.
     """
 
     logits: jax.Array
     carry: tuple
     states: tuple
     aux: tuple
+    top: tuple
 
 
 class GatedOutput(nn.Module):
@@ -65,26 +67,36 @@ def dense(x, kernel, precision):
     return ops.product(rows, kernel, precision).reshape(*x.shape[:-1], kernel.shape[1])
 
 
+HEADS = ("gated", "plain", "tied")
+
+
 class LanguageModel(nn.Module):
-    """Next-symbol model: embedding, cells, gated output module, softmax.
+    """Next-symbol model: embedding, cells, output module, softmax.
 
     Attributes:
       vocabulary: number of symbols.
       embedding: width of the symbol embedding (no non-linearity).
       cells: configurations of the cells, lowest first; each runs over the whole window
         before the next, so an HM-LSTM of three layers is one cell, an LSTM stack three.
-      output: width of the output module.
-      embedding_scale: standard deviation of the embedding's initial values. The paper is
-        silent; at 1 symbols differ enough for the detectors to tell them apart from the
-        start, at 0.1 they all fall silent together.
+      output: width of the gated output module; not used by the other heads.
+      head: what the softmax reads. `gated`, the HM-LSTM's output module over all layers;
+        `plain`, h of the last layer; `tied`, the same with the embedding as the matrix.
+      embedding_scale: standard deviation of the embedding's initial values. The HM-LSTM's
+        paper is silent; at 1 symbols differ enough for the detectors to tell them apart from
+        the start, at 0.1 they all fall silent together.
+      embedding_uniform: whether they are uniform in +-embedding_scale instead.
+      dropout: see `regularisation.Dropout`.
       policy: how the recurrence runs, see `recurrence.Policy`.
     """
 
     vocabulary: int
     embedding: int
     cells: tuple[Any, ...]
-    output: int
+    output: int = 0
+    head: str = "gated"
     embedding_scale: float = 1.0
+    embedding_uniform: bool = False
+    dropout: regularisation.Dropout = regularisation.Dropout()
     policy: recurrence.Policy = recurrence.Policy()
 
     @property
@@ -97,8 +109,26 @@ class LanguageModel(nn.Module):
         """The states before the first step, `[batch, ...]`, one for each cell."""
         return tuple(recurrence.initial_state(config, batch) for config in self.cells)
 
+    @property
+    def width(self):
+        """Width of what the softmax reads."""
+        return self.output if self.head == "gated" else _widths(self.cells[-1])[-1]
+
+    @nn.nowrap
+    def masks(self, params, key, rows, first_row):
+        """Dropout's masks for one window, see `regularisation.draw`; None without dropout."""
+        if not any(self.dropout[:-1]):
+            return None
+        cells = [params[f"cell{number + 1}"] for number in range(len(self.cells))]
+        kernels = [[k.shape for k in regularisation.recurrent(cell)] for cell in cells]
+        hidden = tuple(_widths(config)[-1] for config in self.cells[:-1])
+        widths = (self.embedding, hidden, self.width)
+        return regularisation.draw(
+            self.dropout, key, rows, first_row, self.vocabulary, widths, kernels
+        )
+
     @nn.compact
-    def __call__(self, ids, carry, *, resets=None, slope=1.0, noise=None):
+    def __call__(self, ids, carry, *, resets=None, slope=1.0, noise=None, masks=None):
         """Logits of the symbol after each of `ids`.
 
         Args:
@@ -107,20 +137,25 @@ class LanguageModel(nn.Module):
           resets: bool `[T, B]`, see `recurrence.unroll`.
           slope: slope of the detectors, a scalar; cells without detectors ignore it.
           noise: uniform `[T, B, n]` for cells that sample, see `noise_width`.
+          masks: of `masks`, in training; None in evaluation.
         """
+        initial = symmetric_uniform if self.embedding_uniform else nn.initializers.normal
         table = self.param(
-            "embedding",
-            nn.initializers.normal(self.embedding_scale),
-            (self.vocabulary, self.embedding),
+            "embedding", initial(self.embedding_scale), (self.vocabulary, self.embedding)
         )
+        drop = masks or regularisation.Masks()
+        rows = _times(table, drop.embedding)
         # With fewer symbols than steps in the window, the products of the whole table
         # are fewer than those of the window.
-        folded = self.vocabulary < ids.size
-        x, table_ids = (table, ids) if folded else (table[ids], None)
+        folded = self.vocabulary < ids.size and drop.input is None
+        x, table_ids = (rows, ids) if folded else (_times(rows[ids], drop.input), None)
         hidden, final, states, aux = [], [], [], []
         for number, (config, state) in enumerate(zip(self.cells, carry, strict=True)):
             cell = cells.of(config)
             params = self.param(f"cell{number + 1}", cell.init, config)
+            connected = drop.weights[number] if drop.weights else None
+            if masks is None or connected is not None:
+                params = regularisation.connect(params, self.dropout, connected)
             out = recurrence.unroll(
                 config,
                 params,
@@ -132,19 +167,28 @@ class LanguageModel(nn.Module):
                 policy=self.policy,
                 table_ids=table_ids,
             )
-            layers = out.states.h if isinstance(out.states.h, tuple) else (out.states.h,)
-            hidden += layers
+            layers = list(out.states.h) if isinstance(out.states.h, tuple) else [out.states.h]
+            last = number == len(self.cells) - 1
             x, table_ids = layers[-1], None
+            if not last and drop.hidden:
+                x = layers[-1] = _times(x, drop.hidden[number])
+            hidden += layers
             final.append(out.final)
             states.append(out.states)
             aux.append(out.aux)
-        embedded = GatedOutput(self.output, self.policy.precision, name="output")(hidden)
-        kernel = self.param(
-            "softmax_kernel", nn.initializers.glorot_uniform(), (self.output, self.vocabulary)
-        )
+        if self.head == "gated":
+            top = GatedOutput(self.output, self.policy.precision, name="output")(hidden)
+        else:
+            top = hidden[-1]
+        dropped = _times(top, drop.output)
+        if self.head == "tied":
+            kernel = table.T
+        else:
+            glorot = nn.initializers.glorot_uniform()
+            kernel = self.param("softmax_kernel", glorot, (self.width, self.vocabulary))
         bias = self.param("softmax_bias", nn.initializers.zeros, (self.vocabulary,))
-        logits = dense(embedded, kernel, self.policy.precision) + bias
-        return Output(logits, tuple(final), tuple(states), tuple(aux))
+        logits = dense(dropped, kernel, self.policy.precision) + bias
+        return Output(logits, tuple(final), tuple(states), tuple(aux), (top, dropped))
 
     @property
     def noise_width(self):
@@ -152,7 +196,23 @@ class LanguageModel(nn.Module):
         return max(config.uses_noise for config in self.cells)
 
 
-def cells_from(config):
+def symmetric_uniform(limit):
+    """An initialiser, uniform in +-limit."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -limit, limit
+    )
+
+
+def _times(x, mask):
+    return x if mask is None else x * mask
+
+
+def _widths(config):
+    """Widths of a cell's layers."""
+    return config.sizes if hasattr(config, "sizes") else (config.size,)
+
+
+def cells_from(config, input_size):
     """The cells' configurations from a `config.model` (ml_collections).
 
     `config.cell` names the cell, `config.sizes` its layers' widths, and the section
@@ -165,26 +225,49 @@ def cells_from(config):
     module, sizes = cells.MODULES[config.cell], tuple(config.sizes)
     if not sizes or min(sizes) < 1:
         raise UserError(f"model.sizes is {sizes}; it must hold at least one positive width.")
-    choices = {"layer_norm": config.layer_norm} | dict(config.get(config.cell, {}))
+    choices = dict(config[config.cell])
     if config.cell == "hm_lstm":
-        return (module.Config(config.embedding, sizes, **choices),)
-    widths = (config.embedding, *sizes)
-    return tuple(module.Config(n, size, **choices) for n, size in zip(widths, sizes))  # noqa: B905
+        return (module.Config(input_size, sizes, **choices),)
+    return tuple(
+        module.Config(n, size, **choices)
+        for n, size in zip((input_size, *sizes[:-1]), sizes, strict=True)
+    )
 
 
-def language_model(config, vocabulary):
-    """The `LanguageModel` that a `config.model` describes, for `vocabulary` symbols."""
-    policy = recurrence.Policy(
+def policy_from(config):
+    """The `recurrence.Policy` that a `config.model` describes."""
+    return recurrence.Policy(
         gradient=config.gradient,
         precision=config.precision,
         remat=config.remat,
         unroll=config.unroll,
     )
-    return LanguageModel(
+
+
+def language_model(config, vocabulary):
+    """The `LanguageModel` that a `config.model` describes, for `vocabulary` symbols."""
+    require("model.head", config.head, HEADS)
+    dropout = regularisation.Dropout(**config.dropout)
+    dropout.check()
+    model = LanguageModel(
         vocabulary=vocabulary,
         embedding=config.embedding,
-        cells=cells_from(config),
+        cells=cells_from(config, config.embedding),
         output=config.output,
+        head=config.head,
         embedding_scale=config.embedding_scale,
-        policy=policy,
+        embedding_uniform=config.embedding_uniform,
+        dropout=dropout,
+        policy=policy_from(config),
     )
+    if model.head == "tied" and model.width != model.embedding:
+        raise UserError(
+            f"A tied decoder needs a last layer as wide as the embedding: {model.width} is not"
+            f" {model.embedding}; change model.sizes or model.head."
+        )
+    if dropout.hidden and config.cell == "hm_lstm":
+        raise UserError(
+            "dropout.hidden acts between the layers of a stack; the HM-LSTM's layers read each"
+            " other within a step. Use dropout.input and dropout.output."
+        )
+    return model

@@ -82,6 +82,19 @@ def layer_norm(x, gain, bias, groups=1, epsilon=1e-5):
     return scaled * column(gain, x) + column(bias, x)
 
 
+def cumax(x):
+    """`cumsum(softmax(x))` over the second axis, `[k, n, ...]` (Shen et al. 2019, eq. 4).
+
+    In float32 at least, whatever the precision of products: in bfloat16 neighbouring sums
+    tie, and the splits read from them with them. The sum is a product with a triangle of
+    ones: n is small, and a scan's many short steps cost more.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    probabilities = jax.nn.softmax(x, axis=1)
+    triangle = jnp.tril(jnp.ones((x.shape[1],) * 2, x.dtype))
+    return jnp.einsum("mn,kn...->km...", triangle, probabilities, precision="highest")
+
+
 PRECISIONS = ("float32", "bfloat16")
 
 

@@ -1,16 +1,27 @@
-"""Optimisers and the two schedules that the host keeps: learning rate and slope."""
+"""Optimisers and the schedules that the host keeps: learning rate, averaging, slope."""
 
 import dataclasses
 
 import numpy as np
 import optax
 
-from hmrnn_jax.errors import UserError
+from hmrnn_jax.errors import UserError, require
+
+OPTIMIZERS = ("adam", "sgd")
 
 
-def adam(clip):
-    """Adam on gradients clipped to the global norm `clip`; the step scales by the learning rate."""
-    return optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_adam())
+def optimizer(name="adam", clip=1.0, weight_decay=0.0, epsilon=1e-8):
+    """Direction of an update; the step scales it by the learning rate.
+
+    The gradient is clipped to the global norm `clip`, `weight_decay` times the parameters
+    is added to it, and `adam` or plain `sgd` follow.
+    """
+    chain = [optax.clip_by_global_norm(clip)]
+    if weight_decay:
+        chain.append(optax.add_decayed_weights(weight_decay))
+    if name == "adam":
+        chain.append(optax.scale_by_adam(eps=epsilon))
+    return optax.chain(*chain)
 
 
 def slope_at(epoch, start, increment, maximum):
@@ -52,7 +63,11 @@ class Plateau:
         """Whether validation stalled once more after the last drop."""
         return self.dropped > self.drops
 
-    def update(self, value):
+    def averaged(self, done):
+        """Iterates in the average after update `done`: this schedule keeps none."""
+        return 0
+
+    def update(self, value, done=0, epoch=0):
         """Takes a validation loss; returns whether it is the best so far."""
         value = float(np.float32(value))  # as it is saved, so that a resumed run decides alike
         if value < self.best:
@@ -77,24 +92,102 @@ class Plateau:
         self.waited, self.dropped = int(progress["waited"]), int(progress["dropped"])
 
 
-def total_steps(config, steps_per_epoch):
-    """Updates of a whole run: `config.steps`, or `config.epochs` epochs."""
+@dataclasses.dataclass
+class NonMonotone:
+    """Plain SGD that turns into averaged SGD when validation stalls (NT-ASGD).
+
+    Merity, Keskar, Socher 2018, in the form of the ON-LSTM's program: a loss is tested
+    before it is stored; the average is used for validation and the raw parameters train on;
+    at the end of epoch `finetune`, if averaging has begun by then, a fresh average starts.
+
+    Attributes:
+      learning_rate: constant.
+      nonmono: the switch happens when a loss exceeds the least of all but the last
+        `nonmono` before it.
+      finetune: epoch, from 1, after which the average starts afresh; 0 never.
+      best: least loss so far.
+      least: least of all but the last `nonmono` losses; recent: those, oldest first.
+      since: updates made when the average began; -1 before.
+    """
+
+    learning_rate: float
+    nonmono: int = 5
+    finetune: int = 0
+    best: float = float("inf")
+    least: float = float("inf")
+    recent: tuple = ()
+    since: int = -1
+
+    finished = False
+
+    @property
+    def rate(self):
+        """The learning rate now."""
+        return self.learning_rate
+
+    def averaged(self, done):
+        """Iterates in the average after update `done`; 0 while there is none."""
+        return max(0, done - self.since) if self.since >= 0 else 0
+
+    def update(self, value, done=0, epoch=0):
+        """Takes the validation loss after update `done`, `epoch` epochs made.
+
+        Returns whether it is the best so far.
+        """
+        value = float(np.float32(value))
+        better = value < self.best
+        self.best = min(self.best, value)
+        if self.since < 0:
+            if value > self.least:
+                self.since = done
+            self.recent += (value,)
+            if len(self.recent) > self.nonmono:
+                self.least = min(self.least, self.recent[0])
+                self.recent = self.recent[1:]
+        elif epoch == self.finetune:
+            self.since = done
+        return better
+
+    def progress(self):
+        """What has to be saved, and given to `resume`."""
+        recent = np.full(self.nonmono, np.nan, np.float32)
+        recent[: len(self.recent)] = self.recent
+        scalars = {"best": np.float32(self.best), "least": np.float32(self.least)}
+        return scalars | {"recent": recent, "since": np.int32(self.since)}
+
+    def resume(self, progress):
+        """Takes up the saved progress."""
+        self.best, self.least = float(progress["best"]), float(progress["least"])
+        recent = np.asarray(progress["recent"])
+        self.recent = tuple(float(v) for v in recent[~np.isnan(recent)])
+        self.since = int(progress["since"])
+
+
+def schedule(config):
+    """The object that moves a run's learning rate: `Plateau`, or `NonMonotone`."""
+    if config.schedule == "nonmonotone":
+        return NonMonotone(config.learning_rate, config.nonmono, config.finetune)
+    return Plateau(config.learning_rate, config.drop_factor, config.patience, config.drops)
+
+
+def total_steps(config, stream):
+    """Updates of a whole run: `config.steps`, or `config.epochs` epochs of the stream."""
     if config.steps < 0 or config.epochs < 1:
         raise UserError("steps must not be negative, and epochs at least 1.")
-    return config.steps or config.epochs * steps_per_epoch
+    return config.steps or stream.steps_in(config.epochs)
 
 
-def learning_rate_at(config, plateau, done, total):
-    """The learning rate of the update after `done` of `total`."""
-    if config.schedule == "plateau":
-        return plateau.rate
-    return float(optax.cosine_decay_schedule(config.learning_rate, total)(done))
+def learning_rate_at(config, plan, done, total):
+    """The learning rate of the update after `done` of `total`; `plan` of `schedule`."""
+    if config.schedule == "cosine":
+        return float(optax.cosine_decay_schedule(config.learning_rate, total)(done))
+    return plan.rate
 
 
 def check_schedule(config):
     """Raises `UserError` for settings that no run can have."""
-    if config.schedule not in ("plateau", "cosine"):
-        raise UserError(f"schedule is {config.schedule!r}; it must be plateau or cosine.")
-    for field in ("learning_rate", "clip", "batch", "window", "report", "patience"):
-        if not config[field] > 0:
+    require("schedule", config.schedule, ("plateau", "cosine", "nonmonotone"))
+    require("optimizer", config.optimizer, OPTIMIZERS)
+    for field in ("learning_rate", "clip", "batch", "window", "report", "patience", "nonmono"):
+        if not config.get(field, 1) > 0:
             raise UserError(f"{field} is {config[field]}; it must be positive.")

@@ -53,8 +53,8 @@ def pmapped(step, mesh):
     inside the time loop, T times a step; here it is where the step puts it.
     `check_vma=False` keeps `grad` local: the step's own `psum` is the only reduction.
 
-    Carry has the batch first, `[B, ...]`; a batch is time-major, `[T, B, ...]`. State and
-    carry are donated.
+    Carry has the rows first, `[B, ...]`; a batch is time-major, `[T, B, ...]`, or `[B]`. State
+    and carry are donated.
     """
     return jax.jit(_mapped(step, mesh, (P(), P(AXIS), P())), donate_argnums=(0, 1))
 
@@ -65,8 +65,18 @@ def pmapped_evaluation(step, mesh):
 
 
 def _mapped(step, mesh, out_specs):
-    in_specs = (P(), P(AXIS), P(None, AXIS), P())
-    return jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    def mapped(state, carry, batch, knobs):
+        in_specs = (P(), P(AXIS), jax.tree.map(_batch_spec, batch), P())
+        return jax.shard_map(
+            step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )(state, carry, batch, knobs)
+
+    return mapped
+
+
+def _batch_spec(array):
+    """Rows lie along the second axis, or along the only one."""
+    return P(AXIS) if array.ndim == 1 else P(None, AXIS)
 
 
 def settle(tree):
@@ -107,7 +117,16 @@ def replicate(tree, mesh):
     return jax.tree.map(place, tree)
 
 
-def shard_rows(tree, mesh, axis=0):
-    """Makes global arrays of this process's rows, which lie along `axis`."""
-    sharding = NamedSharding(mesh, P(*[None] * axis, AXIS))
+def shard_rows(tree, mesh):
+    """Makes global arrays of this process's rows, which lie along the first axis."""
+    sharding = NamedSharding(mesh, P(AXIS))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def shard_batch(batch, mesh):
+    """Makes global arrays of this process's rows of a batch, `[T, B, ...]` or `[B]`."""
+
+    def place(x):
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, _batch_spec(x)), x)
+
+    return jax.tree.map(place, batch)

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import cells, ops
-from hmrnn_jax.cells.common import Products, require
-from hmrnn_jax.errors import UserError
+from hmrnn_jax.cells.common import Products
+from hmrnn_jax.errors import UserError, require
 
 GRADIENTS = ("deferred", "autodiff")
 

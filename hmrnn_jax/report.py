@@ -31,15 +31,19 @@ def devices():
     return f"devices: {count} x {kind}{hosts}, jax {jax.__version__}"
 
 
+# Metrics of which validation has its own.
+TRAIN_AND_VALID = ("bpc", "nats", "symbols", "examples", "accuracy")
+
+
 class Progress:
     """Speed and time left, between reports.
 
     Args:
-      done, total: updates made and to make. symbols: symbols of an update.
+      task: for its unit and headline. done, total: updates made and to make.
     """
 
-    def __init__(self, done, total, symbols):
-        self.done, self.total, self.symbols = done, total, symbols
+    def __init__(self, task, done, total):
+        self.task, self.done, self.total = task, done, total
         self.time, self.rate = None, 0.0
 
     def skip(self):
@@ -50,23 +54,23 @@ class Progress:
         """`(line, result with speed)` for the updates since the last report."""
         now = time.perf_counter()
         # The first interval holds the compilation: no speed is claimed for it.
+        left = None
         if self.time is not None and done > self.done:
-            self.rate = (done - self.done) * self.symbols / (now - self.time)
-            result = result | {"chars_per_second": self.rate}
+            seconds = now - self.time
+            self.rate = result[self.task.counted] / seconds
+            left = (self.total - done) * seconds / (done - self.done)
+            result = result | {f"{self.task.unit}_per_second": self.rate}
         self.done, self.time = done, now
-        left = (self.total - done) * self.symbols / self.rate if self.rate else None
         parts = [
             f"update {done:,}/{self.total:,}",
             f"epoch {result['epoch']}",
-            f"bpc {result['bpc']:.3f}",
-            f"{self.rate:,.0f} chars/s" if self.rate else "compiled",
+            self.task.headline(result),
+            f"{self.rate:,.0f} {self.task.unit}/s" if self.rate else "compiled",
             f"{_duration(left)} left" if left is not None else "",
             _rates("fires", result, "rate"),
             _rates("live", result, "live"),
         ]
-        result = {
-            ("train/" + k if k in ("bpc", "nats", "symbols") else k): v for k, v in result.items()
-        }
+        result = {("train/" + k if k in TRAIN_AND_VALID else k): v for k, v in result.items()}
         return "  ".join(filter(None, parts)), result
 
 
@@ -81,7 +85,7 @@ def _duration(seconds):
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"
 
 
-def validation_line(done, result, best):
+def validation_line(done, headline, result, best):
     """One line on a validation."""
     operations = ", ".join(
         f"{kind} {_rates('', result, kind).strip()}"
@@ -89,15 +93,7 @@ def validation_line(done, result, best):
         if _rates("", result, kind)
     )
     mark = " (best so far)" if best else ""
-    return f"update {done:,}  validation bpc {result['bpc']:.4f}{mark}  {operations}".rstrip()
-
-
-def test_line(step, result, corpus):
-    """One line on the final score."""
-    return (
-        f"test bpc {result['bpc']:.4f} on {corpus} ({result['symbols']:,} predictions,"
-        f" parameters of update {step:,})"
-    )
+    return f"update {done:,}  validation {headline}{mark}  {operations}".rstrip()
 
 
 def view(model, params, corpus, bpc, length=540):

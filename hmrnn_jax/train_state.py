@@ -1,11 +1,12 @@
-"""The state of a training run and its two compiled steps."""
+"""The state of a training run and its compiled step."""
+
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-from hmrnn_jax import losses
 from hmrnn_jax.parallel import AXIS
 
 
@@ -19,129 +20,54 @@ class TrainState:
       optimizer: state of the optimiser.
       key: raw random key of the run, uint32 `[2]`; a step's draws come from
         `fold_in(key, step)`. Raw, because typed keys cannot be placed over many hosts.
+      average: mean of the parameters after each update since averaging began; () in a run
+        that never averages.
     """
 
     step: jax.Array
     params: dict
     optimizer: tuple
     key: jax.Array
+    average: Any = ()
 
 
-def create(model, optimizer, seed):
-    """A fresh `TrainState`."""
+def create(init, optimizer, seed, average=False):
+    """A fresh `TrainState`; `init(key)` draws the parameters."""
     init_key, key = jax.random.split(jax.random.key(seed))
-    params = init_params(model, init_key)
+    params = init(init_key)
     raw = jax.random.key_data(key)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), raw)
+    mean = params if average else ()
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), raw, mean)
 
 
-def init_params(model, key):
-    """The model's parameters, drawn with `key`; shapes do not depend on batch or window."""
-    ids = jnp.zeros((1, 1), jnp.int32)
-    noise = jnp.zeros((1, 1, model.noise_width))
-    return model.init(key, ids, model.initial_carry(1), noise=noise)["params"]
-
-
-def train_step(model, optimizer, state, carry, batch, knobs):
+def train_step(loss, optimizer, state, carry, batch, knobs):
     """One update, as one device of the axis `data` makes it.
 
     Args:
-      model, optimizer: static.
+      loss: `loss(params, carry, batch, knobs, key) -> (value, (carry, sums))` of a task: this
+        device's share of the loss, which the devices' shares add up to, the new carry, and
+        sums for the metrics.
+      optimizer: of `optim`; static.
       state, carry: `TrainState` and this device's rows of the carried states.
-      batch: `data.Batch` of this device's rows.
-      knobs: `{learning_rate, slope}`, scalars that the host decides.
+      batch: this device's rows.
+      knobs: scalars that the host decides: `learning_rate`, what the loss needs, and, where
+        the state holds an average, `averaged`: how many iterates the average holds after
+        this update, 0 while there is none.
 
-    Returns the new state and carry, and metrics reduced over all devices: `nats` and
-    `count` (sums over steps that count), `gradient_norm`, and `diagnostics`' sums.
+    Returns the new state and carry, and metrics: `sums` over all devices, `gradient_norm`.
     """
-    count = jax.lax.psum(batch.mask.sum(), AXIS)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    noise = row_noise(key, model.noise_width, *batch.mask.shape)
-
-    def mean_loss(params):
-        out = model.apply(
-            {"params": params},
-            batch.inputs,
-            carry,
-            resets=batch.resets,
-            slope=knobs["slope"],
-            noise=noise,
-        )
-        return losses.cross_entropy(out.logits, batch.targets, batch.mask) / count, out
-
-    (loss, out), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-    sums = diagnostics(model, carry, out, batch, knobs["slope"])
-    # The only reductions of the step besides `count`: once, after the time loop.
-    loss, gradients, sums = jax.lax.psum((loss, gradients, sums), AXIS)
+    gradients, (carry, sums) = jax.grad(loss, has_aux=True)(state.params, carry, batch, knobs, key)
+    # The only reductions of the step besides the loss's count: once, after the time loop.
+    gradients, sums = jax.lax.psum((gradients, sums), AXIS)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     updates = jax.tree.map(lambda u: -knobs["learning_rate"] * u, updates)
+    params = optax.apply_updates(state.params, updates)
+    average = state.average
+    if jax.tree.leaves(average):
+        share = jnp.where(knobs["averaged"] > 0, 1 / jnp.maximum(knobs["averaged"], 1), 0)
+        average = jax.tree.map(lambda mean, new: mean + share * (new - mean), average, params)
     state = state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        optimizer=optimizer_state,
+        step=state.step + 1, params=params, optimizer=optimizer_state, average=average
     )
-    metrics = {"nats": loss * count, "count": count, **sums}
-    metrics["gradient_norm"] = optax.tree.norm(gradients)
-    return state, out.carry, metrics
-
-
-def eval_step(model, params, carry, batch, knobs):
-    """Scores a window: returns the carry and the sums of `train_step`'s metrics.
-
-    `knobs` are `{slope, seed, number}`; detectors in `sample` mode draw from the last two,
-    the seed of the evaluation and the window's number.
-    """
-    key = jax.random.fold_in(jax.random.key(knobs["seed"]), knobs["number"])
-    noise = row_noise(key, model.noise_width, *batch.mask.shape)
-    out = model.apply(
-        {"params": params},
-        batch.inputs,
-        carry,
-        resets=batch.resets,
-        slope=knobs["slope"],
-        noise=noise,
-    )
-    nats = losses.cross_entropy(out.logits, batch.targets, batch.mask)
-    sums = diagnostics(model, carry, out, batch, knobs["slope"])
-    metrics = {"nats": nats, "count": batch.mask.sum(), **sums}
-    return out.carry, jax.lax.psum(metrics, AXIS)
-
-
-def row_noise(key, width, steps, rows):
-    """Uniform draws `[steps, rows, width]`, a function of each row's place in the whole batch.
-
-    So a row's draws are the same on one device and on many.
-    """
-    if not width:
-        return None
-    first = jax.lax.axis_index(AXIS) * rows
-    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
-    return jax.vmap(lambda k: jax.random.uniform(k, (steps, width)), out_axes=1)(keys)
-
-
-def diagnostics(model, carry, out, batch, slope):
-    """Sums over counted steps of what the detectors and layers do, `{name: [layers]}`.
-
-    `fired` (z), `alive` (|a x| < 1, where the straight-through gradient is not zero) for
-    each detector; `update`, `copy`, `flush` for each layer of an HM-LSTM. Empty for
-    cells without detectors. Divide by `count` for rates.
-    """
-    sums = {}
-    for config, before, states, aux in zip(model.cells, carry, out.states, out.aux, strict=True):
-        if not config.uses_slope:
-            continue
-        one, zero = jnp.ones_like(batch.mask), jnp.zeros_like(batch.mask)
-        own = [
-            jnp.where(batch.resets, config.z_init, jnp.concatenate([first[None], z[:-1]]))
-            for first, z in zip(before.z, states.z, strict=True)
-        ] + [zero]
-        below = [one, *states.z]
-        flush = [p if config.flush else zero for p in own]
-        update = [(1 - p) * q for p, q in zip(flush, below, strict=True)]
-        copy = [(1 - p) * (1 - q) for p, q in zip(flush, below, strict=True)]
-        alive = [(jnp.abs(slope * x) < 1).astype(one.dtype) for x in aux.x]
-        rows = {"fired": states.z, "alive": alive, "update": update, "copy": copy, "flush": flush}
-        for name, values in rows.items():
-            if values:
-                sums[name] = jnp.stack([jnp.sum(v * batch.mask) for v in values])
-    return sums
+    return state, carry, sums | {"gradient_norm": optax.tree.norm(gradients)}

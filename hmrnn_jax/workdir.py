@@ -14,8 +14,11 @@ from hmrnn_jax.errors import UserError
 # A run cannot go on when one of these changes: they decide the parameters' shapes, the
 # carried states' shapes, or what a step number means in the data.
 FIXED = (
-    "model.cell", "model.sizes", "model.embedding", "model.output", "model.layer_norm",
-    "model.hm_lstm.top_down", "data.name", "data.path", "data.unit", "batch", "window",
+    "task", "model.cell", "model.sizes", "model.embedding", "model.output", "model.head",
+    "model.hidden", "model.hm_lstm.layer_norm", "model.hm_lstm.top_down", "model.lstm.layer_norm",
+    "model.lstm.recurrent_bias", "model.nested_lstm.depth", "model.on_lstm.chunk", "data.name",
+    "data.path", "data.unit", "data.longest", "batch", "window", "window_random",
+    "window_quantum", "optimizer", "schedule", "nonmono",
 )  # fmt: skip
 
 

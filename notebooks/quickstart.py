@@ -29,13 +29,14 @@ if "google.colab" in sys.modules:
     sys.path.insert(0, "hmrnn_jax")
 
 # %%
+import functools
 import os
 import tempfile
 
 import jax
 import numpy as np
 
-from hmrnn_jax import datasets, defaults, evaluate, models, optim, parallel, train_state
+from hmrnn_jax import datasets, defaults, evaluate, language, models, optim, parallel, train_state
 from hmrnn_jax.analysis import boundaries, plots
 from hmrnn_jax.data import Stream
 
@@ -64,19 +65,21 @@ model = models.language_model(config.model, corpus.vocabulary.size)
 
 # %%
 mesh = parallel.make_mesh(jax.devices()[:1])
-optimizer = optim.adam(config.clip)
-state = parallel.replicate(train_state.create(model, optimizer, seed=0), mesh)
+optimizer = optim.optimizer(clip=config.clip)
+init = functools.partial(language.init_params, model)
+loss = functools.partial(language.loss, model, language.Penalties())
+state = parallel.replicate(train_state.create(init, optimizer, seed=0), mesh)
 carry = parallel.shard_rows(jax.tree.map(np.asarray, model.initial_carry(config.batch)), mesh)
-step = parallel.pmapped(lambda *args: train_state.train_step(model, optimizer, *args), mesh)
+step = parallel.pmapped(functools.partial(train_state.train_step, loss, optimizer), mesh)
 stream = Stream(corpus.splits["train"], config.batch, config.window)
 
 for update in range(updates):
     rate = config.learning_rate * 0.5 * (1 + np.cos(np.pi * update / updates))
     knobs = {"learning_rate": np.float32(rate), "slope": np.float32(1)}
-    batch = parallel.shard_rows(stream(update), mesh, axis=1)
+    batch = parallel.shard_batch(stream(update), mesh)
     state, carry, metrics = step(state, carry, batch, knobs)
     if (update + 1) % (updates // 10) == 0:
-        result = evaluate.summary(jax.device_get(metrics))
+        result = language.summary(jax.device_get(metrics))
         fires = [f"{result[f'rate/layer{layer}']:.2f}" for layer in (1, 2)]
         print(f"update {update + 1}  bpc {result['bpc']:.3f}  detectors fire {' '.join(fires)}")
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from benchmarks import peers, timing, train_step
-from hmrnn_jax import models, train_state
+from hmrnn_jax import language, models
 from hmrnn_jax.cells import hm_lstm
 
 SIZE = train_step.Size((6, 5, 4), 3, 8, 7, batch=4, window=12)
@@ -41,7 +41,7 @@ def pair():
     config = hm_lstm.Config(SIZE.embedding, SIZE.sizes, layer_norm="none")
     ours = models.LanguageModel(SIZE.vocabulary, SIZE.embedding, (config,), SIZE.output)
     naive = peers.NaiveHMLSTM(SIZE.vocabulary, SIZE.embedding, SIZE.sizes, SIZE.output)
-    shapes = jax.eval_shape(functools.partial(train_state.init_params, ours), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(language.init_params, ours), jax.random.key(0))
     draw = np.random.default_rng(1).normal
     # Biases too are drawn, so that each of them matters.
     params = jax.tree.map(lambda p: draw(0, 0.5, p.shape).astype(np.float32), shapes)

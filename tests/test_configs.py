@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from hmrnn_jax import defaults, models, optim, train_state
+from hmrnn_jax import cells, defaults, language, models, optim
 from hmrnn_jax.errors import UserError
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -38,10 +38,10 @@ def test_parameters(name, argument, symbols, plain, normalised):
     optim.check_schedule(config)
     assert f"{plain:,}" in module.__doc__
     for layer_norm, expected in (("none", plain), ("sum", normalised)):
-        config.model.layer_norm = layer_norm
+        config.model[config.model.cell].layer_norm = layer_norm
         model = models.language_model(config.model, symbols)
         model.policy.check(config.window)
-        init = functools.partial(train_state.init_params, model)
+        init = functools.partial(language.init_params, model)
         shapes = jax.eval_shape(init, jax.random.key(0))
         assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
 
@@ -65,10 +65,11 @@ def test_defaults_are_locked_and_every_choice_reaches_the_cell():
     config = defaults.text()
     with pytest.raises(AttributeError):
         config.lerning_rate = 1.0
-    cell = models.cells_from(config.model)[0]
-    assert set(config.model.hm_lstm) | {"input_size", "sizes", "layer_norm"} == set(
-        cell.__dataclass_fields__
-    )
+    for name in cells.MODULES:
+        config.model.cell = name
+        cell = models.cells_from(config.model, 8)[0]
+        sizes = {"sizes"} if name == "hm_lstm" else {"size"}
+        assert set(config.model[name]) | {"input_size"} | sizes == set(cell.__dataclass_fields__)
 
 
 def test_slope_schedule_reaches_the_papers_values():

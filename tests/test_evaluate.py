@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmrnn_jax import evaluate, models, parallel, train_state
+from hmrnn_jax import evaluate, language, models, parallel
 from hmrnn_jax.cells import hm_lstm
 
 VOCABULARY = 11
@@ -15,7 +15,7 @@ VOCABULARY = 11
 def setup():
     config = hm_lstm.Config(6, (8, 7, 5), layer_norm="none")
     model = models.LanguageModel(VOCABULARY, 6, (config,), 9)
-    params = train_state.init_params(model, jax.random.key(3))
+    params = language.init_params(model, jax.random.key(3))
     params = jax.tree.map(lambda x: 1.5 * x, params)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, 203).astype(np.int32)
     return model, params, ids

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fixtures import assert_close, load, names
 
-from hmrnn_jax import losses, models, recurrence, train_state
+from hmrnn_jax import language, losses, models, recurrence
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.errors import UserError
 
@@ -21,7 +21,7 @@ def hm_model(vocabulary, sizes, output, embedding=8, **choices):
 def small():
     """A model whose detectors fire now and then, its parameters, 400 steps of 2 rows, apply."""
     model = hm_model(6, (8, 7, 5), 9, layer_norm="none")
-    params = train_state.init_params(model, jax.random.key(0))
+    params = language.init_params(model, jax.random.key(0))
     params = jax.tree.map(lambda v: 2 * v, params)
     ids = jax.random.randint(jax.random.key(1), (400, 2), 0, 6)
     return model, params, ids, jax.jit(lambda p, *a, **k: model.apply({"params": p}, *a, **k))
@@ -38,7 +38,7 @@ def small():
 def test_number_of_parameters_of_the_published_models(vocabulary, sizes, output, count):
     """Follows from the sizes of section 4: no detector and no top-down matrix in layer 3."""
     model = hm_model(vocabulary, sizes, output, embedding=128, layer_norm="none")
-    shapes = jax.eval_shape(lambda key: train_state.init_params(model, key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: language.init_params(model, key), jax.random.key(0))
     assert sum(v.size for v in jax.tree.leaves(shapes)) == count
 
 
@@ -167,7 +167,7 @@ def test_an_lstm_stack_shows_all_its_layers_to_the_output_module():
     sizes = (4, 5, 6)
     stack = tuple(lstm.Config(n, size) for n, size in zip((3, 4, 5), sizes, strict=True))
     model = models.LanguageModel(7, 3, stack, 8)
-    params = train_state.init_params(model, jax.random.key(0))
+    params = language.init_params(model, jax.random.key(0))
     assert params["output"]["gate"].shape == (15, 3)
     ids = jax.random.randint(jax.random.key(1), (6, 2), 0, 7)
     out = model.apply({"params": params}, ids, model.initial_carry(2))
@@ -184,9 +184,10 @@ def test_an_lstm_stack_shows_all_its_layers_to_the_output_module():
 def section(**changes):
     config = ml_collections.ConfigDict(
         dict(
-            cell="hm_lstm", sizes=(8, 7), embedding=5, output=6, layer_norm="sum",
+            cell="hm_lstm", sizes=(8, 7), embedding=5, output=6, head="gated",
             gradient="autodiff", precision="bfloat16", remat=2, unroll=4, embedding_scale=0.5,
-            hm_lstm=dict(boundary="soft", forget_bias=1.0),
+            embedding_uniform=False, hm_lstm=dict(boundary="soft", forget_bias=1.0),
+            lstm=dict(layer_norm="ba"), on_lstm=dict(chunk=4), dropout={},
         )
     )  # fmt: skip
     config.update(changes)
@@ -200,7 +201,7 @@ def test_a_model_from_its_section_of_the_configuration():
     assert model.embedding_scale == 0.5
     assert model.policy == recurrence.Policy("autodiff", "bfloat16", 2, 4)
     assert model.noise_width == 0
-    stack = models.cells_from(section(cell="lstm", layer_norm="ba"))
+    stack = models.cells_from(section(cell="lstm"), 5)
     assert stack == (lstm.Config(5, 8, "ba"), lstm.Config(8, 7, "ba"))
 
 
@@ -214,9 +215,14 @@ def test_sampling_models_ask_for_one_draw_a_detector():
         ({"cell": "gru"}, "model.cell is 'gru'; it must be one of hm_lstm, lstm"),
         ({"sizes": ()}, r"model.sizes is \(\); it must hold at least one positive width"),
         ({"sizes": (4, 0)}, r"model.sizes is \(4, 0\); it must hold at least one positive width"),
-        ({"layer_norm": "batch"}, "layer_norm is 'batch'; it must be one of none, sum, ba"),
+        ({"hm_lstm": {"layer_norm": "batch"}}, "layer_norm is 'batch'; it must be one of none"),
+        ({"cell": "on_lstm"}, "layer of 7 units cannot be cut in chunks of 4"),
+        ({"cell": "lstm", "head": "tied"}, "tied decoder needs a last layer as wide as the embed"),
+        ({"head": "ring"}, "model.head is 'ring'; it must be one of gated, plain, tied"),
+        ({"dropout": {"weight": 1.0}}, "dropout.weight is 1.0; a probability below 1 is needed"),
+        ({"dropout": {"hidden": 0.1}}, "layers read each other within a step"),
     ],
 )
 def test_sections_that_make_no_model(changes, message):
     with pytest.raises(UserError, match=message):
-        models.cells_from(section(**changes))
+        models.language_model(section(**changes), 11)

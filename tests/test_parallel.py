@@ -8,20 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmrnn_jax import losses, models, optim, parallel, train_state
+from hmrnn_jax import language, losses, models, optim, parallel, train_state
 from hmrnn_jax.cells import hm_lstm
 from hmrnn_jax.data import Batch
 from hmrnn_jax.errors import UserError
 
 STEPS, ROWS, SYMBOLS, UPDATES = 6, 16, 5, 5
 KNOBS = {"learning_rate": np.float32(0.01), "slope": np.float32(1.5)}
-OPTIMIZER = optim.adam(clip=1.0)
+OPTIMIZER = optim.optimizer(clip=1.0)
 
 
 @functools.cache
 def model_of(boundary="step"):
     cell = hm_lstm.Config(4, (6, 5), boundary=boundary, layer_norm="none")
     return models.LanguageModel(SYMBOLS, 4, (cell,), 7)
+
+
+def init_of(model):
+    return functools.partial(language.init_params, model)
+
+
+def step_of(model):
+    loss = functools.partial(language.loss, model, language.Penalties())
+    return functools.partial(train_state.train_step, loss, OPTIMIZER)
 
 
 def batches():
@@ -38,9 +47,9 @@ def batches():
 
 def start(model, devices):
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    state = parallel.replicate(train_state.create(model, OPTIMIZER, seed=0), mesh)
+    state = parallel.replicate(train_state.create(init_of(model), OPTIMIZER, seed=0), mesh)
     carry = parallel.shard_rows(jax.tree.map(np.asarray, model.initial_carry(ROWS)), mesh)
-    step = functools.partial(train_state.train_step, model, OPTIMIZER)
+    step = step_of(model)
     return mesh, parallel.pmapped(step, mesh), state, carry
 
 
@@ -50,7 +59,7 @@ def train(devices, boundary="step"):
     mesh, step, state, carry = start(model_of(boundary), devices)
     history = []
     for batch in batches():
-        batch = parallel.shard_rows(batch, mesh, axis=1)
+        batch = parallel.shard_batch(batch, mesh)
         state, carry, metrics = step(state, carry, batch, parallel.replicate(KNOBS, mesh))
         history.append(jax.device_get(metrics))
     assert int(state.step) == UPDATES
@@ -77,7 +86,7 @@ def test_many_devices_train_like_one(devices):
 def test_the_first_update_is_a_plain_gradient_step():
     """Against `jax.grad` of the mean over counted steps, without mesh: not 8 times too large."""
     model = model_of()
-    state, batch = train_state.create(model, OPTIMIZER, seed=0), next(batches())
+    state, batch = train_state.create(init_of(model), OPTIMIZER, seed=0), next(batches())
 
     @jax.jit
     @jax.value_and_grad
@@ -95,7 +104,7 @@ def test_the_first_update_is_a_plain_gradient_step():
         np.testing.assert_allclose(metrics["nats"], loss * batch.mask.sum(), rtol=1e-5)
     # Adam hides a gradient's scale, so its first moment is looked at too: 0.1 g, clipped.
     mesh, step, state, carry = start(model, 8)
-    batch = parallel.shard_rows(batch, mesh, axis=1)
+    batch = parallel.shard_batch(batch, mesh)
     state, _, _ = step(state, carry, batch, parallel.replicate(KNOBS, mesh))
     moments = [s for s in state.optimizer if hasattr(s, "mu")][0].mu
     assert_trees_close(moments, jax.tree.map(lambda g: 0.1 * g / max(1, norm), expected))
@@ -104,11 +113,11 @@ def test_the_first_update_is_a_plain_gradient_step():
 def test_pmapped_is_pmap_bit_for_bit():
     """The same step under `jax.pmap` on 8 devices: every bit of parameters, carry, metrics."""
     model, devices = model_of(), 8
-    step = functools.partial(train_state.train_step, model, OPTIMIZER)
+    step = step_of(model)
     mapped = jax.pmap(
         step, axis_name=parallel.AXIS, in_axes=(None, 0, 0, None), out_axes=(None, 0, None)
     )
-    state = train_state.create(model, OPTIMIZER, seed=0)
+    state = train_state.create(init_of(model), OPTIMIZER, seed=0)
     carry = jax.tree.map(lambda v: v.reshape(devices, -1, *v.shape[1:]), model.initial_carry(ROWS))
     history = []
     for batch in batches():
@@ -121,7 +130,7 @@ def test_pmapped_is_pmap_bit_for_bit():
 
 def test_devices_talk_once_a_step_and_never_inside_the_time_loop():
     mesh, step, state, carry = start(model_of(), 8)
-    batch = parallel.shard_rows(next(batches()), mesh, axis=1)
+    batch = parallel.shard_batch(next(batches()), mesh)
     text = step.lower(state, carry, batch, parallel.replicate(KNOBS, mesh)).compile().as_text()
     bodies = computations(text)
     loops = re.findall(r"\bwhile\(.*?condition=%?([\w.-]+), body=%?([\w.-]+)", text)
@@ -155,7 +164,7 @@ def draws(devices, key):
     mesh = parallel.make_mesh(jax.devices()[:devices])
 
     def step(state, carry, batch, knobs):
-        noise = train_state.row_noise(knobs["key"], 2, 50, ROWS // devices)
+        noise = language.row_noise(knobs["key"], 2, 50, ROWS // devices)
         return state, noise.swapaxes(0, 1), {}
 
     nothing = np.zeros((1, ROWS), np.float32)

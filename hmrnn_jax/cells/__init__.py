@@ -7,9 +7,9 @@ part. A cell's configuration tells its module: `cells.of(config)`.
 
 import sys
 
-from hmrnn_jax.cells import hm_lstm, lstm
+from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm, on_lstm
 
-MODULES = {"hm_lstm": hm_lstm, "lstm": lstm}
+MODULES = {"hm_lstm": hm_lstm, "lstm": lstm, "nested_lstm": nested_lstm, "on_lstm": on_lstm}
 
 
 def of(config):

@@ -30,7 +30,8 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
-from hmrnn_jax.cells.common import Products, init_norms, require
+from hmrnn_jax.cells.common import Products, init_norms
+from hmrnn_jax.errors import require
 
 TERMS = ("U_rec", "U_td", "W_bu")
 

@@ -2,7 +2,7 @@
 
     f, i, o = sigmoid, g = tanh of  W x + U h' + b;   c = f c' + i g;   h = o tanh(c)
 
-The baseline of all three papers; stacks are made by `recurrence.unroll_stack`.
+The baseline of all three papers; stacks are made by the model, a layer at a time.
 Layer normalisation as in the HM-LSTM's `sum` and `ba` placement, so that the authors'
 own LN LSTM baseline differs from it in nothing else. Features lie along the first axis,
 `[d]` or `[d, B]`. Gate order: f, i, o, g.
@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
-from hmrnn_jax.cells.common import Products, init_norms, require
+from hmrnn_jax.cells.common import Products, init_affine, init_norms
+from hmrnn_jax.errors import require
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,30 @@ class Config:
       input_size, size: width of x; width of h and c.
       layer_norm: `none`; `sum`, each gate of the summed pre-activation, and c before
         the output tanh; `ba`, input and recurrent term apart, and c (Ba et al. 2016).
-      forget_bias: initial bias of f.
+      forget_bias: added to the initial bias of f.
+      initialisation: `orthogonal`, or `uniform` in +-1/sqrt(size), as PyTorch's LSTM.
+      recurrent_bias: a second bias, which is added to the first, as in PyTorch's and cuDNN's
+        LSTM: counts and optimisers see both.
     """
 
     input_size: int
     size: int
     layer_norm: str = "none"
     forget_bias: float = 0.0
+    initialisation: str = "orthogonal"
+    recurrent_bias: bool = False
 
     uses_slope = False
     uses_noise = 0
 
     def __post_init__(self):
         require("layer_norm", self.layer_norm, ("none", "sum", "ba"))
+        require("initialisation", self.initialisation, ("uniform", "orthogonal"))
+
+    @property
+    def blocks(self):
+        """Widths of the gates, in the order of the rows."""
+        return (self.size,) * 4
 
 
 class State(NamedTuple):
@@ -49,17 +61,12 @@ class State(NamedTuple):
 
 
 def init(key, config, dtype=jnp.float32):
-    """Parameters `{U [4H, H], W [4H, input_size], b [4H], norm?}`: orthogonal, Glorot, zero."""
-    recurrent, bottom_up = jax.random.split(key)
-    size = config.size
-    params = {
-        "U": ops.orthogonal_blocks(recurrent, size, size, 4, dtype),
-        "W": ops.glorot_blocks(bottom_up, size, config.input_size, 4, dtype),
-        "b": jnp.zeros(4 * size, dtype).at[:size].set(config.forget_bias),
-    }
+    """Parameters `{U [4H, H], W [4H, input_size], b [4H], b_U?, norm?}`."""
+    biases = ("b", "b_U") if config.recurrent_bias else ("b",)
+    params = init_affine(key, config, dtype, biases=biases, fan_in=config.size)
     if config.layer_norm != "none":
         names = ["s"] if config.layer_norm == "sum" else ["U", "W"]
-        params["norm"] = init_norms(names, size, dtype)
+        params["norm"] = init_norms(names, config.size, dtype)
     return params
 
 
@@ -77,12 +84,13 @@ def products(config, params):
 def inputs(config, params, x, precision="float32"):
     """The input products, which need no state: `{name: [4H, ...]}`, x is `[input_size, ...]`."""
     value = ops.product(params["W"], x, precision)
+    bias = params["b"] + params["b_U"] if config.recurrent_bias else params["b"]
     if config.layer_norm == "ba":
         return {
             "input": ops.layer_norm(value, **params["norm"]["W"], groups=4)
-            + ops.column(params["b"], value)
+            + ops.column(bias, value)
         }
-    return {"recurrent": value + ops.column(params["b"], value)}
+    return {"recurrent": value + ops.column(bias, value)}
 
 
 def vectors(config, params):

@@ -1,0 +1,158 @@
+"""What a language model is trained and scored by: loss, rates, figures."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmrnn_jax import losses, regularisation
+from hmrnn_jax.parallel import AXIS
+
+
+def init_params(model, key):
+    """The model's parameters, drawn with `key`; shapes do not depend on batch or window."""
+    ids = jnp.zeros((1, 1), jnp.int32)
+    noise = jnp.zeros((1, 1, model.noise_width))
+    return model.init(key, ids, model.initial_carry(1), noise=noise)["params"]
+
+
+class Penalties(NamedTuple):
+    """Weights of what is added to the loss (Merity, Keskar, Socher 2018).
+
+    Attributes:
+      activation: AR, of the mean square of the last layer's h.
+      temporal: TAR, of the mean square of its change from step to step.
+      after_dropout: whether AR reads the dropped output, as in AWD-LSTM's code, or the
+        undropped one, as in the ON-LSTM's. TAR reads the undropped one in both.
+    """
+
+    activation: float = 0.0
+    temporal: float = 0.0
+    after_dropout: bool = False
+
+
+def loss(model, penalties, params, carry, batch, knobs, key):
+    """The mean negative log-likelihood of the counted steps, in nats, and the penalties.
+
+    Args:
+      model: a `LanguageModel`. penalties: `Penalties`. Both static.
+      carry, batch: this device's rows. knobs: `{slope}`. key: of the update.
+
+    Returns `(share, (carry, sums))`; `sums`: `nats`, `count` and those of `diagnostics`.
+    """
+    count = jax.lax.psum(batch.mask.sum(), AXIS)
+    rows = batch.mask.shape[1]
+    masks = model.masks(params, key, rows, jax.lax.axis_index(AXIS) * rows)
+    out = model.apply(
+        {"params": params},
+        batch.inputs,
+        carry,
+        resets=batch.resets,
+        slope=knobs["slope"],
+        noise=row_noise(key, model.noise_width, *batch.mask.shape),
+        masks=masks,
+    )
+    nats = losses.cross_entropy(out.logits, batch.targets, batch.mask)
+    value = nats / count
+    plain, dropped = out.top
+    for weight, function, h in (
+        (penalties.activation, regularisation.activation_penalty,
+         dropped if penalties.after_dropout else plain),
+        (penalties.temporal, regularisation.temporal_penalty, plain),
+    ):  # fmt: skip
+        if weight:
+            total, number = function(h, batch.mask)
+            value += weight * total / jnp.maximum(jax.lax.psum(number, AXIS), 1)
+    sums = {"nats": nats, "count": batch.mask.sum()}
+    return value, (out.carry, sums | diagnostics(model, carry, out, batch, knobs["slope"]))
+
+
+def eval_step(model, params, carry, batch, knobs):
+    """Scores a window: returns the carry and the sums of `loss`'s metrics.
+
+    `knobs` are `{slope, seed, number}`; detectors in `sample` mode draw from the last two,
+    the seed of the evaluation and the window's number.
+    """
+    key = jax.random.fold_in(jax.random.key(knobs["seed"]), knobs["number"])
+    out = model.apply(
+        {"params": params},
+        batch.inputs,
+        carry,
+        resets=batch.resets,
+        slope=knobs["slope"],
+        noise=row_noise(key, model.noise_width, *batch.mask.shape),
+    )
+    nats = losses.cross_entropy(out.logits, batch.targets, batch.mask)
+    sums = diagnostics(model, carry, out, batch, knobs["slope"])
+    metrics = {"nats": nats, "count": batch.mask.sum(), **sums}
+    return out.carry, jax.lax.psum(metrics, AXIS)
+
+
+def row_noise(key, width, steps, rows):
+    """Uniform draws `[steps, rows, width]`, a function of each row's place in the whole batch.
+
+    So a row's draws are the same on one device and on many.
+    """
+    if not width:
+        return None
+    first = jax.lax.axis_index(AXIS) * rows
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
+    return jax.vmap(lambda k: jax.random.uniform(k, (steps, width)), out_axes=1)(keys)
+
+
+def diagnostics(model, carry, out, batch, slope):
+    """Sums over counted steps of what the detectors and layers do, `{name: [layers]}`.
+
+    `fired` (z), `alive` (|a x| < 1, where the straight-through gradient is not zero) for
+    each detector; `update`, `copy`, `flush` for each layer of an HM-LSTM. Empty for
+    cells without detectors. Divide by `count` for rates.
+    """
+    sums = {}
+    for config, before, states, aux in zip(model.cells, carry, out.states, out.aux, strict=True):
+        if not config.uses_slope:
+            continue
+        one, zero = jnp.ones_like(batch.mask), jnp.zeros_like(batch.mask)
+        own = [
+            jnp.where(batch.resets, config.z_init, jnp.concatenate([first[None], z[:-1]]))
+            for first, z in zip(before.z, states.z, strict=True)
+        ] + [zero]
+        below = [one, *states.z]
+        flush = [p if config.flush else zero for p in own]
+        update = [(1 - p) * q for p, q in zip(flush, below, strict=True)]
+        copy = [(1 - p) * (1 - q) for p, q in zip(flush, below, strict=True)]
+        alive = [(jnp.abs(slope * x) < 1).astype(one.dtype) for x in aux.x]
+        rows = {"fired": states.z, "alive": alive, "update": update, "copy": copy, "flush": flush}
+        for name, values in rows.items():
+            if values:
+                sums[name] = jnp.stack([jnp.sum(v * batch.mask) for v in values])
+    return sums
+
+
+# `rate` is what the literature calls the firing rate of a boundary detector.
+RATE_NAMES = {
+    "fired": "rate",
+    "alive": "live",
+    "update": "update",
+    "copy": "copy",
+    "flush": "flush",
+}
+
+
+def summary(sums):
+    """Means and rates from the sums of `loss` or `eval_step`, as plain numbers."""
+    count = float(sums["count"])
+    nats = float(sums["nats"]) / count
+    result = {"symbols": int(count), "nats": nats, "bpc": nats * losses.BITS}
+    for name, word in RATE_NAMES.items():
+        for layer, value in enumerate(np.atleast_1d(sums.get(name, ())), start=1):
+            result[f"{word}/layer{layer}"] = float(value) / count
+    return result
+
+
+def headline(result, unit):
+    """The figure of the field: bits per character (or byte), perplexity per word."""
+    if unit == "words":
+        return f"perplexity {math.exp(min(result['nats'], 700)):.2f}"
+    return f"bpc {result['bpc']:.4f}"

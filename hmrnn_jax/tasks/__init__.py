@@ -1,0 +1,28 @@
+"""What a run learns: `config.task` names a module, whose `Task` tells train.py and eval.py
+
+* `model`, `init_params(key)`, `initial_carry(rows)`: the network;
+* `stream`: `stream(step) -> batch`, and where its epochs end (`data.Stream`);
+* `loss(params, carry, batch, knobs, key)`: see `train_state.train_step`;
+* `summary(sums)`: the metrics of one or more updates, plain numbers;
+* `evaluate(params, split, slope) -> metrics`, and `score(metrics)`, lower is better: what
+  chooses the best checkpoint and moves the learning rate;
+* `name`, `unit`, `counted` (the metric that counts units), `headline(metrics)`,
+  `describe()`, `finish(params, metrics)`: words for people;
+* `vocabulary`: saved beside the run, or None.
+
+A batch is a NamedTuple of arrays with the rows along the second axis, or along the only
+one. Everything that can be wrong with data and configuration raises `UserError` when the
+task is made, before anything is compiled.
+"""
+
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.tasks import language, logic
+
+MODULES = {"language": language, "logic": logic}
+
+
+def make(config, mesh):
+    """The task of a configuration."""
+    if config.task not in MODULES:
+        raise UserError(f"task is {config.task!r}; it must be one of {', '.join(MODULES)}.")
+    return MODULES[config.task].Task(config, mesh)

@@ -1,0 +1,59 @@
+"""Language modelling: the next symbol of a text, state carried from window to window."""
+
+import functools
+
+from hmrnn_jax import datasets, language, models, parallel, report
+from hmrnn_jax.data import Stream, VariableStream
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.evaluate import Evaluator
+
+
+class Task:
+    """See `hmrnn_jax.tasks`."""
+
+    counted = "symbols"
+
+    def __init__(self, config, mesh):
+        data, evaluation = config.data, config.evaluation
+        parallel.check_batch(config.batch, mesh)
+        parallel.check_batch(evaluation.batch, mesh)
+        self.corpus = datasets.load(data.name, path=data.path or None, unit=data.unit)
+        self.name, self.vocabulary = self.corpus.name, self.corpus.vocabulary
+        unit = self.vocabulary.unit
+        self.unit = "chars" if unit == "characters" else unit
+        rows = parallel.local_rows(config.batch, mesh)
+        arguments = (self.corpus.splits["train"], config.batch, config.window, rows)
+        if config.window_random:
+            self.stream = VariableStream(*arguments, config.seed, config.window_quantum)
+        else:
+            self.stream = Stream(*arguments)
+        self.model = models.language_model(config.model, self.vocabulary.size)
+        if config.window_random and self.model.policy.remat:
+            raise UserError("model.remat needs windows of one length; set window_random=False.")
+        self.model.policy.check(config.window)
+        self.init_params = functools.partial(language.init_params, self.model)
+        self.initial_carry = self.model.initial_carry
+        penalties = language.Penalties(**config.penalties)
+        self.loss = functools.partial(language.loss, self.model, penalties)
+        self.summary = language.summary
+        self._evaluator = Evaluator(
+            self.model, mesh, evaluation.batch, evaluation.window, evaluation.warmup
+        )
+        self._view = config.finish == "view"
+
+    def evaluate(self, params, split, slope):
+        return self._evaluator(params, self.corpus.splits[split], slope)
+
+    def score(self, result):
+        return result["nats"]
+
+    def headline(self, result):
+        return language.headline(result, self.vocabulary.unit)
+
+    def describe(self):
+        return self.corpus.describe()
+
+    def finish(self, params, result):
+        if not self._view:
+            return ""
+        return report.view(self.model, params, self.corpus, result["bpc"])

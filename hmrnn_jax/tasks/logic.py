@@ -1,0 +1,98 @@
+"""Logical inference: which of seven relations holds between two formulas."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmrnn_jax import classifiers, models, pairs, parallel
+from hmrnn_jax.datasets import logic
+
+
+class Task:
+    """See `hmrnn_jax.tasks`; `test` is scored for each number of operators."""
+
+    unit, counted = "pairs", "examples"
+    name = "propositional logic"
+
+    def __init__(self, config, mesh):
+        parallel.check_batch(config.batch, mesh)
+        parallel.check_batch(config.evaluation.batch, mesh)
+        self.data = logic.load(config.data.path or None, longest=config.data.longest)
+        self.vocabulary = self.data.vocabulary
+        rows = parallel.local_rows(config.batch, mesh)
+        self.stream = pairs.PairStream(self.data.train, config.batch, config.seed, rows)
+        self.model = model_of(config.model, self.vocabulary.size)
+        self.loss = functools.partial(classifiers.loss, self.model)
+        self.summary = classifiers.summary
+        step = functools.partial(classifiers.eval_step, self.model)
+        self._mesh, self._batch = mesh, config.evaluation.batch
+        self._step = parallel.pmapped_evaluation(step, mesh)
+
+    def init_params(self, key):
+        one = np.zeros((1, 1), np.int32)
+        batch = pairs.PairBatch(one, one, one > 0, one > 0, one[0], one[0].astype(np.float32))
+        return self.model.init(key, batch)["params"]
+
+    def initial_carry(self, rows):
+        return ()
+
+    def evaluate(self, params, split, slope):
+        if split == "valid":
+            return self._score(params, self.data.valid, slope)
+        by_length = {n: self._score(params, test, slope) for n, test in self.data.test.items()}
+        count = sum(result["examples"] for result in by_length.values())
+
+        def mean(name):
+            return sum(r[name] * r["examples"] for r in by_length.values()) / count
+
+        result = {"examples": count, "nats": mean("nats"), "accuracy": mean("accuracy")}
+        return result | {f"accuracy/length{n}": r["accuracy"] for n, r in by_length.items()}
+
+    def _score(self, params, examples, slope):
+        rows = parallel.local_rows(self._batch, self._mesh)
+        total, carry = None, ()
+        for batch in pairs.EvaluationPairs(examples, self._batch, rows=rows):
+            batch = parallel.shard_batch(batch, self._mesh)
+            carry, sums = self._step(params, carry, batch, {"slope": np.float32(slope)})
+            parallel.settle(sums)
+            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+        return classifiers.summary(jax.device_get(total))
+
+    def score(self, result):
+        return -result["accuracy"]
+
+    def headline(self, result):
+        return f"accuracy {result['accuracy']:.4f}  nats {result['nats']:.4f}"
+
+    def describe(self):
+        return self.data.describe()
+
+    def finish(self, params, result):
+        return table({"this run": result})
+
+
+def model_of(config, vocabulary):
+    """The `PairClassifier` that a `config.model` describes."""
+    return classifiers.PairClassifier(
+        vocabulary=vocabulary,
+        embedding=config.embedding,
+        cells=models.cells_from(config, config.embedding),
+        hidden=config.hidden,
+        labels=len(logic.LABELS),
+        dropout=config.dropout,
+        policy=models.policy_from(config),
+    )
+
+
+def table(results):
+    """`{name: metrics}` of test results as a table of accuracies in %, a row a length."""
+    first = next(iter(results.values()))
+    lengths = [name for name in first if name.startswith("accuracy/length")]
+    lines = [f"{'operators':>9}" + "".join(f"{name:>12}" for name in results)]
+    for key in [*lengths, "accuracy"]:
+        row = key.removeprefix("accuracy/length").replace("accuracy", "all")
+        cells = "".join(f"{100 * result[key]:12.2f}" for result in results.values())
+        lines.append(f"{row:>9}{cells}")
+    return "\n".join(lines)
