@@ -5,6 +5,11 @@ python eval.py --workdir=runs/quickstart --text=my.txt        # of any text
 python eval.py --workdir=runs/quickstart --boundaries         # figure, text view, F1 against spaces
 python eval.py --workdir=runs/quickstart --segment=my.txt     # segments of each layer, JSON lines
 python eval.py --workdir=runs/quickstart --sample=500 --prompt="The " --temperature=0.7
+python eval.py --workdir=runs/on-ptb --trees=wsj.zip --control=runs/awd-ptb   # parsing F1
+python eval.py --workdir=runs/on-ptb --parse=sentences.txt    # trees of plain sentences
+python eval.py --workdir=runs/on-ptb --syneval                # grammatical or not, by construction
+python eval.py --workdir=runs/on-ptb --export=on.pt           # the ON-LSTM authors' format, and
+python eval.py --config=configs/on_lstm_ptb_word.py --weights=on.pt           # from it
 """
 
 import itertools
@@ -22,6 +27,9 @@ from hmrnn_jax.errors import UserError
 from hmrnn_jax.workdir import load_run
 
 FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", None, "With --weights: the model's configuration.")
+flags.DEFINE_string("weights", None, "Official ON-LSTM weights, .pt or .npz, instead of a run.")
+flags.DEFINE_string("export", None, "File, .pt or .npz, for a run's weights in official form.")
 flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run.")
 flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "Split to score or to look at.")
 flags.DEFINE_string("text", None, "A UTF-8 file to score or to look at instead of a split.")
@@ -31,6 +39,17 @@ flags.DEFINE_boolean("boundaries", False, "Writes the boundary figure and view, 
 flags.DEFINE_integer("length", 270, "Symbols in the figure and view of --boundaries.")
 flags.DEFINE_integer("score_length", 20_000, "Symbols that --boundaries scores against spaces.")
 flags.DEFINE_string("segment", None, "A UTF-8 file to cut in segments.")
+flags.DEFINE_string(
+    "trees", None, "Penn bracket files (file, folder or zip) to parse; `nltk` for the sample."
+)
+flags.DEFINE_list("sections", None, "Sections of --trees, for example 23; all by default.")
+flags.DEFINE_integer("longest", None, "Most words of a sentence of --trees: 10 for WSJ10.")
+flags.DEFINE_string("control", None, "Workdir of a second run, parsed by --trees as well.")
+flags.DEFINE_string("parse", None, "A text file, a sentence a line, to parse.")
+flags.DEFINE_integer("layer", 2, "Layer whose distances --parse reads, from 1.")
+flags.DEFINE_boolean("biased", True, "Whether --parse uses the authors' tree rule.")
+flags.DEFINE_boolean("syneval", False, "Scores the sentence pairs of Marvin and Linzen.")
+flags.DEFINE_string("items", None, "Another file of pairs for --syneval.")
 flags.DEFINE_integer("sample", None, "Symbols to generate.")
 flags.DEFINE_string("prompt", "\n", "Text that --sample continues.")
 flags.DEFINE_float("temperature", 1.0, "Temperature of --sample; 0 takes the likeliest symbol.")
@@ -43,21 +62,63 @@ flags.DEFINE_string(
 def main(argv):
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; did you mean --{argv[1]}?")
-    config, vocabulary = load_run(FLAGS.workdir)
-    inputs = _read(FLAGS.segment or FLAGS.text, vocabulary)
     mesh = parallel.make_mesh()
-    model = models.language_model(config.model, vocabulary.size)
-    params, slope = _restore(model, mesh)
+    if FLAGS.weights:
+        config, vocabulary, model, params, slope = _official()
+    else:
+        config, vocabulary = load_run(FLAGS.workdir)
+        if config.task != "language":
+            return _evaluate_task(config, mesh)
+        inputs = _read(FLAGS.segment or FLAGS.text, vocabulary)
+        model = models.language_model(config.model, vocabulary.size)
+        init = functools.partial(language.init_params, model)
+        params, slope = _restore(FLAGS.workdir, init, mesh)
+    inputs = _read(FLAGS.segment or FLAGS.text, vocabulary)
+    plain = jax.device_get(params)
     if FLAGS.segment:
-        _segment(model, jax.device_get(params), slope, inputs)
+        _segment(model, plain, slope, inputs)
     elif FLAGS.boundaries:
-        inputs = inputs or _split(config, vocabulary)
-        _boundaries(model, jax.device_get(params), slope, inputs)
+        _boundaries(model, plain, slope, inputs or _split(config, vocabulary))
     elif FLAGS.sample is not None:
-        _sample(model, jax.device_get(params), slope, vocabulary)
+        _sample(model, plain, slope, vocabulary)
+    elif FLAGS.trees:
+        _trees(model, plain, vocabulary)
+    elif FLAGS.parse:
+        _parse(model, plain, vocabulary)
+    elif FLAGS.syneval or FLAGS.items:
+        _syneval(model, plain, slope, vocabulary)
+    elif FLAGS.export:
+        corpus = _corpus(config)
+        official.write(
+            FLAGS.export, official.to_official(plain, model, official.word_order(corpus))
+        )
+        print(f"official weights: {FLAGS.export}")
     else:
         name = FLAGS.text or FLAGS.split
-        _score(config, model, params, slope, mesh, name, inputs or _split(config, vocabulary))
+        inputs = inputs or _split(config, vocabulary)
+        _score(config, model, params, slope, mesh, name, inputs)
+
+
+def _official():
+    """What `main` needs, from --config and --weights instead of a run."""
+    if FLAGS.config is None:
+        raise UserError("--weights needs --config, for example configs/on_lstm_ptb_word.py.")
+    corpus = _corpus(FLAGS.config)
+    model = models.language_model(FLAGS.config.model, corpus.vocabulary.size)
+    tensors = official.read(FLAGS.weights)
+    params = official.to_ours(tensors, model, official.word_order(corpus))
+    return FLAGS.config, corpus.vocabulary, model, params, 1.0
+
+
+def _evaluate_task(config, mesh):
+    """The score of a run that is no language model."""
+    task = tasks.make(config, mesh)
+    params, slope = _restore(FLAGS.workdir, task.init_params, mesh)
+    result = task.evaluate(params, FLAGS.split, slope)
+    print(f"{FLAGS.split}: {task.headline(result)}")
+    if FLAGS.split == "test":
+        print(task.finish(params, result))
+    print(json.dumps({"split": FLAGS.split} | result))
 
 
 def _read(path, vocabulary):
@@ -90,9 +151,13 @@ def _symbols(ids, vocabulary):
     return [vocabulary.symbols[i] + " " for i in ids]
 
 
-def _split(config, vocabulary):
+def _corpus(config):
     data = config.data
-    corpus = datasets.load(data.name, path=data.path or None, unit=data.unit)
+    return datasets.load(data.name, path=data.path or None, unit=data.unit)
+
+
+def _split(config, vocabulary):
+    corpus = _corpus(config)
     if corpus.vocabulary != vocabulary:
         raise UserError(
             f"The corpus {corpus.name} found here has another vocabulary than the run's; point"
@@ -102,14 +167,13 @@ def _split(config, vocabulary):
     return ids, _symbols(ids, vocabulary)
 
 
-def _restore(model, mesh):
-    params = language.init_params(model, jax.random.key(0))
-    target = parallel.replicate({"params": params, "slope": np.float32(0)}, mesh)
-    with Checkpoints(FLAGS.workdir, read_only=True) as checkpoints:
-        step, tree = checkpoints.restore_best(target)
+def _restore(workdir, init, mesh):
+    target = {"params": init(jax.random.key(0)), "slope": np.float32(0)}
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        step, tree = checkpoints.restore_best(parallel.replicate(target, mesh))
         for note in checkpoints.notes:
             print(f"warning: {note}")
-    print(f"{FLAGS.workdir}: parameters of update {step:,}")
+    print(f"{workdir}: parameters of update {step:,}")
     return tree["params"], float(tree["slope"])
 
 
@@ -180,6 +244,56 @@ def _sample(model, params, slope, vocabulary):
     print(FLAGS.prompt + vocabulary.decode(symbols))
     bits = -log_probabilities.mean() * losses.BITS
     print(f"\n{FLAGS.sample} symbols at {bits:.3f} bits each under the model itself")
+
+
+def _trees(model, params, vocabulary):
+    treebank = treebanks.nltk_sample() if FLAGS.trees == "nltk" else treebanks.read_trees(FLAGS.trees)
+    treebank = treebanks.select(
+        treebank, FLAGS.sections and [int(s) for s in FLAGS.sections], FLAGS.longest
+    )
+    print(treebank.describe())
+    words = [sentence.words for sentence in treebank.sentences]
+    trees = _trees_of_layers("", model, params, vocabulary, words)
+    if FLAGS.control:
+        config, other = load_run(FLAGS.control)
+        control = models.language_model(config.model, other.size)
+        init = functools.partial(language.init_params, control)
+        control_params, _ = _restore(FLAGS.control, init, parallel.make_mesh())
+        name = f"control {config.model.cell}, "
+        trees |= _trees_of_layers(name, control, jax.device_get(control_params), other, words)
+    rows = parsing.compare(treebank.sentences, trees)
+    print(parsing.format_table(rows))
+    print(json.dumps({row["name"]: row for row in rows}))
+
+
+def _trees_of_layers(prefix, model, params, vocabulary, words):
+    """`{row name: trees}` of every layer by both tree rules."""
+    distances = evaluate.distances(model, params, vocabulary, words)
+    return {
+        f"{prefix}layer {layer + 1}, {rule}": [
+            parsing.tree_from_distances(w, d[:, layer], rule == "biased")
+            for w, d in zip(words, distances, strict=True)
+        ]
+        for layer in range(len(model.cells))
+        for rule in ("biased", "unbiased")
+    }
+
+
+def _parse(model, params, vocabulary):
+    _, symbols = _read(FLAGS.parse, vocabulary)
+    lines = "".join(symbols).split("\n")
+    del lines
+
+
+def _syneval(model, params, slope, vocabulary):
+    items = syneval.read_items(FLAGS.items or syneval.find())
+    (end,), _ = vocabulary.encode_sentence("\n")
+    score = functools.partial(
+        sentences.log_probabilities, model, params, before=end, slope=slope, seed=FLAGS.seed
+    )
+    rows = syneval.evaluate(items, vocabulary, score)
+    print(syneval.format_table(syneval.pooled(rows)))
+    print(json.dumps(rows))
 
 
 if __name__ == "__main__":

@@ -60,9 +60,7 @@ def train(config, workdir, say=_say):
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
     # Data, slope and random draws are functions of the update's number.
-    optimizer = optim.optimizer(
-        config.optimizer, config.clip, config.weight_decay, config.adam_epsilon
-    )
+    optimizer = optim.optimizer_from(config)
     averages = config.schedule == "nonmonotone"
     state = train_state.create(task.init_params, optimizer, config.seed, averages)
     state = parallel.replicate(state, mesh)

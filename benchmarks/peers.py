@@ -145,7 +145,7 @@ def linen_step(model, inputs, targets):
     Returns the step, a callable that runs one update and waits for it, the compiled
     function, and the number of parameters.
     """
-    optimizer = optax.chain(optim.adam(1.0), optax.scale(-LEARNING_RATE))
+    optimizer = optax.chain(optim.optimizer(clip=1.0), optax.scale(-LEARNING_RATE))
     inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
     carry = model.initial_carry(inputs.shape[1])
     params = jax.jit(model.init)(jax.random.key(0), inputs[:1], carry)["params"]

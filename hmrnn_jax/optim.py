@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import optax
 
@@ -10,18 +11,39 @@ from hmrnn_jax.errors import UserError, require
 OPTIMIZERS = ("adam", "sgd")
 
 
-def optimizer(name="adam", clip=1.0, weight_decay=0.0, epsilon=1e-8):
+def optimizer(name="adam", clip=1.0, weight_decay=0.0, epsilon=1e-8, detector_rate=1.0):
     """Direction of an update; the step scales it by the learning rate.
 
     The gradient is clipped to the global norm `clip`, `weight_decay` times the parameters
-    is added to it, and `adam` or plain `sgd` follow.
+    is added to it, and `adam` or plain `sgd` follow. The updates of an HM-LSTM's detectors
+    are scaled by `detector_rate`: Adam moves each weight of a row by the learning rate, all
+    of one sign at first, so that a detector's single output travels a thousand times as far.
     """
     chain = [optax.clip_by_global_norm(clip)]
     if weight_decay:
         chain.append(optax.add_decayed_weights(weight_decay))
     if name == "adam":
         chain.append(optax.scale_by_adam(eps=epsilon))
+    if detector_rate != 1:
+        chain.append(optax.masked(optax.scale(detector_rate), _detectors))
     return optax.chain(*chain)
+
+
+def optimizer_from(config):
+    """The `optimizer` that a configuration describes."""
+    return optimizer(
+        config.optimizer,
+        config.clip,
+        config.weight_decay,
+        config.adam_epsilon,
+        config.detector_rate,
+    )
+
+
+def _detectors(params):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(getattr(part, "key", None) == "detector" for part in path), params
+    )
 
 
 def slope_at(epoch, start, increment, maximum):

@@ -186,16 +186,15 @@ def evaluate(items, vocabulary, score):
     """
     if not items:
         raise UserError("there are no items to evaluate: give at least one.")
-    encode = _encoder(vocabulary)
     places, distinct, of_text = {}, [], {}
     for item in items:
         for sentence in item.sentences:
             if sentence not in of_text:
-                ids, known = encode(sentence)
+                ids, unknown = vocabulary.encode_sentence(sentence)
                 place = places.setdefault(ids.tobytes(), len(distinct))
                 if place == len(distinct):
                     distinct.append(ids)
-                of_text[sentence] = place, known
+                of_text[sentence] = place, not unknown
     scores = np.asarray(score(distinct), np.float64)
     if scores.shape != (len(distinct),) or np.isnan(scores).any():
         raise UserError(
@@ -292,28 +291,3 @@ def _name(row):
     if (row["better"], row["worse"]) == PAIR and "npi" not in row["construction"]:
         return name
     return f"{name}: {row['better']} > {row['worse']}"
-
-
-def _encoder(vocabulary):
-    """A function: sentence -> ids int32 `[n]`, and whether all its symbols are known.
-
-    The published Penn Treebank spells its unknown words `<unk>` in the text, so that its
-    vocabulary holds the symbol without needing one: it serves here as well.
-    """
-    unit = vocabulary.unit
-    index = {symbol: place for place, symbol in enumerate(vocabulary.symbols)}
-    unknown = index.get(UNKNOWN[unit])
-
-    def encode(sentence):
-        text = as_unit(sentence, unit)
-        symbols = split_words(text) if unit == "words" else list(text)
-        ids = [index.get(symbol, unknown) for symbol in symbols]
-        if None in ids:
-            raise UserError(
-                f"the symbol {symbols[ids.index(None)]!r} of the sentence {sentence!r} is not "
-                "in the vocabulary, which has no unknown symbol: remove the items that have it, "
-                "or train a model with one."
-            )
-        return np.array(ids, np.int32), all(symbol in index for symbol in symbols)
-
-    return encode

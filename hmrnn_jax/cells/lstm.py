@@ -60,6 +60,12 @@ class State(NamedTuple):
     c: jax.Array
 
 
+class Aux(NamedTuple):
+    """A scalar of an example: `1 - mean(f)`, what the ON-LSTM's distance is to its master gate."""
+
+    forget: jax.Array
+
+
 def init(key, config, dtype=jnp.float32):
     """Parameters `{U [4H, H], W [4H, input_size], b [4H], b_U?, norm?}`."""
     biases = ("b", "b_U") if config.recurrent_bias else ("b",)
@@ -98,8 +104,8 @@ def vectors(config, params):
     return {"norm": params.get("norm")}
 
 
-def step(config, params, state, x=None, *, linear=None) -> tuple[State, tuple]:
-    """One time step; arguments as in `hm_lstm.step`. Returns the new `State` and `()`."""
+def step(config, params, state, x=None, *, linear=None) -> tuple[State, Aux]:
+    """One time step; arguments as in `hm_lstm.step`. Returns the new `State` and `Aux`."""
     if linear is None:
         linear = Products(products(config, params), inputs(config, params, x))
         params = vectors(config, params)
@@ -112,4 +118,5 @@ def step(config, params, state, x=None, *, linear=None) -> tuple[State, tuple]:
     s = s.reshape(4, *state.c.shape)
     f, i, o = jax.nn.sigmoid(s[:3])
     c = f * state.c + i * jnp.tanh(s[3])
-    return State(o * jnp.tanh(ops.layer_norm(c, **norm["c"]) if norm else c), c), ()
+    h = o * jnp.tanh(ops.layer_norm(c, **norm["c"]) if norm else c)
+    return State(h, c), Aux(1 - jnp.mean(f, axis=0))

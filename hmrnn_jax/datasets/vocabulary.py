@@ -104,6 +104,27 @@ class Vocabulary:
         ids[missing] = 0
         return ids, len(missing)
 
+    def encode_sentence(self, sentence: str) -> tuple[np.ndarray, int]:
+        """One sentence to ids int32 [n], and how many of its symbols are unknown.
+
+        As `encode`, but a word vocabulary that holds '<unk>' as one of its words, as Penn
+        Treebank's does, takes that for the symbols it lacks.
+
+        Raises:
+          UserError: a symbol is missing and there is nothing to stand for it.
+        """
+        text = as_unit(sentence, self.unit)
+        symbols = split_words(text) if self.unit == "words" else list(text)
+        unknown = self._ids.get(UNKNOWN[self.unit])
+        ids = [self._ids.get(symbol, unknown) for symbol in symbols]
+        if None in ids:
+            raise UserError(
+                f"the symbol {symbols[ids.index(None)]!r} of the sentence {sentence!r} is not in "
+                "the vocabulary, which has no unknown symbol: remove the sentence, or train a "
+                "model with one."
+            )
+        return np.array(ids, np.int32), sum(symbol not in self._ids for symbol in symbols)
+
     def decode(self, ids) -> str:
         """Ids to text; bytes that are no UTF-8 become '\\ufffd', '<eos>' a line end."""
         symbols = [self.symbols[i] for i in np.asarray(ids).tolist()]
