@@ -12,6 +12,7 @@ python eval.py --workdir=runs/on-ptb --export=on.pt           # the ON-LSTM auth
 python eval.py --config=configs/on_lstm_ptb_word.py --weights=on.pt           # from it
 """
 
+import functools
 import itertools
 import json
 
@@ -19,10 +20,25 @@ import jax
 import numpy as np
 from absl import flags
 from etils import epath
+from ml_collections import config_flags
 
-from hmrnn_jax import cli, datasets, evaluate, language, losses, models, parallel, report
-from hmrnn_jax.analysis import boundaries, plots
+from hmrnn_jax import (
+    cli,
+    datasets,
+    evaluate,
+    language,
+    losses,
+    models,
+    official,
+    parallel,
+    report,
+    sentences,
+    tasks,
+)
+from hmrnn_jax.analysis import boundaries, parsing, plots, syneval, tree_plots
 from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax.datasets import treebank as treebanks
+from hmrnn_jax.datasets.text import read_file
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.workdir import load_run
 
@@ -47,6 +63,7 @@ flags.DEFINE_integer("longest", None, "Most words of a sentence of --trees: 10 f
 flags.DEFINE_string("control", None, "Workdir of a second run, parsed by --trees as well.")
 flags.DEFINE_string("parse", None, "A text file, a sentence a line, to parse.")
 flags.DEFINE_integer("layer", 2, "Layer whose distances --parse reads, from 1.")
+flags.DEFINE_integer("draw", 1, "Which sentence of --parse is drawn, from 1.")
 flags.DEFINE_boolean("biased", True, "Whether --parse uses the authors' tree rule.")
 flags.DEFINE_boolean("syneval", False, "Scores the sentence pairs of Marvin and Linzen.")
 flags.DEFINE_string("items", None, "Another file of pairs for --syneval.")
@@ -55,7 +72,7 @@ flags.DEFINE_string("prompt", "\n", "Text that --sample continues.")
 flags.DEFINE_float("temperature", 1.0, "Temperature of --sample; 0 takes the likeliest symbol.")
 flags.DEFINE_integer("seed", 0, "Seed of --sample and of sampling detectors.")
 flags.DEFINE_string(
-    "output", None, "File that --boundaries (PNG) or --segment (JSON lines) writes."
+    "output", None, "File that --boundaries, --parse (PNG) or --segment (JSON lines) writes."
 )
 
 
@@ -69,7 +86,6 @@ def main(argv):
         config, vocabulary = load_run(FLAGS.workdir)
         if config.task != "language":
             return _evaluate_task(config, mesh)
-        inputs = _read(FLAGS.segment or FLAGS.text, vocabulary)
         model = models.language_model(config.model, vocabulary.size)
         init = functools.partial(language.init_params, model)
         params, slope = _restore(FLAGS.workdir, init, mesh)
@@ -211,7 +227,7 @@ def _boundaries(model, params, slope, inputs):
     z, norms = _look(model, params, slope, ids[:scored])
     shown = min(scored, FLAGS.length)
     title = f"{epath.Path(FLAGS.workdir).name}: {epath.Path(FLAGS.text or FLAGS.split).name}"
-    path = FLAGS.output or str(epath.Path(FLAGS.workdir) / "boundaries.png")
+    path = FLAGS.output or _beside("boundaries.png")
     first = [layer[:shown] for layer in z]
     plots.boundary_figure(path, symbols[:shown], first, norms[:, :shown], title)
     print(boundaries.text_view(symbols[:shown], first))
@@ -247,7 +263,9 @@ def _sample(model, params, slope, vocabulary):
 
 
 def _trees(model, params, vocabulary):
-    treebank = treebanks.nltk_sample() if FLAGS.trees == "nltk" else treebanks.read_trees(FLAGS.trees)
+    treebank = (
+        treebanks.nltk_sample() if FLAGS.trees == "nltk" else treebanks.read_trees(FLAGS.trees)
+    )
     treebank = treebanks.select(
         treebank, FLAGS.sections and [int(s) for s in FLAGS.sections], FLAGS.longest
     )
@@ -280,9 +298,30 @@ def _trees_of_layers(prefix, model, params, vocabulary, words):
 
 
 def _parse(model, params, vocabulary):
-    _, symbols = _read(FLAGS.parse, vocabulary)
-    lines = "".join(symbols).split("\n")
-    del lines
+    if not 1 <= FLAGS.layer <= len(model.cells):
+        raise UserError(f"--layer is {FLAGS.layer}; this model has {len(model.cells)} layers.")
+    text = read_file(epath.Path(FLAGS.parse)).decode("utf-8", errors="replace")
+    words = [tuple(line.split()) for line in text.splitlines() if line.strip()]
+    if not words:
+        raise UserError(f"{FLAGS.parse} holds no sentence; give one a line.")
+    distances = [
+        d[:, FLAGS.layer - 1] for d in evaluate.distances(model, params, vocabulary, words)
+    ]
+    trees = [
+        parsing.tree_from_distances(w, d, FLAGS.biased)
+        for w, d in zip(words, distances, strict=True)
+    ]
+    print("\n".join(map(parsing.bracket_string, trees)))
+    if not 1 <= FLAGS.draw <= len(words):
+        raise UserError(f"--draw is {FLAGS.draw}; {FLAGS.parse} has {len(words)} sentences.")
+    chosen, path = FLAGS.draw - 1, FLAGS.output or _beside("tree.png")
+    tree_plots.tree_figure(path, words[chosen], distances[chosen], trees[chosen])
+    print(f"figure: {path}")
+
+
+def _beside(name):
+    """A file in the run's folder, or here where there is no run."""
+    return name if FLAGS.weights else str(epath.Path(FLAGS.workdir) / name)
 
 
 def _syneval(model, params, slope, vocabulary):

@@ -1,6 +1,6 @@
 """Whole train steps side by side: loss, gradient, clipping, Adam.
 
-    python benchmarks/train_step.py --size=tiny,ptb,text8 --rounds=7 --json=FILE
+    python benchmarks/train_step.py --size=tiny,ptb,text8,on_lstm,nested_lstm --json=FILE
 
 Prints the hardware and, for each size, a Markdown table. Ratios are medians of ratios
 taken within a round against the naive version (see `timing`), larger is faster; `naive`
@@ -26,9 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks import peers, timing  # noqa: E402
-from hmrnn_jax import data, language, losses, models, optim, parallel, recurrence, train_state  # noqa: E402
-from hmrnn_jax.cells import hm_lstm, lstm  # noqa: E402
+from benchmarks import peer_stacks, peers, timing  # noqa: E402
+from hmrnn_jax import data, defaults, language, losses, models, optim, parallel, train_state  # noqa: E402  # noqa: E402
 
 BASE = "naive"
 
@@ -43,6 +42,7 @@ class Size(NamedTuple):
     batch: int
     window: int
     most_rounds: int = 100
+    cell: str = "hm_lstm"
 
     @property
     def characters(self):
@@ -54,6 +54,11 @@ SIZES = {
     "tiny": Size((128,) * 3, 128, 128, 50, batch=16, window=50),
     "ptb": Size((512,) * 3, 128, 512, 50, batch=64, window=100),
     "text8": Size((1024,) * 3, 128, 2048, 27, batch=128, window=100, most_rounds=3),
+    # The ON-LSTM's model of Penn Treebank words, dropout off, its decoder tied.
+    "on_lstm": Size(
+        (1150, 1150, 400), 400, 0, 10_000, batch=20, window=70, most_rounds=7, cell="on_lstm"
+    ),
+    "nested_lstm": Size((600,), 600, 0, 50, batch=64, window=100, cell="nested_lstm"),
 }
 
 
@@ -89,15 +94,17 @@ def temporaries(compiled):
     return getattr(analysis, "temp_size_in_bytes", None)
 
 
-def ours(size, cell="hm_lstm", layer_norm="none", **policy):
+def ours(size, cell=None, layer_norm="none", **policy):
     """The library's own step, exactly as training runs it."""
-    if cell == "hm_lstm":
-        cells = (hm_lstm.Config(size.embedding, size.sizes, layer_norm=layer_norm),)
-    else:
-        widths = zip((size.embedding, *size.sizes), size.sizes, strict=False)
-        cells = tuple(lstm.Config(n, width, layer_norm=layer_norm) for n, width in widths)
-    policy = recurrence.Policy(**policy)
-    model = models.LanguageModel(size.vocabulary, size.embedding, cells, size.output, policy=policy)
+    cell = cell or size.cell
+    config = defaults.text().unlock()
+    config.model.update(cell=cell, sizes=size.sizes, embedding=size.embedding, output=size.output)
+    config.model.head = "gated" if size.cell == "hm_lstm" else "tied"
+    config.model.update(policy)
+    config.model.on_lstm.chunk = 10
+    if "layer_norm" in config.model[cell]:
+        config.model[cell].layer_norm = layer_norm
+    model = models.language_model(config.model, size.vocabulary)
     optimizer = optim.optimizer()
     init = functools.partial(language.init_params, model)
     loss = functools.partial(language.loss, model, language.Penalties())
@@ -126,7 +133,7 @@ def ours(size, cell="hm_lstm", layer_norm="none", **policy):
 
 def flax_peer(size, module):
     """A Flax peer's step, see `peers.linen_step`."""
-    model = module(size.vocabulary, size.embedding, size.sizes, size.output)
+    model = module(size)
     batch = one_batch(size)
     step, compiled, count = peers.linen_step(model, batch.inputs, batch.targets)
     return Candidate(step, temporaries(compiled), count)
@@ -142,19 +149,41 @@ def torch_peer(size, bfloat16):
     return Candidate(step, None, count)
 
 
-CANDIDATES = {
-    BASE: functools.partial(flax_peer, module=peers.NaiveHMLSTM),
+def naive_hm_lstm(size):
+    return peers.NaiveHMLSTM(size.vocabulary, size.embedding, size.sizes, size.output)
+
+
+def flax_lstm(size):
+    return peers.FlaxLSTM(size.vocabulary, size.embedding, size.sizes, size.output)
+
+
+def naive_stack(size):
+    return peer_stacks.NaiveStack(size.cell, size.vocabulary, size.embedding, size.sizes)
+
+
+OURS = {
     "ours f32": ours,
     "ours autodiff f32": functools.partial(ours, gradient="autodiff"),
     "ours bf16": functools.partial(ours, precision="bfloat16"),
-    "ours layer norm f32": functools.partial(ours, layer_norm="sum"),
-    "ours layer norm bf16": functools.partial(ours, layer_norm="sum", precision="bfloat16"),
-    "flax lstm": functools.partial(flax_peer, module=peers.FlaxLSTM),
-    "ours lstm": functools.partial(ours, cell="lstm"),
-    "ours lstm bf16": functools.partial(ours, cell="lstm", precision="bfloat16"),
-    "torch lstm f32": functools.partial(torch_peer, bfloat16=False),
-    "torch lstm bf16": functools.partial(torch_peer, bfloat16=True),
 }
+STACK = {BASE: functools.partial(flax_peer, module=naive_stack)} | OURS
+# For each cell of `SIZES`, what is measured beside it.
+CANDIDATES = {
+    "hm_lstm": {BASE: functools.partial(flax_peer, module=naive_hm_lstm)}
+    | OURS
+    | {
+        "ours layer norm f32": functools.partial(ours, layer_norm="sum"),
+        "ours layer norm bf16": functools.partial(ours, layer_norm="sum", precision="bfloat16"),
+        "flax lstm": functools.partial(flax_peer, module=flax_lstm),
+        "ours lstm": functools.partial(ours, cell="lstm"),
+        "ours lstm bf16": functools.partial(ours, cell="lstm", precision="bfloat16"),
+        "torch lstm f32": functools.partial(torch_peer, bfloat16=False),
+        "torch lstm bf16": functools.partial(torch_peer, bfloat16=True),
+    },
+    "on_lstm": STACK,
+    "nested_lstm": STACK,
+}
+NAMES = tuple(CANDIDATES["hm_lstm"])
 
 
 def overhead(size, repeats=50):
@@ -202,7 +231,7 @@ def measure(size, names, rounds, report):
     for name in names:
         start = time.perf_counter()
         try:
-            built[name] = CANDIDATES[name](size)
+            built[name] = CANDIDATES[size.cell][name](size)
         except peers.Unavailable as error:
             figures[name] = {"skipped": str(error)}
             continue
@@ -271,8 +300,8 @@ def main(arguments=None):
         help=f"comma-separated, of {', '.join(SIZES)} (all)",
     )  # fmt: skip
     parser.add_argument(
-        "--only", type=functools.partial(names_of, known=CANDIDATES), default=list(CANDIDATES),
-        help=f"comma-separated candidates besides {BASE}, of {', '.join(CANDIDATES)} (all)",
+        "--only", type=functools.partial(names_of, known=NAMES), default=list(NAMES),
+        help=f"comma-separated candidates besides {BASE}, of {', '.join(NAMES)} (all)",
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=7, help="rounds, 1 or more (7)")
     parser.add_argument("--json", type=Path, help="file for all figures")
@@ -286,9 +315,9 @@ def main(arguments=None):
     facts = timing.hardware()
     print(timing.hardware_line(facts), flush=True)
     results = {"hardware": facts, "sizes": {}}
-    names = [name for name in CANDIDATES if name == BASE or name in flags.only]
     for label in flags.size:
         size = SIZES[label]
+        names = [n for n in CANDIDATES[size.cell] if n == BASE or n in flags.only]
         figures, around = measure(size, names, flags.rounds, report), overhead(size)
         results["sizes"][label] = {"candidates": figures, "overhead": around}
         layers = " + ".join(map(str, size.sizes))

@@ -33,7 +33,7 @@ def run(main, default_config=None):
 def _parse(argv):
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS:
+        if "config" in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.keys()  # a file that cannot be loaded is told of only when used
         return rest
     except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:

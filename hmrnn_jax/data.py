@@ -160,7 +160,8 @@ class VariableStream(Stream):
         most = 2 + self._row // min(5, self.window)
         base = np.where(random.random(most) < 0.95, self.window, self.window / 2)
         lengths = np.maximum(5, np.trunc(random.normal(base, 5)))
-        lengths = np.maximum(1, np.round(lengths / self.quantum)).astype(int) * self.quantum
+        least = -(-5 // self.quantum)
+        lengths = np.maximum(least, np.round(lengths / self.quantum)).astype(int) * self.quantum
         starts = np.concatenate([[0], np.cumsum(lengths)])
         starts = np.append(starts[starts < self._row], self._row)
         self._starts.append(starts.tolist())

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmrnn_jax import language, parallel
+from hmrnn_jax import cells, language, parallel, sentences
 from hmrnn_jax.data import EvaluationStream
+from hmrnn_jax.datasets import treebank
+from hmrnn_jax.errors import UserError
 
 
 class Evaluator:
@@ -102,6 +104,39 @@ def look(model, params, ids, slope=1.0, seed=0, window=256):
         boundaries.append([np.asarray(layer) for layer in z])
     layers = [np.concatenate(parts)[:length] for parts in zip(*boundaries, strict=True)]
     return layers, np.concatenate(norms, axis=1)[:, :length]
+
+
+def distances(model, params, vocabulary, sentences_of_words):
+    """Split distances of every layer for each word of sentences (Shen et al. 2019, section 4.2).
+
+    `1 - mean(f~)` of an ON-LSTM's layers; of an LSTM's, as a control, `1 - mean(f)` (Dyer,
+    Melis, Blunsom 2019). A sentence is read from the initial state after `<eos>`.
+
+    Args:
+      sentences_of_words: sequences of words. One that the vocabulary lacks is looked for in
+        lower case with digits as N, and is unknown otherwise.
+
+    Returns a list of arrays `[words, layers]`.
+
+    Raises:
+      UserError: the model is not of words, or its cells have no such gates.
+    """
+    if vocabulary.unit != "words":
+        raise UserError("Trees are read from a model of words; train one, for example"
+                        " configs/on_lstm_ptb_word.py.")  # fmt: skip
+    if model.cells[0].uses_slope or not hasattr(cells.of(model.cells[0]), "Aux"):
+        raise UserError("Distances are those of an ON-LSTM or an LSTM; this run has other cells.")
+    known = set(vocabulary.symbols)
+    ids = []
+    for words in sentences_of_words:
+        words = [w if w in known else treebank.normalise(w) for w in words]
+        ids.append(vocabulary.encode_sentence(" ".join(words))[0])
+    (end,), _ = vocabulary.encode_sentence("\n")
+    return sentences.outputs(model, params, ids, before=end, extract=_forget_distances)
+
+
+def _forget_distances(out):
+    return jnp.stack([aux.forget for aux in out.aux], axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

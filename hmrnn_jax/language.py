@@ -44,14 +44,16 @@ def loss(model, penalties, params, carry, batch, knobs, key):
     """
     count = jax.lax.psum(batch.mask.sum(), AXIS)
     rows = batch.mask.shape[1]
-    masks = model.masks(params, key, rows, jax.lax.axis_index(AXIS) * rows)
+    # Apart: a row's noise and the first mask would be the same draws otherwise.
+    mask_key, noise_key = jax.random.split(key)
+    masks = model.masks(params, mask_key, rows, jax.lax.axis_index(AXIS) * rows)
     out = model.apply(
         {"params": params},
         batch.inputs,
         carry,
         resets=batch.resets,
         slope=knobs["slope"],
-        noise=row_noise(key, model.noise_width, *batch.mask.shape),
+        noise=row_noise(noise_key, model.noise_width, *batch.mask.shape),
         masks=masks,
     )
     nats = losses.cross_entropy(out.logits, batch.targets, batch.mask)

@@ -130,6 +130,7 @@ class NonMonotone:
       best: least loss so far.
       least: least of all but the last `nonmono` losses; recent: those, oldest first.
       since: updates made when the average began; -1 before.
+      epochs: made when the last loss came.
     """
 
     learning_rate: float
@@ -139,6 +140,7 @@ class NonMonotone:
     least: float = float("inf")
     recent: tuple = ()
     since: int = -1
+    epochs: int = 0
 
     finished = False
 
@@ -166,8 +168,9 @@ class NonMonotone:
             if len(self.recent) > self.nonmono:
                 self.least = min(self.least, self.recent[0])
                 self.recent = self.recent[1:]
-        elif epoch == self.finetune:
+        elif self.epochs < self.finetune <= epoch:  # once, however many losses an epoch brings
             self.since = done
+        self.epochs = epoch
         return better
 
     def progress(self):
@@ -175,14 +178,15 @@ class NonMonotone:
         recent = np.full(self.nonmono, np.nan, np.float32)
         recent[: len(self.recent)] = self.recent
         scalars = {"best": np.float32(self.best), "least": np.float32(self.least)}
-        return scalars | {"recent": recent, "since": np.int32(self.since)}
+        counts = {"since": np.int32(self.since), "epochs": np.int32(self.epochs)}
+        return scalars | counts | {"recent": recent}
 
     def resume(self, progress):
         """Takes up the saved progress."""
         self.best, self.least = float(progress["best"]), float(progress["least"])
         recent = np.asarray(progress["recent"])
         self.recent = tuple(float(v) for v in recent[~np.isnan(recent)])
-        self.since = int(progress["since"])
+        self.since, self.epochs = int(progress["since"]), int(progress["epochs"])
 
 
 def schedule(config):

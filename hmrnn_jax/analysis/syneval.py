@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hmrnn_jax.datasets.text import find_file, read_file
-from hmrnn_jax.datasets.vocabulary import UNKNOWN, as_unit, split_words
+from hmrnn_jax.datasets.vocabulary import as_unit
 from hmrnn_jax.errors import UserError
 
 FOLDER, FILE = "lm-syneval", "emnlp2018.tsv"

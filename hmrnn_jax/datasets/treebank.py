@@ -73,6 +73,11 @@ class Treebank:
         return line
 
 
+def normalise(word: str) -> str:
+    """In lower case, each run of digits an `N`, as in Mikolov's Penn Treebank."""
+    return _DIGITS.sub("N", word.lower())
+
+
 def read_trees(path) -> Treebank:
     """Every tree of a treebank.
 
@@ -254,7 +259,7 @@ def _parse(text, path):
                     raise fault(bracket.line, f"the bracket ({bracket.label}) is empty")
                 if bracket.word:
                     if bracket.label in WORD_TAGS:
-                        words.append(_DIGITS.sub("N", bracket.word.lower()))
+                        words.append(normalise(bracket.word))
                 elif bracket.label and len(words) > bracket.start:
                     whole = (bracket.label, bracket.start, len(words))
                     constituents[bracket.place] = whole
