@@ -52,7 +52,7 @@ def table(everything):
     lines = [
         f"{everything['corpus']}, {flags['budget']:,} parameters, {flags['steps']:,} updates of"
         f" {flags['batch']} x {flags['window']} characters. Bits per character: {_over(flags)}."
-        f" At equal time: validation ({read}) after {everything['equal_seconds']:.1f} s of training.",
+        f" At equal time: validation ({read}) after {everything['equal_seconds']:.1f} s.",
         "",
         "| model | layers | parameters | in the cells | learning rate | test bpc"
         " | valid bpc at equal time | chars/s |",

@@ -6,8 +6,6 @@ of a layer: i~ (n), f~ (n), o, g, i, f (D each); ours: f, i, o, g, f~, i~. Their
 numbered in the order in which train, valid and test bring them up.
 """
 
-import zipfile
-
 import numpy as np
 from etils import epath
 
@@ -136,7 +134,7 @@ def read(path):
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # NumPy raises what it, zipfile or zlib meets
             raise UserError(f"{path} cannot be read as .npz arrays: {error}.") from error
     torch = _torch(path)
     try:

@@ -60,6 +60,14 @@ def test_the_fit_is_the_closest_width(base):
     assert min(errors) == errors[1]
 
 
+def test_another_chunk_is_taken_where_8_falls_between(base):
+    for units in range(28, 36):
+        count, _ = matched.parameters(matched.sized(base, "on_lstm", units, 8), SYMBOLS)
+        assert abs(count - 320_000) > 3_200
+    config = matched.fit(base, "on_lstm", SYMBOLS, 320_000).model
+    assert config.on_lstm.chunk == 7 and len(set(config.sizes)) == 1
+
+
 def test_cells_start_alike(base):
     for name, kind in matched.KINDS.items():
         cell = matched.sized(base, name, 6, 1).model[kind.cell]
@@ -73,7 +81,7 @@ def test_layers_share_what_does_not_come_out_even():
     assert matched.widths(12, 3) == (4, 4, 4)
 
 
-@pytest.mark.parametrize(("name", "budget"), [("nested3", 25_000), ("on_lstm", 1_000)])
+@pytest.mark.parametrize(("name", "budget"), [("nested3", 25_000), ("lstm", 1_000)])
 def test_small_budgets_are_refused(base, name, budget):
     with pytest.raises(UserError, match=f"width of {name} has {budget:,} .* larger") as refusal:
         matched.fit(base, name, SYMBOLS, budget)

@@ -3,16 +3,20 @@
 import functools
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 from hmrnn_jax import cells, defaults, language, models, optim
+from hmrnn_jax.datasets.logic import VOCABULARY
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.tasks import logic
 
 FOLDER = Path(__file__).parent.parent / "configs"
 
-# name, argument, symbols of the corpus, parameters without and with layer normalisation
+# name, argument, symbols of the corpus, parameters without and with layer normalisation (None:
+# not part of the experiment)
 PUBLISHED = [
     ("hm_lstm_ptb_char", "sample", 50, 8_434_100, 8_449_460),
     ("hm_lstm_ptb_char", "soft", 50, 8_434_100, 8_449_460),
@@ -21,6 +25,15 @@ PUBLISHED = [
     ("hm_lstm_text8", None, 27, 36_261_405, 36_292_125),
     ("hm_lstm_enwik8", None, 205, 36_648_911, 36_679_631),
     ("lstm_ptb_char", None, 50, 6_334_258, 6_349_618),
+    ("nested_lstm_ptb_char", None, 50, 4_668_450, None),
+    ("on_lstm_ptb_word", "official", 10_000, 25_232_180, None),
+    ("on_lstm_ptb_word", "awd", 10_000, 25_232_180, None),
+    ("awd_lstm_ptb_word", "awd", 10_000, 24_221_600, None),
+    ("awd_lstm_ptb_word", "official", 10_000, 24_221_600, None),
+    ("on_lstm_wikitext2_word", "official", 33_278, 34_566_658, None),
+    ("awd_lstm_wikitext2_word", "awd", 33_278, 33_556_078, None),
+    ("logic", "on_lstm", 12, 1_535_143, None),
+    ("logic", "lstm", 12, 1_492_743, None),
 ]
 
 
@@ -37,13 +50,25 @@ def test_parameters(name, argument, symbols, plain, normalised):
     config = module.get_config(*filter(None, [argument]))
     optim.check_schedule(config)
     assert f"{plain:,}" in module.__doc__
+    if not normalised:
+        assert count(config, symbols) == plain
+        return
     for layer_norm, expected in (("none", plain), ("sum", normalised)):
         config.model[config.model.cell].layer_norm = layer_norm
+        assert count(config, symbols) == expected
+
+
+def count(config, symbols):
+    """Parameters of a configuration's model for so many symbols."""
+    if config.task == "logic":
+        model = logic.model_of(config.model, symbols)
+        init = functools.partial(logic.Task.init_params, SimpleNamespace(model=model))
+    else:
         model = models.language_model(config.model, symbols)
-        model.policy.check(config.window)
         init = functools.partial(language.init_params, model)
-        shapes = jax.eval_shape(init, jax.random.key(0))
-        assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == expected
+        model.policy.check(config.window)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def test_every_file_is_listed_and_tells_its_command():
@@ -72,24 +97,45 @@ def test_defaults_are_locked_and_every_choice_reaches_the_cell():
         assert set(config.model[name]) | {"input_size"} | sizes == set(cell.__dataclass_fields__)
 
 
-def test_slope_schedule_reaches_the_papers_values():
-    """PTB: 1, 2, 5 at epochs 0, 25, 100 and 5 after; handwriting: 3 at epoch 500."""
-    ptb = dict(start=1.0, increment=0.04, maximum=5.0)
-    values = [optim.slope_at(epoch, **ptb) for epoch in (0, 25, 100, 150)]
-    assert values == pytest.approx([1, 2, 5, 5])
-    pen = dict(start=1.0, increment=0.004, maximum=3.0)
-    values = [optim.slope_at(epoch, **pen) for epoch in (0, 250, 500, 1000)]
-    assert values == pytest.approx([1, 2, 3, 3])
+def test_word_recipe_is_the_authors_command():
+    """Of the ON-LSTM's readme, where it differs from the defaults of the program."""
+    config = load("on_lstm_ptb_word").get_config()
+    dropout, penalties = config.model.dropout, config.penalties
+    drops = {name: dropout[name] for name in ("embedding", "input", "hidden", "output", "weight")}
+    assert drops == dict(embedding=0.1, input=0.5, hidden=0.3, output=0.45, weight=0.45)
+    assert (penalties.activation, penalties.temporal) == (2.0, 1.0)
+    assert (config.batch, config.window, config.window_random) == (20, 70, True)
+    assert (config.optimizer, config.learning_rate, config.clip) == ("sgd", 30.0, 0.25)
+    assert (config.schedule, config.nonmono, config.weight_decay) == ("nonmonotone", 5, 1.2e-6)
+    assert (config.epochs, config.finetune, config.seed) == (1000, 500, 141)
+    model = models.language_model(config.model, 10_000)
+    assert [cell.chunk for cell in model.cells] == [10] * 3 and model.head == "tied"
+    assert [cell.size for cell in model.cells] == [1150, 1150, 400] and model.embedding == 400
+    assert model.embedding_uniform and model.embedding_scale == 0.1
+    assert {cell.initialisation for cell in model.cells} == {"uniform"}
 
 
-def test_plateau_divides_by_fifty_and_then_ends():
-    plateau = optim.Plateau(learning_rate=1.0, factor=50.0, patience=2, drops=1)
-    rates = []
-    for loss in (3.0, 2.0, 2.1, 2.05, 1.9, 1.95, 1.92):
-        plateau.update(loss)
-        rates.append(plateau.rate)
-    assert rates == pytest.approx([1, 1, 1, 1 / 50, 1 / 50, 1 / 50, 1 / 50])
-    assert plateau.finished and plateau.best == pytest.approx(1.9)
-    again = optim.Plateau(learning_rate=1.0, factor=50.0, patience=2, drops=1)
-    again.resume(plateau.progress())
-    assert again == plateau
+def test_variants_of_the_word_recipe_differ_in_two_details():
+    """DropConnect's scale, and whether AR reads the dropped output."""
+    for name, default in (("on_lstm_ptb_word", "official"), ("awd_lstm_ptb_word", "awd")):
+        get = load(name).get_config
+        official, awd = get("official"), get("awd")
+        assert get().to_dict() == get(default).to_dict()
+        assert (awd.model.dropout.weight_inverted, awd.penalties.after_dropout) == (True, True)
+        assert not official.model.dropout.weight_inverted and not official.penalties.after_dropout
+        awd.model.dropout.weight_inverted = awd.penalties.after_dropout = False
+        assert awd.to_dict() == official.to_dict()
+        with pytest.raises(UserError, match="official, awd"):
+            get("merity")
+
+
+def test_logic_has_the_authors_settings():
+    config = load("logic").get_config()
+    assert (config.batch, config.epochs, config.seed, config.clip) == (128, 50, 1111, 1.0)
+    assert (config.optimizer, config.learning_rate, config.adam_epsilon) == ("adam", 1e-3, 1e-9)
+    assert config.weight_decay == 1.2e-6 and config.data.longest == 6
+    assert (config.schedule, config.drop_factor, config.patience) == ("plateau", 2.0, 3)
+    model = logic.model_of(config.model, VOCABULARY.size)
+    assert (model.embedding, model.hidden, model.dropout, model.labels) == (128, 400, 0.2, 7)
+    assert [(cell.size, cell.chunk) for cell in model.cells] == [(400, 10)]
+    assert model.vocabulary == 12

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from hmrnn_jax.data import EvaluationStream, Stream, Vocabulary, user_text
+from hmrnn_jax.data import EvaluationStream, Stream, VariableStream, Vocabulary, user_text
 from hmrnn_jax.errors import UserError
 
 
@@ -153,6 +153,133 @@ def test_a_batch_costs_microseconds():
     for k in range(100):
         stream(k * 13)
     assert (time.perf_counter() - begin) / 100 < 2e-3
+
+
+# VariableStream
+
+
+def lengths_of(stream, epoch):
+    """Counted steps of the windows of an epoch."""
+    steps = range(stream.steps_in(epoch), stream.steps_in(epoch + 1))
+    return np.array([int(stream(k).mask[:, 0].sum()) for k in steps])
+
+
+def test_lengths_are_70_or_seldom_35_with_noise():
+    """70 with probability 0.95, else 35; Gaussian noise of 5 steps; 5 steps at least."""
+    lengths = lengths_of(VariableStream(np.zeros(400_001, np.int32), 2, 70, quantum=1), 0)[:-1]
+    n = len(lengths)
+    assert n > 2800
+    # Truncation of the noisy length takes half a step off.
+    assert lengths.mean() == pytest.approx(0.95 * 70 + 0.05 * 35 - 0.5, abs=4 * 9.1 / n**0.5)
+    short = lengths < 52
+    assert short.mean() == pytest.approx(0.05, abs=4 * (0.05 * 0.95 / n) ** 0.5)
+    assert lengths[short].mean() == pytest.approx(34.5, abs=2.5)
+    assert lengths[~short].std() == pytest.approx(5, abs=0.4)
+    assert lengths[~short].mean() == pytest.approx(69.5, abs=0.5)
+
+
+@pytest.mark.parametrize("quantum", [1, 2, 3, 4, 5, 7, 16])
+@pytest.mark.parametrize("window", [4, 10, 70])
+def test_windows_are_never_shorter_than_5_steps_but_the_last(window, quantum):
+    stream = VariableStream(np.zeros(8_003, np.int32), 2, window, quantum=quantum)
+    for epoch in range(3):
+        lengths = lengths_of(stream, epoch)
+        assert (lengths[:-1] >= 5).all() and lengths[-1] >= 1
+        assert not (lengths[:-1] % quantum).any()
+        assert lengths.sum() == 4_001
+        assert lengths.max() < window + 30 + quantum
+
+
+def test_quantum_limits_the_number_of_shapes():
+    """The mean length stays about what it is without, as rounding goes both ways."""
+    ids = np.zeros(200_001, np.int32)
+    fine, coarse = (VariableStream(ids, 2, 70, quantum=q) for q in (1, 5))
+    means, shapes = [], []
+    for stream in (fine, coarse):
+        steps = stream.steps_in(2)
+        shapes.append({stream(k).inputs.shape for k in range(steps)})
+        means.append(2 * 100_000 / steps)
+    assert len(shapes[0]) > 40 > 20 > len(shapes[1])
+    assert all(steps % 5 == 0 and rows == 2 for steps, rows in shapes[1])
+    assert means[0] == pytest.approx(means[1], rel=0.02)
+
+
+def test_scale_is_the_share_of_the_window():
+    """The learning rate of a step is multiplied by length / 70."""
+    stream = VariableStream(np.arange(6_001), 3, 70)
+    scales = [stream.scale(k) for k in range(stream.steps_in(2))]
+    lengths = np.concatenate([lengths_of(stream, epoch) for epoch in range(2)])
+    np.testing.assert_allclose(scales, lengths / 70, rtol=1e-12)
+    assert len(set(scales)) > 3
+    assert Stream(np.arange(6_001), 3, 70).scale(0) == 1
+
+
+def test_every_symbol_of_an_epoch_comes_once_in_order():
+    """Rows go on from window to window, so the carried state fits; an epoch begins with a reset."""
+    ids = np.random.default_rng(0).permutation(10_007).astype(np.int32)
+    stream = VariableStream(ids, 3, 20)
+    length = (len(ids) - 1) // 3
+    cuts = set()
+    for epoch in range(3):
+        steps = range(stream.steps_in(epoch), stream.steps_in(epoch + 1))
+        batches = [stream(k) for k in steps]
+        inputs, targets, mask, resets = collect(batches)
+        counted = mask[:, 0] == 1
+        assert (mask == mask[:, :1]).all()
+        for row in range(3):
+            text = ids[row * length :]
+            assert inputs[counted, row].tolist() == text[:length].tolist()
+            assert targets[counted, row].tolist() == text[1 : length + 1].tolist()
+        assert resets[0].all() and not resets[1:].any()
+        assert [stream.epoch(k) for k in steps] == [epoch] * len(steps)
+        # Padding follows the counted steps of the last window alone.
+        assert all(batch.mask.all() for batch in batches[:-1])
+        assert (np.diff(batches[-1].mask[:, 0]) <= 0).all()
+        assert len(batches[-1].mask) - batches[-1].mask[:, 0].sum() < 5
+        cuts.add(tuple(len(batch.mask) for batch in batches))
+    assert len(cuts) == 3  # epochs are cut in different places
+
+
+def test_variable_windows_do_not_depend_on_the_order_of_calls():
+    """So a run resumes from its step number alone."""
+    ids = np.random.default_rng(0).integers(0, 50, 2_001)
+
+    def make(**changes):
+        return VariableStream(ids, 2, 20, **changes)
+
+    stream = make(seed=3)
+    steps = range(stream.steps_in(3))
+    forward = [stream(k) for k in steps]
+    for fresh, order in (
+        (make(seed=3), reversed(steps)),
+        (make(seed=3), np.random.default_rng(1).permutation(len(steps))),
+    ):
+        for k in order:
+            assert all(map(np.array_equal, fresh(k), forward[k]))
+    lone = make(seed=3)
+    assert lone.scale(len(steps) - 1) == stream.scale(len(steps) - 1)
+    assert make(seed=3).epoch(len(steps) - 1) == 2 and make(seed=3).epoch(len(steps)) == 3
+    assert make(seed=3).steps_in(3) == stream.steps_in(3) and stream.steps_in(0) == 0
+    batch = forward[0]
+    assert [a.dtype for a in batch] == [np.int32, np.int32, np.float32, bool]
+    others = [make(seed=4)(k).inputs.shape for k in range(20)]
+    assert others != [batch.inputs.shape for batch in forward[:20]]
+
+
+def test_processes_cut_variable_windows_alike():
+    ids = np.arange(3_000)
+    whole = VariableStream(ids, 6, 20, seed=1)
+    for rows in (slice(0, 2), slice(2, 6)):
+        part = VariableStream(ids, 6, 20, rows, seed=1)
+        assert part.steps_in(2) == whole.steps_in(2)
+        for k in range(whole.steps_in(2)):
+            for owned, all_rows in zip(part(k), whole(k), strict=True):
+                assert np.array_equal(owned, all_rows[:, rows])
+
+
+def test_a_quantum_below_1_is_refused():
+    with pytest.raises(UserError, match="window_quantum is 0; it must be 1 or more"):
+        VariableStream(np.arange(100), 2, 10, quantum=0)
 
 
 # EvaluationStream

@@ -8,6 +8,7 @@ import numpy as np
 
 from hmrnn_jax import classifiers, models, pairs, parallel
 from hmrnn_jax.datasets import logic
+from hmrnn_jax.errors import UserError
 
 
 class Task:
@@ -24,6 +25,7 @@ class Task:
         rows = parallel.local_rows(config.batch, mesh)
         self.stream = pairs.PairStream(self.data.train, config.batch, config.seed, rows)
         self.model = model_of(config.model, self.vocabulary.size)
+        self.model.policy.check(pairs.QUANTUM)
         self.loss = functools.partial(classifiers.loss, self.model)
         self.summary = classifiers.summary
         step = functools.partial(classifiers.eval_step, self.model)
@@ -75,10 +77,18 @@ class Task:
 
 def model_of(config, vocabulary):
     """The `PairClassifier` that a `config.model` describes."""
+    if not 0 <= config.dropout < 1:
+        raise UserError(f"model.dropout is {config.dropout}; a probability below 1 is needed.")
+    stack = models.cells_from(config, config.embedding)
+    if any(cell.uses_noise for cell in stack):
+        raise UserError(
+            "model.hm_lstm.boundary is 'sample', but classifiers draw no boundaries; choose step"
+            " or soft."
+        )
     return classifiers.PairClassifier(
         vocabulary=vocabulary,
         embedding=config.embedding,
-        cells=models.cells_from(config, config.embedding),
+        cells=stack,
         hidden=config.hidden,
         labels=len(logic.LABELS),
         dropout=config.dropout,
