@@ -41,15 +41,15 @@ def _layer(number):
 
 
 def word_order(corpus):
-    """The authors' numbering of a word corpus: our id of each of their ids, `[V]`."""
+    """The authors' numbering of a word corpus: our id of each of their ids, `[V]`.
+
+    Words of the vocabulary that no split uses, such as the unknown word of a user's text,
+    come last.
+    """
     ids = np.concatenate([corpus.splits[split] for split in ("train", "valid", "test")])
     found, first = np.unique(ids, return_index=True)
-    if len(found) < corpus.vocabulary.size:
-        raise UserError(
-            f"The corpus {corpus.name} does not use all {corpus.vocabulary.size:,} words of its"
-            " vocabulary, so the order of the official weights is not known."
-        )
-    return found[np.argsort(first)]
+    unused = np.setdiff1d(np.arange(corpus.vocabulary.size), found)
+    return np.concatenate([found[np.argsort(first)], unused])
 
 
 def to_ours(state_dict, model, order):

@@ -12,13 +12,13 @@ from hmrnn_jax.data import Vocabulary
 from hmrnn_jax.errors import UserError
 
 # A run cannot go on when one of these changes: they decide the parameters' shapes, the
-# carried states' shapes, or what a step number means in the data.
+# carried states' shapes, the optimiser's parts, or what a step number means in the data.
 FIXED = (
-    "task", "model.cell", "model.sizes", "model.embedding", "model.output", "model.head",
+    "task", "seed", "model.cell", "model.sizes", "model.embedding", "model.output", "model.head",
     "model.hidden", "model.hm_lstm.layer_norm", "model.hm_lstm.top_down", "model.lstm.layer_norm",
     "model.lstm.recurrent_bias", "model.nested_lstm.depth", "model.on_lstm.chunk", "data.name",
     "data.path", "data.unit", "data.longest", "batch", "window", "window_random",
-    "window_quantum", "optimizer", "schedule", "nonmono",
+    "window_quantum", "optimizer", "weight_decay", "detector_rate", "schedule", "nonmono",
 )  # fmt: skip
 
 

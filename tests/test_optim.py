@@ -65,7 +65,9 @@ def test_slope_schedule_reaches_the_papers_values():
 
 
 @pytest.mark.skipif(not names("misc"), reason="the reference folder has no misc.npz")
-@pytest.mark.parametrize("corpus, increment, maximum", [("ptb", 0.04, 5), ("handwriting", 0.004, 3)])
+@pytest.mark.parametrize(
+    "corpus, increment, maximum", [("ptb", 0.04, 5), ("handwriting", 0.004, 3)]
+)
 def test_slope_fixture(corpus, increment, maximum):
     arrays, _ = load("misc")
     values = [optim.slope_at(int(e), 1.0, increment, maximum) for e in arrays["slope/epoch"]]
@@ -263,7 +265,8 @@ def settings(**changes):
     config = ml_collections.ConfigDict(
         dict(
             schedule="plateau", optimizer="adam", learning_rate=0.5, clip=1.0, batch=4, window=5,
-            report=1, patience=2, drops=1, drop_factor=4.0, nonmono=3, finetune=8, steps=0, epochs=6,
+            report=1, patience=2, drops=1, drop_factor=4.0, nonmono=3, finetune=8, steps=0,
+            epochs=6,
         )
     )  # fmt: skip
     config.update(changes)

@@ -1,0 +1,100 @@
+"""`eval.py` on a run of words as a user starts it: trees, plain sentences, pairs, weights."""
+
+import gzip
+import json
+
+import pytest
+from test_programs import call
+
+pytestmark = pytest.mark.whole_program
+SENTENCES = [
+    "the author laughs", "the authors laugh", "the author that likes the guards laughs",
+    "the authors that the guard likes laugh", "no author ever laughs",
+]  # fmt: skip
+TREES = """( (S (NP (DT The) (NN author)) (VP (VBZ laughs)) (. .)) )
+( (S (NP (NP (DT the) (NN author)) (SBAR (WHNP (WDT that)) (S (VP (VBZ likes) (NP (DT the)
+ (NNS guards)))))) (VP (VBZ laughs))) )
+"""
+PAIRS = """simple_agrmt\tsing_MS_MV\tthe author laughs\tthe author laugh
+simple_agrmt\tplur_MS_MV\tthe authors laugh\tthe authors smile
+"""
+SIZES = [
+    "--config.model.sizes=12,8",
+    "--config.model.embedding=8",
+    "--config.model.on_lstm.chunk=4",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of an ON-LSTM's and an LSTM's run on a made-up text, and the text itself."""
+    folder = tmp_path_factory.mktemp("words")
+    text = folder / "text"
+    text.mkdir()
+    for split in ("train", "valid", "test"):
+        (text / f"{split}.txt").write_text("\n".join(SENTENCES * 40) + "\n")
+    for config in ("on", "awd"):
+        result = call(
+            "train.py", f"--config=configs/{config}_lstm_ptb_word.py",
+            f"--workdir={folder / config}", "--config.data.name=text", f"--config.data.path={text}",
+            "--config.data.unit=words", *SIZES, "--config.batch=4", "--config.window=10",
+            "--config.steps=6", "--config.report=2", "--config.evaluation.batch=2",
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert "test perplexity" in result.stdout
+    return folder
+
+
+def evaluate(runs, *arguments, code=0):
+    result = call("eval.py", f"--workdir={runs / 'on'}", *arguments)
+    assert result.returncode == code, result.stderr
+    return result.stdout if code == 0 else result.stderr
+
+
+def test_trees_of_every_layer_beside_a_control_and_the_trivial_ones(runs, tmp_path):
+    (tmp_path / "wsj_0001.mrg").write_text(TREES)
+    out = evaluate(runs, f"--trees={tmp_path}", f"--control={runs / 'awd'}")
+    rows = json.loads(out.splitlines()[-1])
+    assert {"layer 1, biased", "layer 2, unbiased", "control lstm, layer 2, biased"} <= set(rows)
+    assert rows["right"]["sentences"] == 2 and 0 <= rows["layer 2, biased"]["f1"] <= 1
+    assert "balanced" in out and "random" in out
+    (tmp_path / "wsj_0002.mrg").write_text("( (S (NP (DT The)) ")
+    assert "wsj_0002.mrg, line 1" in evaluate(runs, f"--trees={tmp_path}", code=2)
+
+
+def test_plain_sentences_become_brackets_and_a_picture(runs, tmp_path):
+    path, picture = tmp_path / "sentences.txt", tmp_path / "tree.png"
+    path.write_text("The author laughs\n\nthe zebra\n")
+    out = evaluate(runs, f"--parse={path}", f"--output={picture}", "--draw=1")
+    lines = out.splitlines()
+    assert lines[1].replace("(", "").replace(")", "").split() == ["The", "author", "laughs"]
+    assert lines[2] == "( the zebra )"
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert "has 2 layers" in evaluate(runs, f"--parse={path}", "--layer=3", code=2)
+    path.write_text("\n \n")
+    assert "holds no sentence" in evaluate(runs, f"--parse={path}", code=2)
+
+
+def test_pairs_are_scored(runs, tmp_path):
+    path = tmp_path / "pairs.tsv.gz"
+    path.write_bytes(gzip.compress(PAIRS.encode()))
+    out = evaluate(runs, "--syneval", f"--items={path}")
+    (row,) = json.loads(out.splitlines()[-1])
+    assert row["construction"] == "simple_agrmt" and row["items"] == 2 and row["known_items"] == 1
+
+
+def test_official_weights_there_and_back_score_alike(runs, tmp_path):
+    weights = tmp_path / "on.npz"
+    evaluate(runs, f"--export={weights}")
+    ours = json.loads(evaluate(runs).splitlines()[-1])
+    result = call(
+        "eval.py", "--config=configs/on_lstm_ptb_word.py", f"--weights={weights}",
+        "--config.data.name=text", f"--config.data.path={runs / 'text'}",
+        "--config.data.unit=words", *SIZES, "--config.evaluation.batch=2",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    theirs = json.loads(result.stdout.splitlines()[-1])
+    assert theirs["symbols"] == ours["symbols"]
+    assert theirs["nats"] == pytest.approx(ours["nats"], abs=1e-5)
+    result = call("eval.py", f"--weights={weights}")
+    assert result.returncode == 2 and "--weights needs --config" in result.stderr
