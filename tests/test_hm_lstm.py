@@ -351,12 +351,13 @@ def test_a_reset_row_starts_afresh(z_init):
 
 
 def test_initial_values():
-    """Orthogonal recurrent block for each gate; zero biases but the two that are asked for."""
+    """Orthogonal recurrent block for each gate; gates' biases small, none of them zero."""
     config = Config(SIZES[:2], forget_bias=1.5, detector_bias=-0.5, detector_scale=0.1)
     params = hm_lstm.init(jax.random.key(0), config)
     for name, size in (("layer1", 4), ("layer2", 6)):
         gates = params[name]["gates"]
-        np.testing.assert_array_equal(gates["b"], [1.5] * size + [0] * 3 * size)
+        bias = np.asarray(gates["b"]) - np.repeat([1.5, 0], [size, 3 * size])
+        assert (np.abs(bias) <= size**-0.5).all() and (bias != 0).all()
         for block in np.split(np.asarray(gates["U_rec"]), 4):
             np.testing.assert_allclose(block @ block.T, np.eye(size), atol=1e-5)
         fans = size + gates["W_bu"].shape[1]
@@ -364,6 +365,23 @@ def test_initial_values():
     np.testing.assert_array_equal(params["layer1"]["detector"]["b"], [-0.5])
     assert 0 < np.abs(params["layer1"]["detector"]["W_bu"]).max() <= 0.1 * np.sqrt(6 / 4)
     assert all((norm["gain"] == 1).all() for norm in params["layer1"]["norm"].values())
+
+
+def test_a_layer_that_flushes_before_it_has_read_anything_has_a_finite_gradient():
+    """With zero biases c would be exactly 0 there, where layer normalisation is steepest."""
+    config = Config(SIZES)
+    params = hm_lstm.init(jax.random.key(0), config)
+    for name, bias in (("layer1", -2.0), ("layer2", 2.0)):  # nothing below, FLUSH above
+        params[name]["detector"]["b"] = jnp.full(1, bias)
+    x = jnp.zeros((30, 2, config.input_size))
+
+    def loss(params):
+        start = recurrence.initial_state(config, 2)
+        h = recurrence.unroll(config, params, start, x).states.h[1]
+        return jnp.sum(h * jnp.arange(h.shape[-1]))  # normalisation takes equal weights away
+
+    gradients = jax.grad(loss)(params)
+    assert all(np.abs(g).max() < 1e4 for g in jax.tree.leaves(gradients))
 
 
 @pytest.mark.parametrize("field", ["boundary", "gradient", "layer_norm"])
