@@ -8,6 +8,7 @@ python eval.py --workdir=runs/quickstart --sample=500 --prompt="The " --temperat
 python eval.py --workdir=runs/on-ptb --trees=wsj.zip --control=runs/awd-ptb   # parsing F1
 python eval.py --workdir=runs/on-ptb --parse=sentences.txt    # trees of plain sentences
 python eval.py --workdir=runs/on-ptb --syneval                # grammatical or not, by construction
+python eval.py --workdir=runs/logic-on --control=runs/logic-lstm     # accuracy by length, figure
 python eval.py --workdir=runs/on-ptb --export=on.pt           # the ON-LSTM authors' format, and
 python eval.py --config=configs/on_lstm_ptb_word.py --weights=on.pt           # from it
 """
@@ -40,6 +41,7 @@ from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.datasets import treebank as treebanks
 from hmrnn_jax.datasets.text import read_file
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.tasks import logic
 from hmrnn_jax.workdir import load_run
 
 FLAGS = flags.FLAGS
@@ -60,7 +62,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_list("sections", None, "Sections of --trees, for example 23; all by default.")
 flags.DEFINE_integer("longest", None, "Most words of a sentence of --trees: 10 for WSJ10.")
-flags.DEFINE_string("control", None, "Workdir of a second run, parsed by --trees as well.")
+flags.DEFINE_string(
+    "control", None, "Workdir of a second run, shown beside the first by --trees and for logic."
+)
 flags.DEFINE_string("parse", None, "A text file, a sentence a line, to parse.")
 flags.DEFINE_integer("layer", 2, "Layer whose distances --parse reads, from 1.")
 flags.DEFINE_integer("draw", 1, "Which sentence of --parse is drawn, from 1.")
@@ -85,7 +89,7 @@ def main(argv):
     else:
         config, vocabulary = load_run(FLAGS.workdir)
         if config.task != "language":
-            return _evaluate_task(config, mesh)
+            return _evaluate_task(mesh)
         model = models.language_model(config.model, vocabulary.size)
         init = functools.partial(language.init_params, model)
         params, slope = _restore(FLAGS.workdir, init, mesh)
@@ -126,15 +130,21 @@ def _official():
     return FLAGS.config, corpus.vocabulary, model, params, 1.0
 
 
-def _evaluate_task(config, mesh):
-    """The score of a run that is no language model."""
-    task = tasks.make(config, mesh)
-    params, slope = _restore(FLAGS.workdir, task.init_params, mesh)
-    result = task.evaluate(params, FLAGS.split, slope)
-    print(f"{FLAGS.split}: {task.headline(result)}")
+def _evaluate_task(mesh):
+    """The score of a run that is no language model, and of --control beside it."""
+    results = {}
+    for workdir in filter(None, (FLAGS.workdir, FLAGS.control)):
+        config, _ = load_run(workdir)
+        task = tasks.make(config, mesh)
+        params, slope = _restore(workdir, task.init_params, mesh)
+        result = task.evaluate(params, FLAGS.split, slope)
+        results[epath.Path(workdir).name] = result
+        print(f"{FLAGS.split}: {task.headline(result)}")
     if FLAGS.split == "test":
-        print(task.finish(params, result))
-    print(json.dumps({"split": FLAGS.split} | result))
+        path = FLAGS.output or _beside("lengths.png")
+        plots.length_curves(path, results, config.data.longest)
+        print(f"{logic.table(results)}\nfigure: {path}")
+    print(json.dumps({"split": FLAGS.split} | results))
 
 
 def _read(path, vocabulary):

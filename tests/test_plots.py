@@ -99,6 +99,16 @@ def test_compare_curves(tmp_path, saved):
         plots.compare_curves(tmp_path / "c.png", runs, [])
 
 
+@pytest.mark.filterwarnings("error")
+def test_length_curves(tmp_path, saved):
+    long = {f"accuracy/length{n}": 1 - n / 20 for n in range(13)} | {"accuracy": 0.7}
+    plots.length_curves(tmp_path / "l.png", {"ON-LSTM": long, "LSTM": long}, trained=6)
+    assert is_png(tmp_path / "l.png")
+    lines = saved[0].axes[0].lines
+    assert [line.get_label() for line in lines] == ["ON-LSTM", "LSTM"]
+    assert list(lines[0].get_xdata()) == list(range(13)) and lines[0].get_ydata()[12] == 0.4
+
+
 def test_read_metrics(tmp_path):
     path = tmp_path / "metrics.jsonl"
     whole = "".join(json.dumps(row) + "\n" for row in ROWS)

@@ -98,3 +98,21 @@ def test_official_weights_there_and_back_score_alike(runs, tmp_path):
     assert theirs["nats"] == pytest.approx(ours["nats"], abs=1e-5)
     result = call("eval.py", f"--weights={weights}")
     assert result.returncode == 2 and "--weights needs --config" in result.stderr
+
+
+def test_logic_is_scored_by_length_beside_another_run(tmp_path):
+    for split in ("train", "test"):
+        for length in range(13):
+            (tmp_path / f"{split}{length}").write_text("=\ta\ta\n<\t( a ( and b ) )\tb\n" * 6)
+    for cell in ("on_lstm", "lstm"):
+        result = call(
+            "train.py", f"--config=configs/logic.py:{cell}", f"--workdir={tmp_path / cell}",
+            f"--config.data.path={tmp_path}", "--config.model.sizes=20,", "--config.steps=2",
+            "--config.model.embedding=4", "--config.batch=8", "--config.evaluation.batch=8",
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+    result = call("eval.py", f"--workdir={tmp_path / 'on_lstm'}", f"--control={tmp_path / 'lstm'}")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout.splitlines()[-1])
+    assert figures["on_lstm"]["examples"] == figures["lstm"]["examples"] == 13 * 12
+    assert "operators" in result.stdout and (tmp_path / "on_lstm" / "lengths.png").exists()

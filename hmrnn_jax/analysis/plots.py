@@ -298,3 +298,31 @@ def compare_curves(path, runs, keys):
         axes.set_ylabel(key)
         _finish(axes, any(drawn), key)
     _save(figure, path)
+
+
+def length_curves(path, results, trained):
+    """Accuracy of several runs by number of operators (Shen et al. 2019, Figure 3).
+
+    Args:
+      path: of the PNG file to write.
+      results: dict from a run's name to its test metrics, of which `accuracy/lengthN` are drawn.
+      trained: the largest number of operators in training; longer formulas are shaded.
+
+    Raises:
+      UserError: the folder does not exist.
+    """
+    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    prefix = "accuracy/length"
+    for colour, (name, result) in zip(COLOURS, results.items(), strict=False):
+        lengths = sorted(int(key.removeprefix(prefix)) for key in result if key.startswith(prefix))
+        values = [result[f"{prefix}{n}"] for n in lengths]
+        axes.plot(lengths, values, label=name, color=colour, marker="o", markersize=4)
+        axes.set_xticks(lengths)
+    _open_axes(axes)
+    axes.axvspan(trained + 0.5, axes.get_xlim()[1], color="#eeeeee", zorder=0)
+    axes.set_xlabel("operators (shaded: more than in training)")
+    axes.set_ylabel("accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.legend(frameon=False)
+    _save(figure, path)
