@@ -4,6 +4,7 @@ python eval.py --workdir=runs/quickstart                      # bits per charact
 python eval.py --workdir=runs/quickstart --text=my.txt        # of any text
 python eval.py --workdir=runs/quickstart --boundaries         # figure, text view, F1 against spaces
 python eval.py --workdir=runs/quickstart --segment=my.txt     # segments of each layer, JSON lines
+python eval.py --workdir=runs/quickstart --curves             # curves; with --control=RUN of both
 python eval.py --workdir=runs/quickstart --sample=500 --prompt="The " --temperature=0.7
 python eval.py --workdir=runs/on-ptb --trees=wsj.zip --control=runs/awd-ptb   # parsing F1
 python eval.py --workdir=runs/on-ptb --parse=sentences.txt    # trees of plain sentences
@@ -33,13 +34,11 @@ from hmrnn_jax import (
     official,
     parallel,
     report,
-    sentences,
+    syntax,
     tasks,
 )
-from hmrnn_jax.analysis import boundaries, parsing, plots, syneval, tree_plots
+from hmrnn_jax.analysis import boundaries, parsing, plots, syneval
 from hmrnn_jax.checkpoint import Checkpoints
-from hmrnn_jax.datasets import treebank as treebanks
-from hmrnn_jax.datasets.text import read_file
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.tasks import logic
 from hmrnn_jax.workdir import load_run
@@ -71,6 +70,10 @@ flags.DEFINE_integer("draw", 1, "Which sentence of --parse is drawn, from 1.")
 flags.DEFINE_boolean("biased", True, "Whether --parse uses the authors' tree rule.")
 flags.DEFINE_boolean("syneval", False, "Scores the sentence pairs of Marvin and Linzen.")
 flags.DEFINE_string("items", None, "Another file of pairs for --syneval.")
+flags.DEFINE_boolean("curves", False, "Draws the training curves, --control's over them.")
+flags.DEFINE_list(
+    "keys", "valid/bpc,rate/layer1,rate/layer2", "With --curves and --control: what is drawn."
+)
 flags.DEFINE_integer("sample", None, "Symbols to generate.")
 flags.DEFINE_string("prompt", "\n", "Text that --sample continues.")
 flags.DEFINE_float("temperature", 1.0, "Temperature of --sample; 0 takes the likeliest symbol.")
@@ -83,6 +86,12 @@ flags.DEFINE_string(
 def main(argv):
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; did you mean --{argv[1]}?")
+    if FLAGS.curves:
+        return _curves()
+    bank = FLAGS.trees and syntax.read_treebank(FLAGS.trees, FLAGS.sections, FLAGS.longest)
+    words = FLAGS.parse and syntax.read_sentences(FLAGS.parse)
+    wants_pairs = FLAGS.syneval or FLAGS.items
+    items = wants_pairs and syneval.read_items(FLAGS.items or syneval.find())
     mesh = parallel.make_mesh()
     if FLAGS.weights:
         config, vocabulary, model, params, slope = _official()
@@ -95,18 +104,19 @@ def main(argv):
         params, slope = _restore(FLAGS.workdir, init, mesh)
     inputs = _read(FLAGS.segment or FLAGS.text, vocabulary)
     plain = jax.device_get(params)
+    trained = syntax.Trained(model, plain, vocabulary, slope)
     if FLAGS.segment:
         _segment(model, plain, slope, inputs)
     elif FLAGS.boundaries:
         _boundaries(model, plain, slope, inputs or _split(config, vocabulary))
     elif FLAGS.sample is not None:
         _sample(model, plain, slope, vocabulary)
-    elif FLAGS.trees:
-        _trees(model, plain, vocabulary)
-    elif FLAGS.parse:
-        _parse(model, plain, vocabulary)
-    elif FLAGS.syneval or FLAGS.items:
-        _syneval(model, plain, slope, vocabulary)
+    elif bank:
+        _trees(trained, bank)
+    elif words:
+        _parse(trained, words)
+    elif items:
+        _syneval(trained, items)
     elif FLAGS.export:
         corpus = _corpus(config)
         official.write(
@@ -272,77 +282,50 @@ def _sample(model, params, slope, vocabulary):
     print(f"\n{FLAGS.sample} symbols at {bits:.3f} bits each under the model itself")
 
 
-def _trees(model, params, vocabulary):
-    treebank = (
-        treebanks.nltk_sample() if FLAGS.trees == "nltk" else treebanks.read_trees(FLAGS.trees)
-    )
-    treebank = treebanks.select(
-        treebank, FLAGS.sections and [int(s) for s in FLAGS.sections], FLAGS.longest
-    )
-    print(treebank.describe())
-    words = [sentence.words for sentence in treebank.sentences]
-    trees = _trees_of_layers("", model, params, vocabulary, words)
+def _trees(trained, bank):
+    runs = {"": trained}
     if FLAGS.control:
-        config, other = load_run(FLAGS.control)
-        control = models.language_model(config.model, other.size)
-        init = functools.partial(language.init_params, control)
-        control_params, _ = _restore(FLAGS.control, init, parallel.make_mesh())
-        name = f"control {config.model.cell}, "
-        trees |= _trees_of_layers(name, control, jax.device_get(control_params), other, words)
-    rows = parsing.compare(treebank.sentences, trees)
+        config, vocabulary = load_run(FLAGS.control)
+        model = models.language_model(config.model, vocabulary.size)
+        init = functools.partial(language.init_params, model)
+        params, _ = _restore(FLAGS.control, init, parallel.make_mesh())
+        control = syntax.Trained(model, jax.device_get(params), vocabulary)
+        runs[f"control {config.model.cell}, "] = control
+    print(bank.describe())
+    rows = syntax.compare(bank, runs)
     print(parsing.format_table(rows))
     print(json.dumps({row["name"]: row for row in rows}))
 
 
-def _trees_of_layers(prefix, model, params, vocabulary, words):
-    """`{row name: trees}` of every layer by both tree rules."""
-    distances = evaluate.distances(model, params, vocabulary, words)
-    return {
-        f"{prefix}layer {layer + 1}, {rule}": [
-            parsing.tree_from_distances(w, d[:, layer], rule == "biased")
-            for w, d in zip(words, distances, strict=True)
-        ]
-        for layer in range(len(model.cells))
-        for rule in ("biased", "unbiased")
+def _parse(trained, words):
+    path = FLAGS.output or _beside("tree.png")
+    print(syntax.parse(trained, words, FLAGS.layer, FLAGS.biased, FLAGS.draw, path))
+    print(f"figure: {path}")
+
+
+def _syneval(trained, items):
+    rows = syntax.pairs(trained, items, FLAGS.seed)
+    print(syneval.format_table(syneval.pooled(rows)))
+    print(json.dumps(rows))
+
+
+def _curves():
+    """The training curves of a run, and of --control over them."""
+    path = FLAGS.output or _beside("curves.png")
+    runs = {
+        epath.Path(workdir).name: plots.read_metrics(epath.Path(workdir) / "metrics.jsonl")
+        for workdir in filter(None, (FLAGS.workdir, FLAGS.control))
     }
-
-
-def _parse(model, params, vocabulary):
-    if not 1 <= FLAGS.layer <= len(model.cells):
-        raise UserError(f"--layer is {FLAGS.layer}; this model has {len(model.cells)} layers.")
-    text = read_file(epath.Path(FLAGS.parse)).decode("utf-8", errors="replace")
-    words = [tuple(line.split()) for line in text.splitlines() if line.strip()]
-    if not words:
-        raise UserError(f"{FLAGS.parse} holds no sentence; give one a line.")
-    distances = [
-        d[:, FLAGS.layer - 1] for d in evaluate.distances(model, params, vocabulary, words)
-    ]
-    trees = [
-        parsing.tree_from_distances(w, d, FLAGS.biased)
-        for w, d in zip(words, distances, strict=True)
-    ]
-    print("\n".join(map(parsing.bracket_string, trees)))
-    if not 1 <= FLAGS.draw <= len(words):
-        raise UserError(f"--draw is {FLAGS.draw}; {FLAGS.parse} has {len(words)} sentences.")
-    chosen, path = FLAGS.draw - 1, FLAGS.output or _beside("tree.png")
-    tree_plots.tree_figure(path, words[chosen], distances[chosen], trees[chosen])
+    if FLAGS.control:
+        plots.compare_curves(path, runs, FLAGS.keys)
+    else:
+        plots.training_curves(path, *runs.values())
     print(f"figure: {path}")
 
 
 def _beside(name):
     """A file in the run's folder, or here where there is no run."""
     return name if FLAGS.weights else str(epath.Path(FLAGS.workdir) / name)
-
-
-def _syneval(model, params, slope, vocabulary):
-    items = syneval.read_items(FLAGS.items or syneval.find())
-    (end,), _ = vocabulary.encode_sentence("\n")
-    score = functools.partial(
-        sentences.log_probabilities, model, params, before=end, slope=slope, seed=FLAGS.seed
-    )
-    rows = syneval.evaluate(items, vocabulary, score)
-    print(syneval.format_table(syneval.pooled(rows)))
-    print(json.dumps(rows))
 
 
 if __name__ == "__main__":

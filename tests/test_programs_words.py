@@ -70,9 +70,17 @@ def test_plain_sentences_become_brackets_and_a_picture(runs, tmp_path):
     assert lines[1].replace("(", "").replace(")", "").split() == ["The", "author", "laughs"]
     assert lines[2] == "( the zebra )"
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    assert "has 2 layers" in evaluate(runs, f"--parse={path}", "--layer=3", code=2)
+    assert "this model has 2 layers" in evaluate(runs, f"--parse={path}", "--layer=3", code=2)
     path.write_text("\n \n")
     assert "holds no sentence" in evaluate(runs, f"--parse={path}", code=2)
+
+
+def test_curves_of_one_run_and_of_two(runs):
+    evaluate(runs, "--curves")
+    picture = runs / "on" / "curves.png"
+    alone = picture.read_bytes()
+    evaluate(runs, "--curves", f"--control={runs / 'awd'}", "--keys=valid/nats,train/nats")
+    assert alone[:4] == b"\x89PNG" and picture.read_bytes() != alone
 
 
 def test_pairs_are_scored(runs, tmp_path):
