@@ -3,9 +3,14 @@
 python eval.py --workdir=runs/quickstart                      # bits per character of the test split
 python eval.py --workdir=runs/quickstart --text=my.txt        # of any text
 python eval.py --workdir=runs/quickstart --boundaries         # figure, text view, F1 against spaces
+python eval.py --workdir=runs/chinese --boundaries --words=gold.txt          # against words
 python eval.py --workdir=runs/quickstart --segment=my.txt     # segments of each layer, JSON lines
 python eval.py --workdir=runs/quickstart --curves             # curves; with --control=RUN of both
 python eval.py --workdir=runs/quickstart --sample=500 --prompt="The " --temperature=0.7
+python eval.py --workdir=runs/verse --poems=20                # verse, and what keeps its form
+python eval.py --workdir=runs/hand --boundaries               # lines coloured by segment, F1
+python eval.py --workdir=runs/hand --sample=16 --bias=1       # handwriting: PNG and SVG
+python eval.py --workdir=runs/mine --segment=log.csv          # segments of your own signal
 python eval.py --workdir=runs/on-ptb --trees=wsj.zip --control=runs/awd-ptb   # parsing F1
 python eval.py --workdir=runs/on-ptb --parse=sentences.txt    # trees of plain sentences
 python eval.py --workdir=runs/on-ptb --syneval                # grammatical or not, by construction
@@ -14,34 +19,15 @@ python eval.py --workdir=runs/on-ptb --export=on.pt           # the ON-LSTM auth
 python eval.py --config=configs/on_lstm_ptb_word.py --weights=on.pt           # from it
 """
 
-import functools
-import itertools
-import json
-
-import jax
-import numpy as np
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from hmrnn_jax import (
-    cli,
-    datasets,
-    evaluate,
-    language,
-    losses,
-    models,
-    official,
-    parallel,
-    report,
-    syntax,
-    tasks,
-)
-from hmrnn_jax.analysis import boundaries, parsing, plots, syneval
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax import cli, parallel
+from hmrnn_jax.analysis import plots, syneval
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.tasks import logic
-from hmrnn_jax.workdir import load_run
+from hmrnn_jax.looks import examples, sequences, syntax, text
+from hmrnn_jax.looks.run import export, from_official, restore
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "With --weights: the model's configuration.")
@@ -55,7 +41,10 @@ flags.DEFINE_integer("warmup", None, "Symbols that each row reads, unscored, bef
 flags.DEFINE_boolean("boundaries", False, "Writes the boundary figure and view, and scores spaces.")
 flags.DEFINE_integer("length", 270, "Symbols in the figure and view of --boundaries.")
 flags.DEFINE_integer("score_length", 20_000, "Symbols that --boundaries scores against spaces.")
-flags.DEFINE_string("segment", None, "A UTF-8 file to cut in segments.")
+flags.DEFINE_string("words", None, "With --boundaries: a UTF-8 text with its words separated.")
+flags.DEFINE_integer("lines", 5, "Sequences in the figure of --boundaries.")
+flags.DEFINE_integer("score_lines", 200, "Sequences whose boundaries --boundaries scores.")
+flags.DEFINE_string("segment", None, "A file to cut in segments: UTF-8 text, or .csv or .npz.")
 flags.DEFINE_string(
     "trees", None, "Penn bracket files (file, folder or zip) to parse; `nltk` for the sample."
 )
@@ -74,7 +63,11 @@ flags.DEFINE_boolean("curves", False, "Draws the training curves, --control's ov
 flags.DEFINE_list(
     "keys", "valid/bpc,rate/layer1,rate/layer2", "With --curves and --control: what is drawn."
 )
-flags.DEFINE_integer("sample", None, "Symbols to generate.")
+flags.DEFINE_integer("sample", None, "Symbols to generate; sequences, if they are real-valued.")
+flags.DEFINE_integer("poems", None, "Poems to generate, with a report on their form.")
+flags.DEFINE_integer("steps", 700, "Steps of each real-valued sequence of --sample.")
+flags.DEFINE_integer("prime", 1, "Steps of held-out sequences that these are begun with.")
+flags.DEFINE_float("bias", 0.0, "Bias of --sample towards likely strokes (Graves 2013).")
 flags.DEFINE_string("prompt", "\n", "Text that --sample continues.")
 flags.DEFINE_float("temperature", 1.0, "Temperature of --sample; 0 takes the likeliest symbol.")
 flags.DEFINE_integer("seed", 0, "Seed of --sample and of sampling detectors.")
@@ -82,236 +75,124 @@ flags.DEFINE_string(
     "output", None, "File that --boundaries, --parse (PNG) or --segment (JSON lines) writes."
 )
 
+# What can be asked of which task; the score is for all.
+LOOKS = {
+    "boundaries": ("language", "strokes"),
+    "segment": ("language", "strokes"),
+    "sample": ("language", "strokes"),
+    "poems": ("language",),
+    "text": ("language",),
+    "words": ("language",),
+    "trees": ("language",),
+    "parse": ("language",),
+    "syneval": ("language",),
+    "items": ("language",),
+    "export": ("language",),
+}
+
 
 def main(argv):
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; did you mean --{argv[1]}?")
     if FLAGS.curves:
         return _curves()
+    # What is asked is read before the run, which takes longer.
     bank = FLAGS.trees and syntax.read_treebank(FLAGS.trees, FLAGS.sections, FLAGS.longest)
     words = FLAGS.parse and syntax.read_sentences(FLAGS.parse)
     wants_pairs = FLAGS.syneval or FLAGS.items
     items = wants_pairs and syneval.read_items(FLAGS.items or syneval.find())
     mesh = parallel.make_mesh()
     if FLAGS.weights:
-        config, vocabulary, model, params, slope = _official()
+        run = from_official(FLAGS.config, FLAGS.weights, mesh)
     else:
-        config, vocabulary = load_run(FLAGS.workdir)
-        if config.task != "language":
-            return _evaluate_task(mesh)
-        model = models.language_model(config.model, vocabulary.size)
-        init = functools.partial(language.init_params, model)
-        params, slope = _restore(FLAGS.workdir, init, mesh)
-    inputs = _read(FLAGS.segment or FLAGS.text, vocabulary)
-    plain = jax.device_get(params)
-    trained = syntax.Trained(model, plain, vocabulary, slope)
-    if FLAGS.segment:
-        _segment(model, plain, slope, inputs)
-    elif FLAGS.boundaries:
-        _boundaries(model, plain, slope, inputs or _split(config, vocabulary))
-    elif FLAGS.sample is not None:
-        _sample(model, plain, slope, vocabulary)
+        run = restore(FLAGS.workdir, mesh)
+    _say(*run.notes)
+    for flag, allowed in LOOKS.items():
+        if FLAGS[flag].value not in (None, False) and run.config.task not in allowed:
+            raise UserError(
+                f"--{flag} is for runs of the task {' or '.join(allowed)}; {FLAGS.workdir} is one"
+                f" of {run.config.task}."
+            )
+    if run.config.task == "strokes":
+        _say(_sequences(run))
+    elif run.config.task != "language":
+        _say(examples.score(_with_control(run), FLAGS.split, _output("lengths.png")))
     elif bank:
-        _trees(trained, bank)
+        _say(syntax.trees(run, bank, *_with_control(run)[1:]))
     elif words:
-        _parse(trained, words)
+        picture = _output("tree.png")
+        _say(syntax.parse(run, words, FLAGS.layer, FLAGS.biased, FLAGS.draw, picture))
     elif items:
-        _syneval(trained, items)
+        _say(syntax.pairs(run, items, FLAGS.seed))
     elif FLAGS.export:
-        corpus = _corpus(config)
-        official.write(
-            FLAGS.export, official.to_official(plain, model, official.word_order(corpus))
-        )
-        print(f"official weights: {FLAGS.export}")
+        _say(export(run, FLAGS.export))
     else:
-        name = FLAGS.text or FLAGS.split
-        inputs = inputs or _split(config, vocabulary)
-        _score(config, model, params, slope, mesh, name, inputs)
+        _say(_text(run))
 
 
-def _official():
-    """What `main` needs, from --config and --weights instead of a run."""
-    if FLAGS.config is None:
-        raise UserError("--weights needs --config, for example configs/on_lstm_ptb_word.py.")
-    corpus = _corpus(FLAGS.config)
-    model = models.language_model(FLAGS.config.model, corpus.vocabulary.size)
-    tensors = official.read(FLAGS.weights)
-    params = official.to_ours(tensors, model, official.word_order(corpus))
-    return FLAGS.config, corpus.vocabulary, model, params, 1.0
-
-
-def _evaluate_task(mesh):
-    """The score of a run that is no language model, and of --control beside it."""
-    results = {}
-    for workdir in filter(None, (FLAGS.workdir, FLAGS.control)):
-        config, _ = load_run(workdir)
-        task = tasks.make(config, mesh)
-        params, slope = _restore(workdir, task.init_params, mesh)
-        result = task.evaluate(params, FLAGS.split, slope)
-        results[epath.Path(workdir).name] = result
-        print(f"{FLAGS.split}: {task.headline(result)}")
-    if FLAGS.split == "test":
-        path = FLAGS.output or _beside("lengths.png")
-        plots.length_curves(path, results, config.data.longest)
-        print(f"{logic.table(results)}\nfigure: {path}")
-    print(json.dumps({"split": FLAGS.split} | results))
-
-
-def _read(path, vocabulary):
-    """`(ids, symbols)` of a text file, or None; symbols as strings, the unknown ones included."""
-    if path is None:
-        return None
-    try:
-        raw = epath.Path(path).read_bytes()
-        text = raw if vocabulary.unit == "bytes" else raw.decode("utf-8")
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path} is not a file; give a UTF-8 text.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: byte {error.start} cannot be read.") from None
-    ids, unknown = vocabulary.encode(text)
-    if len(ids) < 2:
-        raise UserError(f"{path} has {len(ids)} symbols; at least 2 are needed.")
-    if unknown:
-        print(
-            f"{path}: {unknown} of {len(ids)} symbols were never seen in training, read as unknown"
+def _text(run):
+    """What is asked of a language model but for its syntax."""
+    if FLAGS.poems is not None:
+        return text.poems(run, FLAGS.poems, FLAGS.temperature, FLAGS.seed)
+    if FLAGS.sample is not None:
+        return text.sample(run, FLAGS.prompt, FLAGS.sample, FLAGS.temperature, FLAGS.seed)
+    ends, path = None, FLAGS.segment or FLAGS.words or FLAGS.text
+    if FLAGS.words:
+        *inputs, note, ends = text.read_words(path, run.encoding)
+    elif path:
+        *inputs, note = text.read(path, run.encoding)
+    else:
+        *inputs, note = text.split(run, FLAGS.split)
+    _say(*filter(None, [note]))
+    if FLAGS.segment:
+        return text.segment(run, inputs, FLAGS.output or f"{path}.segments.jsonl", FLAGS.seed)
+    name = path or FLAGS.split
+    if FLAGS.boundaries:
+        title, figure = epath.Path(name).name, _output("boundaries.png")
+        return text.show_boundaries(
+            run, title, inputs, ends, figure, FLAGS.length, FLAGS.score_length, FLAGS.seed
         )
-    return ids, text if vocabulary.unit == "characters" else _symbols(ids, vocabulary)
-
-
-def _symbols(ids, vocabulary):
-    """One string for each symbol; a byte as the code point of its number, a word with its space."""
-    if vocabulary.unit == "bytes":
-        return [chr(vocabulary.symbols[i]) for i in ids]
-    if vocabulary.unit == "characters":
-        return vocabulary.decode(ids)
-    return [vocabulary.symbols[i] + " " for i in ids]
-
-
-def _corpus(config):
-    data = config.data
-    return datasets.load(data.name, path=data.path or None, unit=data.unit)
-
-
-def _split(config, vocabulary):
-    corpus = _corpus(config)
-    if corpus.vocabulary != vocabulary:
-        raise UserError(
-            f"The corpus {corpus.name} found here has another vocabulary than the run's; point"
-            " HMRNN_DATA to the data it was trained on, or give --text."
-        )
-    ids = corpus.splits[FLAGS.split]
-    return ids, _symbols(ids, vocabulary)
-
-
-def _restore(workdir, init, mesh):
-    target = {"params": init(jax.random.key(0)), "slope": np.float32(0)}
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        step, tree = checkpoints.restore_best(parallel.replicate(target, mesh))
-        for note in checkpoints.notes:
-            print(f"warning: {note}")
-    print(f"{workdir}: parameters of update {step:,}")
-    return tree["params"], float(tree["slope"])
-
-
-def _score(config, model, params, slope, mesh, name, inputs):
-    ids, _ = inputs
-    evaluation = config.evaluation
-    batch = FLAGS.batch or evaluation.batch
-    warmup = evaluation.warmup if FLAGS.warmup is None else FLAGS.warmup
-    if FLAGS.text and FLAGS.batch is None and len(ids) <= batch:
+    batch, symbols = FLAGS.batch, len(inputs[0])
+    if path and batch is None and symbols <= run.config.evaluation.batch:
         batch = 1
-    if batch == 1:
-        mesh = parallel.make_mesh(jax.devices()[:1])
-        params = jax.device_get(params)
-    parallel.check_batch(batch, mesh)
-    evaluator = evaluate.Evaluator(model, mesh, batch, evaluation.window, warmup)
-    result = evaluator(params, ids, slope, FLAGS.seed)
-    rows = f"{batch} rows, each after {warmup} symbols of its own past"
-    print(f"state carried through {'the whole text' if batch == 1 else rows}")
-    print(report.score_table(result))
-    for warning in evaluate.collapsed(result):
-        print(f"warning: {warning}")
-    print(json.dumps({"split": name} | result))
+    return text.score(run, name, inputs[0], batch, FLAGS.warmup, FLAGS.seed)
 
 
-def _look(model, params, slope, ids):
-    z, norms = evaluate.look(model, params, ids, slope, FLAGS.seed)
-    if not z:
-        raise UserError("This run's cell has no boundary detectors; train with model.cell=hm_lstm.")
-    return [(layer > 0.5).astype(np.int8) for layer in z], norms
+def _sequences(run):
+    """What is asked of a model of real-valued sequences."""
+    if FLAGS.sample is not None:
+        return sequences.sample(
+            run, FLAGS.split, FLAGS.sample, FLAGS.steps, FLAGS.prime, FLAGS.temperature,
+            FLAGS.bias, FLAGS.seed, _output("sample.png"),
+        )  # fmt: skip
+    if FLAGS.segment:
+        path = FLAGS.output or f"{FLAGS.segment.rstrip('/')}.segments.jsonl"
+        return sequences.segment(run, sequences.read(run, FLAGS.segment), path, FLAGS.seed)
+    if FLAGS.boundaries:
+        return sequences.show_boundaries(
+            run, FLAGS.split, sequences.held_out(run, FLAGS.split), _output("boundaries.png"),
+            FLAGS.lines, FLAGS.score_lines, FLAGS.seed,
+        )  # fmt: skip
+    return sequences.score(run, FLAGS.split, FLAGS.seed)
 
 
-def _boundaries(model, params, slope, inputs):
-    ids, symbols = inputs
-    scored = min(len(ids), FLAGS.score_length)
-    z, norms = _look(model, params, slope, ids[:scored])
-    shown = min(scored, FLAGS.length)
-    title = f"{epath.Path(FLAGS.workdir).name}: {epath.Path(FLAGS.text or FLAGS.split).name}"
-    path = FLAGS.output or _beside("boundaries.png")
-    first = [layer[:shown] for layer in z]
-    plots.boundary_figure(path, symbols[:shown], first, norms[:, :shown], title)
-    print(boundaries.text_view(symbols[:shown], first))
-    print(f"\nboundaries against spaces, {scored:,} symbols")
-    print(boundaries.format_scores(boundaries.score_against_spaces(z, symbols[:scored])))
-    print(f"figure: {path}")
-
-
-def _segment(model, params, slope, inputs):
-    ids, symbols = inputs
-    z, _ = _look(model, params, slope, ids)
-    path = FLAGS.output or f"{FLAGS.segment}.segments.jsonl"
-    rows = itertools.chain.from_iterable(
-        boundaries.segments(symbols, layer, number) for number, layer in enumerate(z, start=1)
-    )
-    count = boundaries.write_segments(path, rows)
-    print(f"{count:,} segments of {len(z)} layers: {path}")
-
-
-def _sample(model, params, slope, vocabulary):
-    if FLAGS.sample < 1 or FLAGS.temperature < 0:
-        raise UserError("--sample needs a positive number, --temperature one that is not negative.")
-    prompt = FLAGS.prompt.encode() if vocabulary.unit == "bytes" else FLAGS.prompt
-    ids, _ = vocabulary.encode(prompt)
-    if not len(ids):
-        raise UserError("--prompt is empty; give at least one symbol.")
-    symbols, log_probabilities = evaluate.generate(
-        model, params, ids, FLAGS.sample, FLAGS.temperature, FLAGS.seed, slope
-    )
-    print(FLAGS.prompt + vocabulary.decode(symbols))
-    bits = -log_probabilities.mean() * losses.BITS
-    print(f"\n{FLAGS.sample} symbols at {bits:.3f} bits each under the model itself")
-
-
-def _trees(trained, bank):
-    runs = {"": trained}
-    if FLAGS.control:
-        config, vocabulary = load_run(FLAGS.control)
-        model = models.language_model(config.model, vocabulary.size)
-        init = functools.partial(language.init_params, model)
-        params, _ = _restore(FLAGS.control, init, parallel.make_mesh())
-        control = syntax.Trained(model, jax.device_get(params), vocabulary)
-        runs[f"control {config.model.cell}, "] = control
-    print(bank.describe())
-    rows = syntax.compare(bank, runs)
-    print(parsing.format_table(rows))
-    print(json.dumps({row["name"]: row for row in rows}))
-
-
-def _parse(trained, words):
-    path = FLAGS.output or _beside("tree.png")
-    print(syntax.parse(trained, words, FLAGS.layer, FLAGS.biased, FLAGS.draw, path))
-    print(f"figure: {path}")
-
-
-def _syneval(trained, items):
-    rows = syntax.pairs(trained, items, FLAGS.seed)
-    print(syneval.format_table(syneval.pooled(rows)))
-    print(json.dumps(rows))
+def _with_control(run):
+    """The run, and that of --control if there is one."""
+    if not FLAGS.control:
+        return [run]
+    control = restore(FLAGS.control, run.mesh)
+    _say(*control.notes)
+    if control.config.task != run.config.task:
+        raise UserError(
+            f"{FLAGS.control} is a run of the task {control.config.task}, {FLAGS.workdir} of"
+            f" {run.config.task}; they cannot be compared."
+        )
+    return [run, control]
 
 
 def _curves():
     """The training curves of a run, and of --control over them."""
-    path = FLAGS.output or _beside("curves.png")
+    path = _output("curves.png")
     runs = {
         epath.Path(workdir).name: plots.read_metrics(epath.Path(workdir) / "metrics.jsonl")
         for workdir in filter(None, (FLAGS.workdir, FLAGS.control))
@@ -320,12 +201,17 @@ def _curves():
         plots.compare_curves(path, runs, FLAGS.keys)
     else:
         plots.training_curves(path, *runs.values())
-    print(f"figure: {path}")
+    _say(f"figure: {path}")
 
 
-def _beside(name):
-    """A file in the run's folder, or here where there is no run."""
-    return name if FLAGS.weights else str(epath.Path(FLAGS.workdir) / name)
+def _output(name):
+    """--output, or a file in the run's folder, or here where there is no run."""
+    return FLAGS.output or (name if FLAGS.weights else str(epath.Path(FLAGS.workdir) / name))
+
+
+def _say(*lines):
+    for line in lines:
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def train(config, workdir, say=_say):
     stream = task.stream
     total = optim.total_steps(config, stream)
     plan = optim.schedule(config)
-    changed = open_run(workdir, config, task.vocabulary)
+    changed = open_run(workdir, config, task.encoding)
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
     # Data, slope and random draws are functions of the update's number.

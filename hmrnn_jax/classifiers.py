@@ -8,11 +8,58 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hmrnn_jax import cells, models, recurrence
+from hmrnn_jax import models, recurrence
+from hmrnn_jax.errors import UserError
 from hmrnn_jax.parallel import AXIS
 
 
-class PairClassifier(nn.Module):
+class _Reader(models.CellStack):
+    """What classifiers have in common; they have `dropout` as well as `cells` and `policy`."""
+
+    def read(self, x, rows, slope, **inputs):
+        """Final h of each layer, `[rows, H]`, of cells that begin at their initial state.
+
+        `x` and `inputs` are those of `run_cells`.
+        """
+        carry = self.initial_carry(rows)
+        _, final, _, _ = self.run_cells(x, carry, slope=slope, **inputs)
+        cells = [state.h if isinstance(state.h, tuple) else (state.h,) for state in final]
+        return [h for layers in cells for h in layers]
+
+    @property
+    def sizes(self):
+        """Widths of all layers, lowest first."""
+        return [
+            size for c in self.cells for size in (c.sizes if hasattr(c, "sizes") else (c.size,))
+        ]
+
+    def affine(self, name, x, width):
+        """PyTorch's default for a linear layer, as in the ON-LSTM authors' program."""
+        uniform = models.symmetric_uniform(x.shape[-1] ** -0.5)
+        kernel = self.param(f"{name}_kernel", uniform, (x.shape[-1], width))
+        bias = self.param(f"{name}_bias", uniform, (width,))
+        return models.dense(x, kernel, self.policy.precision) + bias
+
+    def masks(self, key, rows, first_row):
+        """Dropout's factors `[rows, width]` for each of `dropped`; None without dropout.
+
+        A row's are drawn from its place in the whole batch, alike on one device and on many.
+        """
+        if not self.dropout:
+            return None
+        widths = self.dropped
+
+        def row(number):
+            keys = jax.random.split(jax.random.fold_in(key, number), len(widths))
+            return tuple(
+                jax.random.bernoulli(k, 1 - self.dropout, (width,)) / (1 - self.dropout)
+                for k, width in zip(keys, widths, strict=True)
+            )
+
+        return jax.vmap(row)(first_row + jnp.arange(rows))
+
+
+class PairClassifier(_Reader, nn.Module):
     """The relation of two sentences (Bowman, Manning, Potts 2015; Shen et al. 2019, 5.4).
 
     One encoder reads both; of the last layer's final states u, v the features
@@ -41,57 +88,74 @@ class PairClassifier(nn.Module):
         table = self.param("embedding", uniform(0.1), (self.vocabulary, self.embedding))
         ids = jnp.concatenate([batch.left, batch.right], axis=1)
         resets = jnp.concatenate([batch.left_resets, batch.right_resets], axis=1)
-        rows = ids.shape[1]
-        x, table_ids = table, ids  # there are fewer symbols than steps
-        for number, config in enumerate(self.cells):
-            cell = cells.of(config)
-            out = recurrence.unroll(
-                config,
-                self.param(f"cell{number + 1}", cell.init, config),
-                recurrence.initial_state(config, rows),
-                x,
-                resets=resets,
-                constants={"slope": slope} if config.uses_slope else None,
-                policy=self.policy,
-                table_ids=table_ids,
-            )
-            last, every = (
-                s.h[-1] if isinstance(s.h, tuple) else s.h for s in (out.final, out.states)
-            )
-            x, table_ids = every, None
+        # There are fewer symbols than steps, hence the table.
+        last = self.read(table, ids.shape[1], slope, resets=resets, table_ids=ids)[-1]
         u, v = jnp.split(last, 2)
         features = jnp.concatenate([u, v, u * v, jnp.abs(u - v)], axis=1)
         if masks is not None:
             features = features * masks[0]
-        hidden = nn.elu(self._affine("hidden", features, self.hidden))
+        hidden = nn.elu(self.affine("hidden", features, self.hidden))
         if masks is not None:
             hidden = hidden * masks[1]
-        return self._affine("labels", hidden, self.labels)
+        return self.affine("labels", hidden, self.labels)
 
-    def _affine(self, name, x, width):
-        """PyTorch's default for a linear layer, as in the authors' program."""
-        uniform = models.symmetric_uniform(x.shape[-1] ** -0.5)
-        kernel = self.param(f"{name}_kernel", uniform, (x.shape[-1], width))
-        bias = self.param(f"{name}_bias", uniform, (width,))
-        return models.dense(x, kernel, self.policy.precision) + bias
+    @property
+    def dropped(self):
+        """Widths of what dropout acts on."""
+        return (4 * self.sizes[-1], self.hidden)
 
-    @nn.nowrap
-    def masks(self, key, rows, first_row):
-        """Dropout's factors for this device's rows, by their place in the whole batch."""
-        if not self.dropout:
-            return None
-        last = self.cells[-1]
-        size = last.sizes[-1] if hasattr(last, "sizes") else last.size
-        widths = (4 * size, self.hidden)
 
-        def row(number):
-            keys = jax.random.split(jax.random.fold_in(key, number))
-            return tuple(
-                jax.random.bernoulli(k, 1 - self.dropout, (width,)) / (1 - self.dropout)
-                for k, width in zip(keys, widths, strict=True)
-            )
+class Classifier(_Reader, nn.Module):
+    """The class of a sequence of vectors: cells, their final state, dropout, softmax.
 
-        return jax.vmap(row)(first_row + jnp.arange(rows))
+    The softmax reads the final h of every layer, concatenated, for every cell alike. The last
+    layer's alone would be unfair to the HM-LSTM: unless a segment happens to end with the
+    sequence, that layer still COPYs what it knew at the last boundary below it, and only the
+    layers below have read the rest.
+
+    Attributes:
+      cells: configurations of the cells, lowest first.
+      labels: number of classes.
+      dropout: probability, of the final state's.
+      policy: how the recurrence runs.
+    """
+
+    cells: tuple[Any, ...]
+    labels: int
+    dropout: float = 0.0
+    policy: recurrence.Policy = recurrence.Policy()
+
+    @nn.compact
+    def __call__(self, batch, *, slope=1.0, masks=None):
+        """Logits `[B, labels]` of `batch.inputs [T, B, D]`; `masks` of `masks`, in training."""
+        layers = self.read(batch.inputs, batch.inputs.shape[1], slope)
+        features = jnp.concatenate(layers, axis=1)
+        if masks is not None:
+            features = features * masks[0]
+        return self.affine("labels", features, self.labels)
+
+    @property
+    def dropped(self):
+        """Widths of what dropout acts on."""
+        return (sum(self.sizes),)
+
+
+def cells_from(config, input_size):
+    """As `models.cells_from`, for a `config.model` with the field `dropout`.
+
+    Raises:
+      UserError: also for a dropout that is no probability below 1, and for cells that draw
+        their boundaries.
+    """
+    if not 0 <= config.dropout < 1:
+        raise UserError(f"model.dropout is {config.dropout}; a probability below 1 is needed.")
+    stack = models.cells_from(config, input_size)
+    if any(cell.uses_noise for cell in stack):
+        raise UserError(
+            "model.hm_lstm.boundary is 'sample', but classifiers draw no boundaries; choose step"
+            " or soft."
+        )
+    return stack
 
 
 def loss(model, params, carry, batch, knobs, key):
@@ -121,10 +185,12 @@ def scores(logits, batch):
 
 
 def summary(sums):
-    """Means, as plain numbers."""
+    """Means, as plain numbers; `error` is in %."""
     count = float(np.sum(sums["count"]))
+    accuracy = float(sums["correct"]) / count
     return {
         "examples": int(count),
         "nats": float(sums["nats"]) / count,
-        "accuracy": float(sums["correct"]) / count,
+        "accuracy": accuracy,
+        "error": 100 * (1 - accuracy),
     }

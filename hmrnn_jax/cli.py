@@ -20,7 +20,7 @@ def run(main, default_config=None):
         try:
             main(argv)
         except UserError as error:
-            _fail(error)
+            fail(error)
 
     named = any(argument.split("=")[0] in ("--config", "-config") for argument in sys.argv[1:])
     if default_config and not named:
@@ -37,7 +37,7 @@ def _parse(argv):
             flags.FLAGS.config.keys()  # a file that cannot be loaded is told of only when used
         return rest
     except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        _fail(_cause(error))
+        fail(_cause(error))
 
 
 def _cause(error):
@@ -53,6 +53,7 @@ def _cause(error):
     return f"The command line cannot be read: {text}"
 
 
-def _fail(error):
+def fail(error):
+    """Prints the sentence of an error and exits with status 2."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)

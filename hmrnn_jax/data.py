@@ -18,6 +18,7 @@ from hmrnn_jax.errors import UserError
 __all__ = [
     "Batch",
     "Corpus",
+    "Epochs",
     "EvaluationStream",
     "Stream",
     "VariableStream",
@@ -43,7 +44,25 @@ class Batch(NamedTuple):
     resets: np.ndarray
 
 
-class Stream:
+class Epochs:
+    """Where the epochs of a stream end, if all have `steps_per_epoch` steps."""
+
+    steps_per_epoch: int
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 0, that a step belongs to."""
+        return step // self.steps_per_epoch
+
+    def steps_in(self, epochs: int) -> int:
+        """Steps of the first `epochs` epochs."""
+        return epochs * self.steps_per_epoch
+
+    def scale(self, step: int) -> float:
+        """Factor of the learning rate at a step: 1, as all batches are alike."""
+        return 1.0
+
+
+class Stream(Epochs):
     """Training batches for truncated back-propagation, as a pure function of the step.
 
     The text is cut in `batch` contiguous rows of S = (N-1) // batch symbols; window k of an
@@ -74,18 +93,6 @@ class Stream:
         self.steps_per_epoch = -(-length // window)
         self._inputs = ids[:used].reshape(batch, length)[rows]
         self._targets = ids[1 : used + 1].reshape(batch, length)[rows]
-
-    def epoch(self, step: int) -> int:
-        """The epoch, from 0, that a step belongs to."""
-        return step // self.steps_per_epoch
-
-    def steps_in(self, epochs: int) -> int:
-        """Steps of the first `epochs` epochs."""
-        return epochs * self.steps_per_epoch
-
-    def scale(self, step: int) -> float:
-        """Factor of the learning rate at a step: 1, as all windows are alike."""
-        return 1.0
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step (from 0, without end): arrays [T, rows owned]."""

@@ -120,6 +120,69 @@ def logic():
     return config.lock()
 
 
+def strokes():
+    """Handwriting, with the HM-LSTM paper's settings (section 4.2), or other real values."""
+    config = ConfigDict()
+    config.task = "strokes"
+    config.seed = 0
+    config.data = data = ConfigDict()
+    data.name = "iam_ondb"  # or signals (your own, at path), oscillators, scribbles
+    data.path = ""
+    data.split = "official"  # of iam_ondb: official, or hm_lstm for the paper's own
+    data.seed = 0  # of the paper's split, and of what is made up
+    data.event = ""  # of signals: the 0/1 column that is an event
+    data.columns = ()  # of signals: those to be read; all if empty
+    data.clip = 0.0  # deviations beyond which values are clipped; 0 clips none
+    config.model = model = _network()
+    model.sizes = (400, 400, 400)
+    model.head = "gated"
+    model.output = 400
+    model.components = 20  # Gaussians of the mixture
+    config.slope = ConfigDict({"start": 1.0, "increment": 0.0, "maximum": 3.0})
+    _training(config)
+    config.batch = 32
+    # Steps of truncated back-propagation, 0 for whole sequences. The paper is silent; over some
+    # hundred steps an HM-LSTM's straight-through gradient overflows.
+    config.window = 100
+    config.buckets = 16  # lengths that batches are padded to
+    config.longest = 2000  # longer sequences are cut in pieces for training; 0 cuts none
+    config.learning_rate = 3e-4
+    config.evaluation = ConfigDict({"every": 0, "batch": 32, "window": 200})
+    return config.lock()
+
+
+def images():
+    """MNIST, read patch by patch; the cells differ in nothing but themselves.
+
+    Whatever a cell's own default, here all start from orthogonal recurrent matrices and a
+    forget bias of 1, without layer normalisation, which only two of them have.
+    """
+    config = ConfigDict()
+    config.task = "images"
+    config.seed = 0
+    # path: folder of the four files; see hmrnn_jax.datasets.mnist for where else they are.
+    config.data = ConfigDict({"path": ""})
+    config.model = model = _network()
+    # Side of the squares that an image is read in: 7 (16 steps), 1 (784 steps), or another
+    # divisor of 28.
+    model.patch = 7
+    model.sizes = (128,)
+    model.dropout = 0.0  # of the final state
+    for name in cells.MODULES:
+        model[name].forget_bias = 1.0
+    model.hm_lstm.layer_norm = model.lstm.layer_norm = "none"
+    model.on_lstm.initialisation = "orthogonal"
+    config.slope = ConfigDict({"start": 1.0, "increment": 0.0, "maximum": 5.0})
+    _training(config)
+    config.batch = 100
+    config.epochs = 20
+    config.learning_rate = 1e-3
+    config.schedule = "cosine"  # the same for every cell, whenever its validation stalls
+    config.evaluation = ConfigDict({"every": 0, "batch": 500})
+    config.report = 50
+    return config.lock()
+
+
 def _network():
     """The cell's and the recurrence's fields, which every model has."""
     model = ConfigDict()

@@ -1,7 +1,6 @@
 """Scoring a text, looking into a model while it reads one, and generating."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -38,21 +37,10 @@ class Evaluator:
         """
         stream = EvaluationStream(ids, self.batch, self.window, self.warmup)
         rows = parallel.local_rows(self.batch, self.mesh)
-        carry = jax.tree.map(np.asarray, self.model.initial_carry(rows.stop - rows.start))
-        carry = parallel.shard_rows(carry, self.mesh)
-        total = None
-        for number, batch in enumerate(stream):
-            batch = jax.tree.map(lambda x: x[:, rows], batch)
-            batch = parallel.shard_batch(batch, self.mesh)
-            knobs = {
-                "slope": np.float32(slope),
-                "seed": np.uint32(seed),
-                "number": np.uint32(number),
-            }
-            carry, sums = self._step(params, carry, batch, knobs)
-            parallel.settle(sums)
-            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-        return language.summary(jax.device_get(total))
+        carry = self.model.initial_carry(rows.stop - rows.start)
+        batches = (jax.tree.map(lambda x: x[:, rows], batch) for batch in stream)
+        sums = parallel.accumulate(self._step, params, carry, batches, self.mesh, slope, seed)
+        return language.summary(sums)
 
 
 def collapsed(result, low=0.01, high=0.99):
@@ -74,36 +62,40 @@ def collapsed(result, low=0.01, high=0.99):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _look(model, params, ids, carry, slope, key):
-    noise = jax.random.uniform(key, (*ids.shape, model.noise_width)) if model.noise_width else None
-    out = model.apply({"params": params}, ids, carry, slope=slope, noise=noise)
+def _look(model, params, inputs, carry, slope, key):
+    noise = jax.random.uniform(key, (*inputs.shape[:2], model.noise_width))
+    out = model.apply({"params": params}, inputs, carry, slope=slope, noise=noise)
     norms, boundaries = [], []
     for states in out.states:
         layers = states.h if isinstance(states.h, tuple) else (states.h,)
-        norms += [jnp.linalg.norm(h[:, 0], axis=-1) for h in layers]
-        boundaries += [z[:, 0] for z in getattr(states, "z", ())]
+        norms += [jnp.linalg.norm(h, axis=-1) for h in layers]
+        boundaries += getattr(states, "z", ())
     return out.carry, jnp.stack(norms), boundaries
 
 
-def look(model, params, ids, slope=1.0, seed=0, window=256):
-    """What the model does while it reads `ids [N]` from the initial state.
+def look(model, params, inputs, slope=1.0, seed=0, window=256):
+    """What the model does while it reads from the initial state.
 
-    Returns `(boundaries, norms)`: z of each detector, a list of `[N]` arrays, and the
-    norms of each layer's h, `[L, N]`.
+    Args:
+      inputs: ids `[N]` of one text, or the steps `[N, B, C]` of B real-valued sequences.
+
+    Returns `(boundaries, norms)`: z of each detector, a list of `[N]` or `[N, B]` arrays,
+    and the norms of each layer's h, `[L, N]` or `[L, N, B]`.
     """
-    model = model.inference
-    carry, key = model.initial_carry(1), jax.random.key(seed)
-    length = len(ids)
-    padded = np.zeros((math.ceil(length / window) * window, 1), np.int32)
-    padded[:length, 0] = ids
+    model, inputs = model.inference, np.asarray(inputs)
+    alone, length = inputs.ndim == 1, len(inputs)
+    inputs = inputs.astype(np.int32)[:, None] if alone else inputs.astype(np.float32)
+    carry, key = model.initial_carry(inputs.shape[1]), jax.random.key(seed)
+    inputs = np.pad(inputs, [(0, -length % window)] + [(0, 0)] * (inputs.ndim - 1))
     norms, boundaries = [], []
-    for number in range(len(padded) // window):
-        part = padded[number * window : (number + 1) * window]
+    for number in range(len(inputs) // window):
+        part = inputs[number * window : (number + 1) * window]
         carry, n, z = _look(model, params, part, carry, slope, jax.random.fold_in(key, number))
         norms.append(np.asarray(n))
         boundaries.append([np.asarray(layer) for layer in z])
     layers = [np.concatenate(parts)[:length] for parts in zip(*boundaries, strict=True)]
-    return layers, np.concatenate(norms, axis=1)[:, :length]
+    norms = np.concatenate(norms, axis=1)[:, :length]
+    return ([z[:, 0] for z in layers], norms[..., 0]) if alone else (layers, norms)
 
 
 def distances(model, params, vocabulary, sentences_of_words):

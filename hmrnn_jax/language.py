@@ -142,15 +142,20 @@ RATE_NAMES = {
 }
 
 
+def rates(sums):
+    """`{word/layerN: rate}` from the sums of `diagnostics`, as plain numbers."""
+    return {
+        f"{word}/layer{layer}": float(value) / float(sums["count"])
+        for name, word in RATE_NAMES.items()
+        for layer, value in enumerate(np.atleast_1d(sums.get(name, ())), start=1)
+    }
+
+
 def summary(sums):
     """Means and rates from the sums of `loss` or `eval_step`, as plain numbers."""
     count = float(sums["count"])
     nats = float(sums["nats"]) / count
-    result = {"symbols": int(count), "nats": nats, "bpc": nats * losses.BITS}
-    for name, word in RATE_NAMES.items():
-        for layer, value in enumerate(np.atleast_1d(sums.get(name, ())), start=1):
-            result[f"{word}/layer{layer}"] = float(value) / count
-    return result
+    return {"symbols": int(count), "nats": nats, "bpc": nats * losses.BITS} | rates(sums)
 
 
 def headline(result, unit):

@@ -70,7 +70,67 @@ def dense(x, kernel, precision):
 HEADS = ("gated", "plain", "tied")
 
 
-class LanguageModel(nn.Module):
+class CellStack:
+    """What models of `cells`, lowest first, have in common; they run under `policy`."""
+
+    @property
+    def inference(self):
+        """The same model for windows of any length, nothing rematerialised."""
+        return self.clone(policy=self.policy._replace(remat=0))
+
+    def initial_carry(self, batch):
+        """The states before the first step, `[batch, ...]`, one for each cell."""
+        return tuple(recurrence.initial_state(config, batch) for config in self.cells)
+
+    @property
+    def noise_width(self):
+        """Uniform draws for each step and row: one a sampling detector, else 0."""
+        return max(config.uses_noise for config in self.cells)
+
+    def run_cells(
+        self, x, carry, *, resets=None, slope=1.0, noise=None, table_ids=None, prepare=None,
+        between=None,
+    ):  # fmt: skip
+        """Runs the cells one above the other; their parameters are `cell1`, `cell2`, ...
+
+        Args:
+          x: inputs `[T, B, n]`; with `table_ids` int `[T, B]` a table `[V, n]`.
+          carry: a state for each cell.
+          resets: bool `[T, B]`, see `recurrence.unroll`.
+          slope: slope of the detectors, a scalar; cells without detectors ignore it.
+          noise: uniform `[T, B, n]` for cells that sample, see `noise_width`.
+          prepare: `prepare(number, params)` gives the parameters that a cell, from 0, runs with.
+          between: masks that the outputs of all cells but the last are multiplied by.
+
+        Returns `(hidden, final, states, aux)`: h of each layer `[T, B, H]`, a list; the rest
+        are tuples, an entry for each cell, as `Output` has them.
+        """
+        hidden, final, states, aux = [], [], [], []
+        for number, (config, state) in enumerate(zip(self.cells, carry, strict=True)):
+            params = self.param(f"cell{number + 1}", cells.of(config).init, config)
+            out = recurrence.unroll(
+                config,
+                prepare(number, params) if prepare else params,
+                state,
+                x,
+                resets=resets,
+                constants={"slope": slope} if config.uses_slope else None,
+                per_step={"noise": noise} if config.uses_noise else None,
+                policy=self.policy,
+                table_ids=table_ids,
+            )
+            layers = list(out.states.h) if isinstance(out.states.h, tuple) else [out.states.h]
+            if between and number < len(self.cells) - 1:
+                layers[-1] = _times(layers[-1], between[number])
+            x, table_ids = layers[-1], None
+            hidden += layers
+            final.append(out.final)
+            states.append(out.states)
+            aux.append(out.aux)
+        return hidden, tuple(final), tuple(states), tuple(aux)
+
+
+class LanguageModel(CellStack, nn.Module):
     """Next-symbol model: embedding, cells, output module, softmax.
 
     Attributes:
@@ -100,16 +160,6 @@ class LanguageModel(nn.Module):
     policy: recurrence.Policy = recurrence.Policy()
 
     @property
-    def inference(self):
-        """The same model for windows of any length, nothing rematerialised."""
-        return self.clone(policy=self.policy._replace(remat=0))
-
-    @nn.nowrap
-    def initial_carry(self, batch):
-        """The states before the first step, `[batch, ...]`, one for each cell."""
-        return tuple(recurrence.initial_state(config, batch) for config in self.cells)
-
-    @property
     def width(self):
         """Width of what the softmax reads."""
         return self.output if self.head == "gated" else _widths(self.cells[-1])[-1]
@@ -134,9 +184,7 @@ class LanguageModel(nn.Module):
         Args:
           ids: int `[T, B]`.
           carry: of `initial_carry` or of the window before.
-          resets: bool `[T, B]`, see `recurrence.unroll`.
-          slope: slope of the detectors, a scalar; cells without detectors ignore it.
-          noise: uniform `[T, B, n]` for cells that sample, see `noise_width`.
+          resets, slope, noise: see `run_cells`.
           masks: of `masks`, in training; None in evaluation.
         """
         initial = symmetric_uniform if self.embedding_uniform else nn.initializers.normal
@@ -149,33 +197,23 @@ class LanguageModel(nn.Module):
         # are fewer than those of the window.
         folded = self.vocabulary < ids.size and drop.input is None
         x, table_ids = (rows, ids) if folded else (_times(rows[ids], drop.input), None)
-        hidden, final, states, aux = [], [], [], []
-        for number, (config, state) in enumerate(zip(self.cells, carry, strict=True)):
-            cell = cells.of(config)
-            params = self.param(f"cell{number + 1}", cell.init, config)
+
+        def prepare(number, params):
             connected = drop.weights[number] if drop.weights else None
             if masks is None or connected is not None:
-                params = regularisation.connect(params, self.dropout, connected)
-            out = recurrence.unroll(
-                config,
-                params,
-                state,
-                x,
-                resets=resets,
-                constants={"slope": slope} if config.uses_slope else None,
-                per_step={"noise": noise} if config.uses_noise else None,
-                policy=self.policy,
-                table_ids=table_ids,
-            )
-            layers = list(out.states.h) if isinstance(out.states.h, tuple) else [out.states.h]
-            last = number == len(self.cells) - 1
-            x, table_ids = layers[-1], None
-            if not last and drop.hidden:
-                x = layers[-1] = _times(x, drop.hidden[number])
-            hidden += layers
-            final.append(out.final)
-            states.append(out.states)
-            aux.append(out.aux)
+                return regularisation.connect(params, self.dropout, connected)
+            return params
+
+        hidden, final, states, aux = self.run_cells(
+            x,
+            carry,
+            resets=resets,
+            slope=slope,
+            noise=noise,
+            table_ids=table_ids,
+            prepare=prepare,
+            between=drop.hidden,
+        )
         if self.head == "gated":
             top = GatedOutput(self.output, self.policy.precision, name="output")(hidden)
         else:
@@ -188,12 +226,7 @@ class LanguageModel(nn.Module):
             kernel = self.param("softmax_kernel", glorot, (self.width, self.vocabulary))
         bias = self.param("softmax_bias", nn.initializers.zeros, (self.vocabulary,))
         logits = dense(dropped, kernel, self.policy.precision) + bias
-        return Output(logits, tuple(final), tuple(states), tuple(aux), (top, dropped))
-
-    @property
-    def noise_width(self):
-        """Uniform draws for each step and row: one a sampling detector, else 0."""
-        return max(config.uses_noise for config in self.cells)
+        return Output(logits, final, states, aux, (top, dropped))
 
 
 def symmetric_uniform(limit):

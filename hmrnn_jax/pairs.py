@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hmrnn_jax.data import Epochs
 from hmrnn_jax.datasets.logic import Pairs, Sentences
 from hmrnn_jax.errors import UserError
 
@@ -43,7 +44,7 @@ class PairBatch(NamedTuple):
     mask: np.ndarray
 
 
-class PairStream:
+class PairStream(Epochs):
     """Training batches of pairs, as a pure function of the step.
 
     Every pair comes once in an epoch. The order of epoch e is drawn from (seed, e): a
@@ -81,18 +82,6 @@ class PairStream:
         self._pairs, self._rows, self._quantum = pairs, rows or slice(None), quantum
         self._seed, self._pool = seed, pool
         self._drawn = (None, None)  # an epoch and its order
-
-    def epoch(self, step: int) -> int:
-        """The epoch, from 0, that a step belongs to."""
-        return step // self.steps_per_epoch
-
-    def steps_in(self, epochs: int) -> int:
-        """Steps of the first `epochs` epochs."""
-        return epochs * self.steps_per_epoch
-
-    def scale(self, step: int) -> float:
-        """Factor of the learning rate at a step: 1."""
-        return 1.0
 
     def __call__(self, step: int) -> PairBatch:
         """The batch of a step (from 0, without end): arrays [T, rows owned] or [rows owned]."""

@@ -3,6 +3,7 @@
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
@@ -77,6 +78,24 @@ def _mapped(step, mesh, out_specs):
 def _batch_spec(array):
     """Rows lie along the second axis, or along the only one."""
     return P(AXIS) if array.ndim == 1 else P(None, AXIS)
+
+
+def accumulate(step, params, carry, batches, mesh, slope=1.0, seed=0):
+    """The sums of an evaluation step over all batches, as host arrays.
+
+    Args:
+      step: of `pmapped_evaluation`; its knobs are `{slope, seed, number}`, the last the
+        batch's place.
+      carry: this process's rows of the states before the first batch.
+      batches: this process's rows of each batch.
+    """
+    carry, total = shard_rows(jax.tree.map(np.asarray, carry), mesh), None
+    for number, batch in enumerate(batches):
+        knobs = {"slope": np.float32(slope), "seed": np.uint32(seed), "number": np.uint32(number)}
+        carry, sums = step(params, carry, shard_batch(batch, mesh), knobs)
+        settle(sums)
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    return jax.device_get(total)
 
 
 def settle(tree):

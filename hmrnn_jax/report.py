@@ -32,7 +32,10 @@ def devices():
 
 
 # Metrics of which validation has its own.
-TRAIN_AND_VALID = ("bpc", "nats", "symbols", "examples", "accuracy")
+TRAIN_AND_VALID = (
+    "bpc", "nats", "symbols", "examples", "accuracy", "error", "steps", "sequences",
+    "log_likelihood",
+)  # fmt: skip
 
 
 class Progress:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from hmrnn_jax.data import Vocabulary
+from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
 
 # A run cannot go on when one of these changes: they decide the parameters' shapes, the
@@ -17,8 +18,10 @@ FIXED = (
     "task", "seed", "model.cell", "model.sizes", "model.embedding", "model.output", "model.head",
     "model.hidden", "model.hm_lstm.layer_norm", "model.hm_lstm.top_down", "model.lstm.layer_norm",
     "model.lstm.recurrent_bias", "model.nested_lstm.depth", "model.on_lstm.chunk", "data.name",
-    "data.path", "data.unit", "data.longest", "batch", "window", "window_random",
-    "window_quantum", "optimizer", "weight_decay", "detector_rate", "schedule", "nonmono",
+    "data.path", "data.unit", "data.longest", "data.split", "data.seed", "data.clip",
+    "data.columns", "data.event", "model.components", "model.patch", "buckets", "longest", "batch",
+    "window", "window_random", "window_quantum", "optimizer", "weight_decay", "detector_rate",
+    "schedule", "nonmono",
 )  # fmt: skip
 
 
@@ -30,31 +33,37 @@ def write_text(path, text):
     temporary.replace(path)
 
 
-def open_run(workdir, config, vocabulary):
+# What the numbers of a run's data mean: one of these, or nothing.
+ENCODINGS = {"vocabulary.json": Vocabulary, "scale.json": Scale}
+NO_ENCODING = ("images",)  # tasks whose data always mean the same
+
+
+def open_run(workdir, config, encoding):
     """Starts a run's folder, or checks that `config` can go on with the one that is there.
 
     Returns the differences from the saved configuration, as lines for the log.
 
     Raises:
-      UserError: the folder holds a run of another shape or vocabulary; what differs is named.
+      UserError: the folder holds a run of another shape or encoding; what differs is named.
     """
     folder = epath.Path(workdir)
     ours = _flatten(config.to_dict())
     if not (folder / "config.json").exists():
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / "vocabulary.json", vocabulary.to_json())
+            for name, kind in ENCODINGS.items():
+                if isinstance(encoding, kind):
+                    write_text(folder / name, encoding.to_json())
             write_text(folder / "config.json", _json(config.to_dict()))
         return []
-    saved_config, saved_vocabulary = load_run(workdir)
+    saved_config, saved_encoding = load_run(workdir)
     saved = _flatten(saved_config.to_dict())
     changed = [key for key in sorted(ours.keys() | saved.keys()) if ours.get(key) != saved.get(key)]
     lines = [f"{key}: {saved.get(key)!r} in the run, {ours.get(key)!r} now" for key in changed]
     fixed = [line for key, line in zip(changed, lines, strict=True) if key in FIXED]
-    if saved_vocabulary != vocabulary:
-        fixed.append(
-            f"vocabulary: {saved_vocabulary.size} symbols in the run, {vocabulary.size} now"
-        )
+    if saved_encoding != encoding:
+        old, new = (e.describe() if e else "none" for e in (saved_encoding, encoding))
+        fixed.append(f"encoding: {old} in the run, {new} now")
     if fixed:
         raise UserError(
             f"{workdir} holds a run that this configuration cannot go on with"
@@ -64,7 +73,7 @@ def open_run(workdir, config, vocabulary):
 
 
 def load_run(workdir):
-    """`(config, vocabulary)` of a run.
+    """`(config, encoding)` of a run; the encoding is None where the task has none.
 
     Raises:
       UserError: the folder is not a run's.
@@ -72,14 +81,19 @@ def load_run(workdir):
     folder = epath.Path(workdir)
     try:
         config = ConfigDict(json.loads((folder / "config.json").read_text()))
-        return config, Vocabulary.from_json((folder / "vocabulary.json").read_text())
+        for name, kind in ENCODINGS.items():
+            if (folder / name).exists():
+                return config, kind.from_json((folder / name).read_text())
+        if config.get("task") in NO_ENCODING:
+            return config, None
+        raise UserError(f"{workdir} has lost its {' or '.join(ENCODINGS)}; train it anew.")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{workdir} is not a run: it has no config.json; give the --workdir of a train.py run."
         ) from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(
-            f"{workdir} holds a config.json or vocabulary.json that cannot be read: {error}."
+            f"{workdir} holds a configuration or an encoding that cannot be read: {error}."
         ) from None
 
 

@@ -37,7 +37,7 @@ import jax
 import numpy as np
 
 from hmrnn_jax import datasets, defaults, evaluate, language, models, optim, parallel, train_state
-from hmrnn_jax.analysis import boundaries, plots
+from hmrnn_jax.analysis import boundaries, plots, scores
 from hmrnn_jax.data import Stream
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
@@ -114,7 +114,7 @@ Image(figure)
 # %%
 z, _ = evaluate.look(model, params, corpus.splits["test"][:5000])
 read = corpus.vocabulary.decode(corpus.splits["test"][:5000])
-print(boundaries.format_scores(boundaries.score_against_spaces(z, read)))
+print(scores.format_scores(boundaries.score_against_spaces(z, read)))
 
 # %% [markdown]
 # ## Samples

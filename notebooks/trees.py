@@ -37,10 +37,9 @@ import jax
 import numpy as np
 
 import train
-from hmrnn_jax import datasets, defaults, evaluate, language, models, parallel
+from hmrnn_jax import datasets, defaults, evaluate, parallel
 from hmrnn_jax.analysis import parsing, tree_plots
-from hmrnn_jax.checkpoint import Checkpoints
-from hmrnn_jax.workdir import load_run
+from hmrnn_jax.looks.run import restore
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -91,14 +90,7 @@ print(f"test perplexity {np.exp(result['nats']):.1f}")
 # `unbiased` may make any binary tree.
 
 # %%
-config, vocabulary = load_run(workdir)
-model = models.language_model(config.model, vocabulary.size)
-params = language.init_params(model, jax.random.key(0))
-mesh = parallel.make_mesh(jax.devices()[:1])
-target = parallel.replicate({"params": params, "slope": np.float32(0)}, mesh)
-with Checkpoints(workdir, read_only=True) as checkpoints:
-    _, best = checkpoints.restore_best(target)
-params = jax.device_get(best["params"])
+run = restore(workdir, parallel.make_mesh(jax.devices()[:1]))
 
 examples = [
     "the name of the module is bound in the local namespace",
@@ -106,7 +98,7 @@ examples = [
     "the value of the expression is converted to a string",
 ]
 words = [tuple(example.split()) for example in examples]
-distances = evaluate.distances(model, params, vocabulary, words)
+distances = evaluate.distances(run.model, run.plain, run.encoding, words)
 for sentence, d in zip(words, distances, strict=True):
     for rule in ("biased", "unbiased"):
         tree = parsing.tree_from_distances(sentence, d[:, 1], biased=rule == "biased")
@@ -132,7 +124,7 @@ Image(str(picture), width=700)
 
 # %%
 sentences = [tuple(s) for s in tokens["test"][:200]]
-distances = evaluate.distances(model, params, vocabulary, sentences)
+distances = evaluate.distances(run.model, run.plain, run.encoding, sentences)
 trees = [
     parsing.tree_from_distances(s, d[:, 1], False)
     for s, d in zip(sentences, distances, strict=True)

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from hmrnn_jax.analysis import boundaries
+from hmrnn_jax.analysis import boundaries, scores
 from hmrnn_jax.analysis.boundaries import COPY, FLUSH, UPDATE
 from hmrnn_jax.analysis.glyphs import columns
 from hmrnn_jax.errors import UserError
@@ -72,12 +72,12 @@ def test_operations_refuses_bad_boundaries(z, kwargs):
 
 def test_precision_recall_by_hand():
     pred, gold = [[0, 1, 1, 0], [1, 0, 0, 0]], [[0, 1, 0, 0], [0, 0, 0, 1]]
-    assert boundaries.precision_recall_f1(pred, gold) == pytest.approx((1 / 3, 1 / 2, 0.4))
+    assert scores.precision_recall_f1(pred, gold) == pytest.approx((1 / 3, 1 / 2, 0.4))
     # pred at t + 1 against gold at t: the first prediction and the last gold column drop out.
-    assert boundaries.precision_recall_f1(pred, gold, 1) == pytest.approx((1 / 2, 1, 2 / 3))
-    assert boundaries.precision_recall_f1(pred, gold, 9) == (0, 0, 0)
-    assert boundaries.precision_recall_f1(pred, gold, -9) == (0, 0, 0)
-    assert boundaries.precision_recall_f1([0, 0], [0, 0]) == (0, 0, 0)
+    assert scores.precision_recall_f1(pred, gold, 1) == pytest.approx((1 / 2, 1, 2 / 3))
+    assert scores.precision_recall_f1(pred, gold, 9) == (0, 0, 0)
+    assert scores.precision_recall_f1(pred, gold, -9) == (0, 0, 0)
+    assert scores.precision_recall_f1([0, 0], [0, 0]) == (0, 0, 0)
 
 
 @pytest.mark.skipif(not (REFERENCE / "misc.npz").exists(), reason="no reference values here")
@@ -85,7 +85,7 @@ def test_precision_recall_equals_reference():
     with np.load(REFERENCE / "misc.npz") as misc:
         pred, gold = misc["boundary/pred"], misc["boundary/gold"]
         for shift, expected in zip(misc["boundary/shift"], misc["boundary/prf"], strict=True):
-            ours = boundaries.precision_recall_f1(pred, gold, int(shift))
+            ours = scores.precision_recall_f1(pred, gold, int(shift))
             np.testing.assert_array_equal(ours, expected)
 
 
@@ -104,7 +104,7 @@ def test_scores_against_spaces():
     assert rows == boundaries.score_against_spaces([at_space, after_space], text)
     # The regular detector of this rate fires at 0, 3, 6, ...: never at a space of this text.
     assert rows[0]["regular_recall"] == 0
-    table = boundaries.format_scores(rows)
+    table = scores.format_scores(rows)
     assert len(table.splitlines()) == 7
     assert "100.0 100.0 100.0" in table.splitlines()[2]
 
@@ -120,6 +120,68 @@ def test_scores_of_a_batch_and_of_another_space_sign():
         boundaries.score_against_spaces([np.zeros(3)], "four")
     with pytest.raises(UserError):
         boundaries.score_against_spaces([np.zeros(0)], "")
+
+
+def test_pairs_of_which_a_step_is_masked_do_not_count():
+    pred, gold, mask = [1, 1, 0, 1, 1], [1, 0, 1, 1, 0], [1, 1, 1, 0, 1]
+    # At 0, 1, 2 and 4: fired 3 times, 2 are true, 1 hit.
+    assert scores.precision_recall_f1(pred, gold, 0, mask) == pytest.approx((1 / 3, 1 / 2, 0.4))
+    # One later, the pairs (0, 1) and (1, 2): fired at 1 only, true at 0 only.
+    assert scores.precision_recall_f1(pred, gold, 1, mask) == (1, 1, 1)
+    with pytest.raises(UserError, match="mask"):
+        scores.precision_recall_f1(pred, gold, 0, mask[1:])
+
+
+def test_scores_against_any_boundaries_by_hand():
+    gold = np.array([0, 1, 0, 0, 1, 1, 0, 1])
+    z = [np.array([0, 1, 1, 0, 0, 1, 0, 0]), np.zeros(8)]
+    rows = scores.score_against(z, gold, shifts=(0, 1), seeds=range(4))
+    assert [(row["layer"], row["shift"]) for row in rows] == [
+        (1, 0), (1, 1), (2, 0), (2, 1), ("every", 0), ("every", 1),
+    ]  # fmt: skip
+    assert (rows[0]["precision"], rows[0]["recall"]) == (2 / 3, 1 / 2)
+    # One later: the boundaries at 2 and 5 follow those at 1 and 4; the true one at 7 has no later.
+    assert (rows[1]["precision"], rows[1]["recall"]) == (2 / 3, 2 / 3)
+    # Three firings in eight steps come evenly at 0, 2 and 5.
+    assert (rows[0]["regular_precision"], rows[0]["regular_recall"]) == (1 / 3, 1 / 4)
+    assert rows[2]["rate"] == rows[2]["f1"] == rows[2]["random_f1"] == 0
+    for row, rate in zip(rows[4:], (4 / 8, 3 / 7), strict=True):
+        assert row["rate"] == row["recall"] == row["random_recall"] == 1
+        assert row["precision"] == row["random_precision"] == row["regular_precision"] == rate
+    assert rows[:4] == scores.score_against(z, gold, seeds=range(4), every_step=False)
+    table = scores.format_scores(rows, "the end of a word").splitlines()
+    assert table[6].startswith("every  +0   1.000 |  50.0 100.0")
+    assert "while reading the end of a word;" in table[-2] and "every symbol" in table[-1]
+
+
+def test_random_boundaries_stay_on_the_steps_that_count():
+    rng = np.random.default_rng(0)
+    mask = rng.random((300, 2)) < 0.5
+    gold = rng.random((300, 2)) < 0.4
+    # Beside the mask the detector fires always, on it like the true boundaries.
+    row = scores.score_against([gold | ~mask], gold, [0], range(20), mask)[0]
+    assert row["f1"] == 1 and row["rate"] == gold[mask].mean()
+    assert row["random_precision"] == pytest.approx(gold[mask].mean(), abs=0.03)
+    assert row["random_recall"] == pytest.approx(gold[mask].mean(), abs=0.03)
+    # Columns are sequences of their own: a pair never reaches from one into the next.
+    last, first = np.zeros((5, 2)), np.zeros((5, 2))
+    last[-1, 0] = first[0, 1] = 1
+    assert scores.score_against([first], last, [1])[0]["f1"] == 0
+
+
+def test_scores_refuse_what_does_not_fit():
+    z = np.array([0, 1, 0])
+    for gold, mask, words in (
+        (z[1:], None, "true boundaries"),
+        (z, z[1:], "mask"),
+        (z, np.zeros(3), "no step"),
+    ):
+        with pytest.raises(UserError, match=words):
+            scores.score_against([z], gold, mask=mask)
+    with pytest.raises(UserError, match="0 and 1"):
+        scores.score_against([z * 0.4], z)
+    with pytest.raises(UserError, match="2 texts but 3"):
+        boundaries.score_against_spaces([np.zeros((3, 2))], ["abc"] * 3)
 
 
 def test_segments_cover_the_text():

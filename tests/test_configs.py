@@ -8,14 +8,18 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from hmrnn_jax import cells, defaults, language, models, optim
+from hmrnn_jax import cells, defaults, models, optim, tasks
 from hmrnn_jax.datasets.logic import VOCABULARY
+from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.tasks import logic
 
 FOLDER = Path(__file__).parent.parent / "configs"
+PEN = Scale(("dx", "dy"), "pen_up", (0, 0), (1, 1))
+TWO = Scale(("first", "second"), "", (0, 0), (1, 1))
 
-# name, argument, symbols of the corpus, parameters without and with layer normalisation (None:
+# name, argument, what the data's numbers mean (symbols of a corpus, or columns and an event),
+# parameters without and with layer normalisation (None:
 # not part of the experiment)
 PUBLISHED = [
     ("hm_lstm_ptb_char", "sample", 50, 8_434_100, 8_449_460),
@@ -32,6 +36,27 @@ PUBLISHED = [
     ("awd_lstm_ptb_word", "official", 10_000, 24_221_600, None),
     ("on_lstm_wikitext2_word", "official", 33_278, 34_566_658, None),
     ("awd_lstm_wikitext2_word", "awd", 33_278, 33_556_078, None),
+    ("quatrains", "lstm", 4_702, 2_199_150, None),
+    ("quatrains", "lstm_stack", 4_702, 2_199_782, None),
+    ("quatrains", "nested_lstm", 4_702, 2_199_826, None),
+    ("quatrains", "hm_lstm", 4_702, 2_200_576, None),
+    ("quatrains", "on_lstm", 4_702, 2_209_142, None),
+    ("chinese_words", None, 4_494, 3_899_664, 3_907_344),
+    ("hm_lstm_iam_ondb", "annealed", PEN, 5_023_726, 5_035_726),
+    ("hm_lstm_iam_ondb", "step", PEN, 5_023_726, 5_035_726),
+    ("lstm_iam_ondb", None, PEN, 3_741_721, 3_753_721),
+    ("hm_lstm_scribbles", None, PEN, 520_642, 524_482),
+    ("hm_lstm_oscillators", None, TWO, 133_056, 134_976),
+    ("mnist_glimpses", "lstm", None, 149_744, None),
+    ("mnist_glimpses", "lstm_stack", None, 150_390, None),
+    ("mnist_glimpses", "nested_lstm", None, 149_360, None),
+    ("mnist_glimpses", "hm_lstm", None, 150_136, None),
+    ("mnist_glimpses", "on_lstm", None, 150_154, None),
+    ("mnist_pixels", "lstm", None, 149_372, None),
+    ("mnist_pixels", "lstm_stack", None, 148_730, None),
+    ("mnist_pixels", "nested_lstm", None, 150_304, None),
+    ("mnist_pixels", "hm_lstm", None, 148_837, None),
+    ("mnist_pixels", "on_lstm", None, 150_040, None),
     ("logic", "on_lstm", 12, 1_535_143, None),
     ("logic", "lstm", 12, 1_492_743, None),
 ]
@@ -46,28 +71,26 @@ def load(name):
 
 @pytest.mark.parametrize(("name", "argument", "symbols", "plain", "normalised"), PUBLISHED)
 def test_parameters(name, argument, symbols, plain, normalised):
+    encoding = SimpleNamespace(size=symbols) if isinstance(symbols, int) else symbols
     module = load(name)
     config = module.get_config(*filter(None, [argument]))
     optim.check_schedule(config)
     assert f"{plain:,}" in module.__doc__
     if not normalised:
-        assert count(config, symbols) == plain
+        assert count(config, encoding) == plain
         return
     for layer_norm, expected in (("none", plain), ("sum", normalised)):
         config.model[config.model.cell].layer_norm = layer_norm
-        assert count(config, symbols) == expected
+        assert count(config, encoding) == expected
 
 
-def count(config, symbols):
-    """Parameters of a configuration's model for so many symbols."""
-    if config.task == "logic":
-        model = logic.model_of(config.model, symbols)
-        init = functools.partial(logic.Task.init_params, SimpleNamespace(model=model))
-    else:
-        model = models.language_model(config.model, symbols)
-        init = functools.partial(language.init_params, model)
+def count(config, encoding):
+    """Parameters of a configuration's model for data of that encoding."""
+    task = tasks.module(config)
+    model = task.model_of(config.model, encoding)
+    if config.task == "language":
         model.policy.check(config.window)
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(task.init_params, model), jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -135,7 +158,7 @@ def test_logic_has_the_authors_settings():
     assert (config.optimizer, config.learning_rate, config.adam_epsilon) == ("adam", 1e-3, 1e-9)
     assert config.weight_decay == 1.2e-6 and config.data.longest == 6
     assert (config.schedule, config.drop_factor, config.patience) == ("plateau", 2.0, 3)
-    model = logic.model_of(config.model, VOCABULARY.size)
+    model = logic.model_of(config.model, VOCABULARY)
     assert (model.embedding, model.hidden, model.dropout, model.labels) == (128, 400, 0.2, 7)
     assert [(cell.size, cell.chunk) for cell in model.cells] == [(400, 10)]
     assert model.vocabulary == 12

@@ -13,6 +13,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # What each prints, among other things.
 SHOWN = {
     "quickstart": ("bits per character", "updates per layer over 270 symbols"),
+    "handwriting": ("log-likelihood of a line", "boundaries against pen_up", "6 sequences of"),
     "trees": ("test perplexity", "biased    (", "against right-branching ones"),
 }
 

@@ -14,29 +14,11 @@ import pathlib
 import numpy as np
 
 from hmrnn_jax.analysis.glyphs import columns, glyph, wrap
+from hmrnn_jax.analysis.scores import checked, score_against
 from hmrnn_jax.errors import UserError
 
 COPY, UPDATE, FLUSH = 0, 1, 2
 OPERATIONS = ("COPY", "UPDATE", "FLUSH")
-
-
-def _checked(z):
-    """The boundaries as a list of boolean arrays of one shape, `[T]` or `[T, B]`."""
-    arrays = [np.asarray(layer) for layer in z]
-    if not arrays:
-        raise UserError("There are no boundaries to look at: give z of at least one layer.")
-    for number, layer in enumerate(arrays, 1):
-        if layer.ndim not in (1, 2) or layer.shape != arrays[0].shape:
-            raise UserError(
-                f"z of layer {number} has shape {layer.shape}, layer 1 has {arrays[0].shape}: "
-                "give every layer as [T] or [T, B], all of one shape."
-            )
-        if not np.all((layer == 0) | (layer == 1)):
-            raise UserError(
-                f"z of layer {number} holds values other than 0 and 1: "
-                "threshold soft boundaries first, for example z > 0.5."
-            )
-    return [layer.astype(bool) for layer in arrays]
 
 
 def _symbols(text):
@@ -49,7 +31,7 @@ def _symbols(text):
 
 def _of_one_text(z, text):
     """`z` as a list of `[T]` arrays and `text` as T symbols, checked against each other."""
-    z, symbols = _checked(z), _symbols(text)
+    z, symbols = checked(z), _symbols(text)
     if z[0].shape != (len(symbols),):
         raise UserError(
             f"z has shape {z[0].shape} but the text has {len(symbols)} symbols: "
@@ -78,7 +60,7 @@ def operations(z, layers=None, z_initial=None):
     Raises:
       UserError: shapes differ, values are not 0/1, or the counts disagree.
     """
-    z = _checked(z)
+    z = checked(z)
     if layers is not None and layers != len(z) + 1:
         raise UserError(
             f"{layers} layers have {layers - 1} boundary detectors, but z holds {len(z)} arrays: "
@@ -139,52 +121,8 @@ def update_counts(z, z_initial=None):
     return [int(np.sum(array != COPY)) for array in done.values()]
 
 
-def precision_recall_f1(pred, gold, shift=0):
-    """Micro-averaged precision, recall and F1 of predicted against true boundaries.
-
-    The prediction at t + shift is compared with gold at t; steps without a
-    partner inside the sequence are dropped. 0/0 counts as 0.
-
-    Args:
-      pred, gold: 0/1 arrays `[B, T]` or `[T]`: time is the last axis.
-      shift: in steps; 1 asks for a boundary one symbol after the gold one.
-
-    Returns:
-      Three floats: precision, recall, F1.
-
-    Raises:
-      UserError: the shapes differ.
-    """
-    pred, gold = np.asarray(pred, bool), np.asarray(gold, bool)
-    if pred.shape != gold.shape:
-        raise UserError(
-            f"Predicted boundaries have shape {pred.shape}, true ones {gold.shape}: match them."
-        )
-    steps = pred.shape[-1]
-    shift = max(-steps, min(steps, shift))
-    pred = pred[..., max(shift, 0) : steps + min(shift, 0)]
-    gold = gold[..., max(-shift, 0) : steps - max(shift, 0)]
-    hits, fired, true = (int(np.sum(array)) for array in (pred & gold, pred, gold))
-    precision = hits / fired if fired else 0.0
-    recall = hits / true if true else 0.0
-    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-    return precision, recall, f1
-
-
-def _regular(shape, fired):
-    """`fired` ones spread evenly over an array of `shape`."""
-    flat = np.zeros(np.prod(shape, dtype=int), bool)
-    flat[(np.arange(fired) * flat.size) // max(fired, 1)] = True
-    return flat.reshape(shape)
-
-
 def score_against_spaces(z, text, shifts=(0, 1), seeds=range(10), spaces=None):
-    """Scores every layer's boundaries against the spaces of the text.
-
-    A detector that fires often hits spaces for free, so each score stands
-    beside two of the same firing rate that have not read the text: "random"
-    (the same firings at random places, mean over `seeds`) and "regular" (one
-    firing every so many symbols).
+    """Scores every layer's boundaries against the spaces of the text, see `scores.score_against`.
 
     Args:
       z: list of `[T]` arrays with one text of T symbols, or of `[T, B]` arrays
@@ -196,59 +134,21 @@ def score_against_spaces(z, text, shifts=(0, 1), seeds=range(10), spaces=None):
         "_" for the space; any whitespace when None.
 
     Returns:
-      One dict per layer and shift: `layer`, `shift`, `rate` (firings per
-      symbol), `precision`, `recall`, `f1`, and these three again with the
-      prefixes `random_` and `regular_`.
+      The rows of `scores.score_against`, without those of a boundary at every step.
 
     Raises:
-      UserError: the text and the boundaries have different shapes.
+      UserError: the text and the boundaries have different shapes, or are empty.
     """
-    if np.ndim(z[0]) == 2:
-        pairs = [_of_one_text([layer[:, b] for layer in z], one) for b, one in enumerate(text)]
-        if len(pairs) != np.shape(z[0])[1]:
-            raise UserError(f"z holds {np.shape(z[0])[1]} texts but {len(pairs)} were given.")
-    else:
-        pairs = [_of_one_text(z, text)]
-    gold = np.array(
-        [[s.isspace() if spaces is None else s in spaces for s in symbols] for _, symbols in pairs]
-    )
-    if not gold.size:
-        raise UserError("The text is empty: give at least one symbol to score boundaries on.")
-    seeds = list(seeds)
-    names = ("precision", "recall", "f1")
-    rows = []
-    for index in range(len(z)):
-        pred = np.array([own[index] for own, _ in pairs])
-        random = [
-            np.random.default_rng(seed).permutation(pred.ravel()).reshape(pred.shape)
-            for seed in seeds
-        ]
-        regular = _regular(pred.shape, int(pred.sum()))
-        for shift in shifts:
-            chance = np.mean([precision_recall_f1(r, gold, shift) for r in random], axis=0)
-            row = {"layer": index + 1, "shift": shift, "rate": float(pred.mean())}
-            row |= dict(zip(names, precision_recall_f1(pred, gold, shift), strict=True))
-            row |= {f"random_{k}": float(v) for k, v in zip(names, chance, strict=True)}
-            even = precision_recall_f1(regular, gold, shift)
-            row |= {f"regular_{k}": v for k, v in zip(names, even, strict=True)}
-            rows.append(row)
-    return rows
-
-
-def format_scores(rows):
-    """The rows of `score_against_spaces` as a table for people (percent, but for the rate)."""
-    lines = [
-        "                  |    boundaries     | random, same rate | regular, same rate",
-        "layer  at    rate |     P     R    F1 |     P     R    F1 |     P     R    F1",
-    ]
-    for row in rows:
-        line = f"{row['layer']:>5}  {row['shift']:+d}   {row['rate']:.3f} "
-        for prefix in ("", "random_", "regular_"):
-            scores = [100 * row[prefix + name] for name in ("precision", "recall", "f1")]
-            line += "|" + "".join(f"{score:6.1f}" for score in scores) + " "
-        lines.append(line.rstrip())
-    lines.append("at +0: fires while reading a space; at +1: while reading the symbol after it")
-    return "\n".join(lines)
+    z = checked(z)
+    texts = [text] if z[0].ndim == 1 else list(text)
+    if z[0].ndim == 2 and len(texts) != z[0].shape[1]:
+        raise UserError(f"z holds {z[0].shape[1]} texts but {len(texts)} were given.")
+    gold = np.empty(z[0].shape, bool)
+    for b, one in enumerate(texts):
+        column = ... if z[0].ndim == 1 else (slice(None), b)
+        _, symbols = _of_one_text([layer[column] for layer in z], one)
+        gold[column] = [s.isspace() if spaces is None else s in spaces for s in symbols]
+    return score_against(z, gold, shifts, seeds, every_step=False)
 
 
 def segments(text_symbols, z_layer, layer):

@@ -4,10 +4,12 @@ import os
 
 from hmrnn_jax.datasets.published import PUBLISHED, read_local
 from hmrnn_jax.datasets.python_reference import python_reference
+from hmrnn_jax.datasets.segmented import chinese
 from hmrnn_jax.datasets.text import Corpus, user_text
+from hmrnn_jax.datasets.verse import quatrains
 from hmrnn_jax.errors import UserError
 
-NAMES = ("python_reference", *PUBLISHED, "text")
+NAMES = ("python_reference", *PUBLISHED, "quatrains", "chinese_unsegmented", "text")
 
 
 def load(
@@ -16,14 +18,16 @@ def load(
     """The corpus of that name.
 
     Args:
-      name: `python_reference` (comes with Python), `text` (the user's own, at `path`), or a
+      name: `python_reference` (comes with Python), `text` (the user's own, at `path`), a
         published corpus: `ptb_char`, `ptb_word`, `text8`, `enwik8`, `tiny_shakespeare`,
-        `wikitext2_word`.
+        `wikitext2_word`; or Chinese: `quatrains`, see `verse`, and `chinese_unsegmented`, see
+        `segmented`.
       data_dir: the data folder, by default the environment variable HMRNN_DATA. Files in its
         folders ptb, text8, enwik8, tiny-shakespeare and wikitext-2 are used as they are;
         without them the published file is fetched into `data_dir`/tfds, or into TFDS's own
-        folder if there is no data folder.
-      path: file or folder of `text`.
+        folder if there is no data folder. The Chinese ones must be in zh-poetry and
+        zh-segmentation: they are never fetched.
+      path: file or folder of `text`; or your own file of poems for `quatrains`.
       unit: symbols of `text`: 'characters', 'bytes' or 'words'. Published corpora have theirs.
       download: False never asks the network.
 
@@ -40,11 +44,15 @@ def load(
         if not path:
             raise UserError("the corpus 'text' is your own: give the path of a file or folder.")
         return user_text(path, unit)
+    root = data_dir or os.environ.get("HMRNN_DATA")
+    if name == "quatrains":
+        return quatrains(root, path)
     if path:
-        raise UserError(f"a path goes with the corpus 'text' only, not with {name}: drop it.")
+        raise UserError(f"a path goes with 'quatrains' and 'text' only, not with {name}: drop it.")
     if name == "python_reference":
         return python_reference()
-    root = data_dir or os.environ.get("HMRNN_DATA")
+    if name == "chinese_unsegmented":
+        return chinese(root)
     local = read_local(PUBLISHED[name], root) if root else None
     if local is not None:
         return local

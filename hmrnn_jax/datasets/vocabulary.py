@@ -61,6 +61,10 @@ class Vocabulary:
         """Number of symbols, the unknown symbol included."""
         return len(self.symbols)
 
+    def describe(self) -> str:
+        """A few words for messages."""
+        return f"a vocabulary of {self.size:,} {self.unit}"
+
     @functools.cached_property
     def _ids(self) -> dict:
         return {symbol: i for i, symbol in enumerate(self.symbols)}

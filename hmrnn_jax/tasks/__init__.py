@@ -8,7 +8,11 @@
   chooses the best checkpoint and moves the learning rate;
 * `name`, `unit`, `counted` (the metric that counts units), `headline(metrics)`,
   `describe()`, `finish(params, metrics)`: words for people;
-* `vocabulary`: saved beside the run, or None.
+* `encoding`: what the data's numbers mean, a `Vocabulary` or a `Scale`, saved beside the run;
+  None if that is never in question.
+
+Beside `Task`, the module has what an evaluation without data needs: `model_of(config.model,
+encoding)` and `init_params(model, key)`.
 
 A batch is a NamedTuple of arrays with the rows along the second axis, or along the only
 one. Everything that can be wrong with data and configuration raises `UserError` when the
@@ -16,13 +20,18 @@ task is made, before anything is compiled.
 """
 
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.tasks import language, logic
+from hmrnn_jax.tasks import images, language, logic, strokes
 
-MODULES = {"language": language, "logic": logic}
+MODULES = {"language": language, "logic": logic, "strokes": strokes, "images": images}
+
+
+def module(config):
+    """The module of a configuration's task: `Task`, `model_of`, `init_params`."""
+    if config.task not in MODULES:
+        raise UserError(f"task is {config.task!r}; it must be one of {', '.join(MODULES)}.")
+    return MODULES[config.task]
 
 
 def make(config, mesh):
     """The task of a configuration."""
-    if config.task not in MODULES:
-        raise UserError(f"task is {config.task!r}; it must be one of {', '.join(MODULES)}.")
-    return MODULES[config.task].Task(config, mesh)
+    return module(config).Task(config, mesh)

@@ -6,6 +6,7 @@ from hmrnn_jax import datasets, language, models, parallel, report
 from hmrnn_jax.data import Stream, VariableStream
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluate import Evaluator
+from hmrnn_jax.language import init_params
 
 
 class Task:
@@ -14,12 +15,12 @@ class Task:
     counted = "symbols"
 
     def __init__(self, config, mesh):
-        data, evaluation = config.data, config.evaluation
+        evaluation = config.evaluation
         parallel.check_batch(config.batch, mesh)
         parallel.check_batch(evaluation.batch, mesh)
-        self.corpus = datasets.load(data.name, path=data.path or None, unit=data.unit)
-        self.name, self.vocabulary = self.corpus.name, self.corpus.vocabulary
-        unit = self.vocabulary.unit
+        self.corpus = corpus(config)
+        self.name, self.encoding = self.corpus.name, self.corpus.vocabulary
+        unit = self.encoding.unit
         self.unit = "chars" if unit == "characters" else unit
         rows = parallel.local_rows(config.batch, mesh)
         arguments = (self.corpus.splits["train"], config.batch, config.window, rows)
@@ -27,11 +28,11 @@ class Task:
             self.stream = VariableStream(*arguments, config.seed, config.window_quantum)
         else:
             self.stream = Stream(*arguments)
-        self.model = models.language_model(config.model, self.vocabulary.size)
+        self.model = model_of(config.model, self.encoding)
         if config.window_random and self.model.policy.remat:
             raise UserError("model.remat needs windows of one length; set window_random=False.")
         self.model.policy.check(config.window)
-        self.init_params = functools.partial(language.init_params, self.model)
+        self.init_params = functools.partial(init_params, self.model)
         self.initial_carry = self.model.initial_carry
         penalties = language.Penalties(**config.penalties)
         self.loss = functools.partial(language.loss, self.model, penalties)
@@ -48,7 +49,7 @@ class Task:
         return result["nats"]
 
     def headline(self, result):
-        return language.headline(result, self.vocabulary.unit)
+        return language.headline(result, self.encoding.unit)
 
     def describe(self):
         return self.corpus.describe()
@@ -57,3 +58,14 @@ class Task:
         if not self._view:
             return ""
         return report.view(self.model, params, self.corpus, result["bpc"])
+
+
+def corpus(config):
+    """The text of a configuration."""
+    data = config.data
+    return datasets.load(data.name, path=data.path or None, unit=data.unit)
+
+
+def model_of(config, vocabulary):
+    """The `LanguageModel` that a `config.model` describes."""
+    return models.language_model(config, vocabulary.size)

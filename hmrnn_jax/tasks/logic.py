@@ -2,13 +2,10 @@
 
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hmrnn_jax import classifiers, models, pairs, parallel
 from hmrnn_jax.datasets import logic
-from hmrnn_jax.errors import UserError
 
 
 class Task:
@@ -21,21 +18,17 @@ class Task:
         parallel.check_batch(config.batch, mesh)
         parallel.check_batch(config.evaluation.batch, mesh)
         self.data = logic.load(config.data.path or None, longest=config.data.longest)
-        self.vocabulary = self.data.vocabulary
+        self.encoding = self.data.vocabulary
         rows = parallel.local_rows(config.batch, mesh)
         self.stream = pairs.PairStream(self.data.train, config.batch, config.seed, rows)
-        self.model = model_of(config.model, self.vocabulary.size)
+        self.model = model_of(config.model, self.encoding)
         self.model.policy.check(pairs.QUANTUM)
         self.loss = functools.partial(classifiers.loss, self.model)
+        self.init_params = functools.partial(init_params, self.model)
         self.summary = classifiers.summary
         step = functools.partial(classifiers.eval_step, self.model)
         self._mesh, self._batch = mesh, config.evaluation.batch
         self._step = parallel.pmapped_evaluation(step, mesh)
-
-    def init_params(self, key):
-        one = np.zeros((1, 1), np.int32)
-        batch = pairs.PairBatch(one, one, one > 0, one > 0, one[0], one[0].astype(np.float32))
-        return self.model.init(key, batch)["params"]
 
     def initial_carry(self, rows):
         return ()
@@ -54,13 +47,9 @@ class Task:
 
     def _score(self, params, examples, slope):
         rows = parallel.local_rows(self._batch, self._mesh)
-        total, carry = None, ()
-        for batch in pairs.EvaluationPairs(examples, self._batch, rows=rows):
-            batch = parallel.shard_batch(batch, self._mesh)
-            carry, sums = self._step(params, carry, batch, {"slope": np.float32(slope)})
-            parallel.settle(sums)
-            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-        return classifiers.summary(jax.device_get(total))
+        batches = pairs.EvaluationPairs(examples, self._batch, rows=rows)
+        sums = parallel.accumulate(self._step, params, (), batches, self._mesh, slope)
+        return classifiers.summary(sums)
 
     def score(self, result):
         return -result["accuracy"]
@@ -75,20 +64,19 @@ class Task:
         return table({"this run": result})
 
 
+def init_params(model, key):
+    """The model's parameters, drawn with `key`."""
+    one = np.zeros((1, 1), np.int32)
+    batch = pairs.PairBatch(one, one, one > 0, one > 0, one[0], one[0].astype(np.float32))
+    return model.inference.init(key, batch)["params"]
+
+
 def model_of(config, vocabulary):
     """The `PairClassifier` that a `config.model` describes."""
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"model.dropout is {config.dropout}; a probability below 1 is needed.")
-    stack = models.cells_from(config, config.embedding)
-    if any(cell.uses_noise for cell in stack):
-        raise UserError(
-            "model.hm_lstm.boundary is 'sample', but classifiers draw no boundaries; choose step"
-            " or soft."
-        )
     return classifiers.PairClassifier(
-        vocabulary=vocabulary,
+        vocabulary=vocabulary.size,
         embedding=config.embedding,
-        cells=stack,
+        cells=classifiers.cells_from(config, config.embedding),
         hidden=config.hidden,
         labels=len(logic.LABELS),
         dropout=config.dropout,

@@ -1,0 +1,29 @@
+"""Change points of a made-up signal: three oscillators take turns, with noise.
+
+No paper's experiment: a small one whose truth is known, and a start for signals of your own.
+Two columns, 400 steps a sequence; an HM-LSTM of 3 x 64 units and a mixture of 10 Gaussians.
+133,056 parameters and 1,920 of layer normalisation. `eval.py --boundaries` scores its boundaries
+against the true change points.
+
+    python train.py --config=configs/hm_lstm_oscillators.py --workdir=runs/oscillators
+
+Your own sequences, a folder of `.csv` or `.npz` files, go the same way:
+
+    python train.py --config=configs/hm_lstm_oscillators.py --config.data.name=signals \\
+        --config.data.path=my/folder --workdir=runs/mine
+"""
+
+from hmrnn_jax import defaults
+
+
+def get_config():
+    config = defaults.strokes()
+    config.data.name = "oscillators"
+    config.model.sizes = (64, 64, 64)
+    config.model.output = 64
+    config.model.components = 10
+    config.slope.increment = 0.1
+    config.batch = 16
+    config.epochs = 30
+    config.learning_rate = 2e-3
+    return config

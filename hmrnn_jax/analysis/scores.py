@@ -1,0 +1,168 @@
+"""Scores of boundaries against true ones, beside those of detectors that have read nothing.
+
+Arrays of boundaries are time-major, `[T]` for one sequence or `[T, B]` for B sequences of T
+steps; z of several layers is a list of them.
+"""
+
+import numpy as np
+
+from hmrnn_jax.errors import UserError
+
+_NAMES = ("precision", "recall", "f1")
+EVERY = "every"  # stands for the layer where a boundary is put after every step
+
+
+def checked(z):
+    """The boundaries as a list of boolean arrays of one shape, `[T]` or `[T, B]`.
+
+    Raises:
+      UserError: there are none, their shapes differ, or values are not 0/1.
+    """
+    arrays = [np.asarray(layer) for layer in z]
+    if not arrays:
+        raise UserError("There are no boundaries to look at: give z of at least one layer.")
+    for number, layer in enumerate(arrays, 1):
+        if layer.ndim not in (1, 2) or layer.shape != arrays[0].shape:
+            raise UserError(
+                f"z of layer {number} has shape {layer.shape}, layer 1 has {arrays[0].shape}: "
+                "give every layer as [T] or [T, B], all of one shape."
+            )
+        if not np.all((layer == 0) | (layer == 1)):
+            raise UserError(
+                f"z of layer {number} holds values other than 0 and 1: "
+                "threshold soft boundaries first, for example z > 0.5."
+            )
+    return [layer.astype(bool) for layer in arrays]
+
+
+def precision_recall_f1(pred, gold, shift=0, mask=None):
+    """Micro-averaged precision, recall and F1 of predicted against true boundaries.
+
+    The prediction at t + shift is compared with gold at t; steps without a
+    partner inside the sequence are dropped. 0/0 counts as 0.
+
+    Args:
+      pred, gold: 0/1 arrays `[B, T]` or `[T]`: time is the last axis.
+      shift: in steps; 1 asks for a boundary one symbol after the gold one.
+      mask: of the same shape, the steps that count; all when None. A pair counts
+        if both of its steps do.
+
+    Returns:
+      Three floats: precision, recall, F1.
+
+    Raises:
+      UserError: the shapes differ.
+    """
+    pred, gold = np.asarray(pred, bool), np.asarray(gold, bool)
+    mask = np.ones_like(gold) if mask is None else np.asarray(mask, bool)
+    if not pred.shape == gold.shape == mask.shape:
+        raise UserError(
+            f"Predicted boundaries have shape {pred.shape}, true ones {gold.shape}, the mask "
+            f"{mask.shape}: match them."
+        )
+    steps = pred.shape[-1]
+    shift = max(-steps, min(steps, shift))
+    later = slice(max(shift, 0), steps + min(shift, 0))
+    earlier = slice(max(-shift, 0), steps - max(shift, 0))
+    counted = mask[..., later] & mask[..., earlier]
+    pred, gold = pred[..., later] & counted, gold[..., earlier] & counted
+    hits, fired, true = (int(np.sum(array)) for array in (pred & gold, pred, gold))
+    precision = hits / fired if fired else 0.0
+    recall = hits / true if true else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    return precision, recall, f1
+
+
+def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step=True):
+    """Scores every layer's boundaries against true ones.
+
+    A detector that fires often hits true boundaries for free, so each score stands
+    beside two of the same firing rate that have not read the sequence: "random"
+    (the same firings at random places, mean over `seeds`) and "regular" (one
+    firing every so many steps). The last rows are those of a detector that fires
+    at every step: its recall is 1, its precision the rate of the true boundaries.
+
+    Args:
+      z: list of 0/1 arrays `[T]` or `[T, B]`, one for each layer.
+      gold: 0/1 array of the shape of z, 1 at the last step of each true segment.
+      shifts: 0 asks for the boundary at that step, 1 for it at the step after.
+      seeds: of the random detectors; the same seeds give the same numbers.
+      mask: 0/1 array of the same shape, the steps that count; all when None. The
+        rates and the detectors beside are those of these steps alone.
+      every_step: False leaves the rows of the detector that always fires out.
+
+    Returns:
+      One dict per layer and shift: `layer` (from 1; `EVERY` for the last rows),
+      `shift`, `rate` (firings per step), `precision`, `recall`, `f1`, and these
+      three again with the prefixes `random_` and `regular_`.
+
+    Raises:
+      UserError: shapes differ, values are not 0/1, or no step counts.
+    """
+    layers = checked(z)
+    gold = np.asarray(gold)
+    mask = np.ones(gold.shape, bool) if mask is None else np.asarray(mask, bool)
+    for name, array in (("The true boundaries have", gold), ("The mask has", mask)):
+        if array.shape != layers[0].shape:
+            raise UserError(
+                f"{name} shape {array.shape}, z has {layers[0].shape}: give one for each step."
+            )
+    if not mask.any():
+        raise UserError("There is no step to score boundaries on: give at least one.")
+    named = list(enumerate(layers, 1))
+    if every_step:
+        named.append((EVERY, np.ones_like(layers[0])))
+    # Below, time is the last axis.
+    gold, mask = np.atleast_2d(gold.T), np.atleast_2d(mask.T)
+    seeds = list(seeds)
+    rows = []
+    for layer, own in named:
+        pred = np.atleast_2d(own.T)
+        counted = pred[mask]
+        random = [_spread(np.random.default_rng(seed).permutation(counted), mask) for seed in seeds]
+        regular = _spread(_regular(counted), mask)
+        for shift in shifts:
+            chance = np.mean([precision_recall_f1(r, gold, shift, mask) for r in random], axis=0)
+            even = precision_recall_f1(regular, gold, shift, mask)
+            row = {"layer": layer, "shift": shift, "rate": float(counted.mean())}
+            row |= dict(zip(_NAMES, precision_recall_f1(pred, gold, shift, mask), strict=True))
+            row |= {f"random_{k}": float(v) for k, v in zip(_NAMES, chance, strict=True)}
+            row |= {f"regular_{k}": v for k, v in zip(_NAMES, even, strict=True)}
+            rows.append(row)
+    return rows
+
+
+def format_scores(rows, gold="a space"):
+    """The rows of `score_against` as a table for people (percent, but for the rate).
+
+    Args:
+      gold: what a true boundary is, for the legend: "the last character of a word".
+    """
+    lines = [
+        "                  |    boundaries     | random, same rate | regular, same rate",
+        "layer  at    rate |     P     R    F1 |     P     R    F1 |     P     R    F1",
+    ]
+    for row in rows:
+        line = f"{row['layer']:>5}  {row['shift']:+d}   {row['rate']:.3f} "
+        for prefix in ("", "random_", "regular_"):
+            scores = [100 * row[prefix + name] for name in _NAMES]
+            line += "|" + "".join(f"{score:6.1f}" for score in scores) + " "
+        lines.append(line.rstrip())
+    lines.append(f"at +0: fires while reading {gold}; at +1: one step later")
+    if any(row["layer"] == EVERY for row in rows):
+        lines.append(f"{EVERY}: a boundary after every symbol")
+    return "\n".join(lines)
+
+
+def _regular(fired):
+    """As many ones as `fired [N]` has, spread evenly."""
+    count, even = int(fired.sum()), np.zeros(fired.size, bool)
+    even[(np.arange(count) * fired.size) // max(count, 1)] = True
+    return even
+
+
+def _spread(values, mask):
+    """`values`, one for each step that counts, at their places in the shape of the mask."""
+    whole = np.zeros(mask.shape, bool)
+    whole[mask] = values
+    return whole

@@ -1,0 +1,223 @@
+"""MNIST, 70,000 handwritten digits (LeCun, Cortes, Burges 1998), from its four IDX files."""
+
+import dataclasses
+import gzip
+import hashlib
+import math
+import os
+import uuid
+import zlib
+
+import numpy as np
+import requests
+from etils import epath
+
+from hmrnn_jax.datasets.text import SPLITS, find_file, read_file
+from hmrnn_jax.errors import UserError
+
+FOLDER = "mnist"
+URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # a mirror of the authors' page
+# md5 of the unpacked files. Archives differ by the program that packed them.
+FILES = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+LABELS = 10
+SIDE = 28  # pixels
+VALID_SHARE = 12  # one training image of so many is for validation: 5,000 of 60,000
+_IMAGES, _LABELS = 2051, 2049  # magic numbers
+_PATIENCE = 60.0  # seconds without a byte
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labelled:
+    """N images and their classes.
+
+    Attributes:
+      images: uint8 [N, 28, 28], 0 black (the ground) to 255 white.
+      labels: int32 [N], 0 to 9.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """Three splits of images.
+
+    Attributes:
+      name: 'mnist' for the published files, else 'mnist-modified'.
+      splits: 'train', 'valid', 'test' -> `Labelled`.
+      source: where they came from, for the log.
+    """
+
+    name: str
+    splits: dict
+    source: str
+
+    def describe(self) -> str:
+        """Two lines for the log: name, source, sizes."""
+        sizes = ", ".join(f"{split} {len(part):,}" for split, part in self.splits.items())
+        return f"images {self.name}: {self.source}\nimages of {SIDE} x {SIDE} pixels: {sizes}"
+
+
+def load(path=None, download: bool = True) -> Images:
+    """MNIST, or a user's own images in its format.
+
+    Args:
+      path: a folder with the four IDX files, each plain or gzipped. None for
+        $HMRNN_DATA/mnist, or ~/.cache/hmrnn_jax/mnist where HMRNN_DATA is not set; files that
+        are missing there are fetched.
+      download: False never asks the network.
+
+    The last twelfth of the training images, 5,000 of the 60,000, is for validation. Files
+    that are not the published ones by their md5 are used under the name 'mnist-modified'.
+
+    Raises:
+      UserError: a missing or damaged file, a wrong magic number, images of another size than
+        28 x 28, numbers of images and labels that differ, a label outside 0-9, fewer than 12
+        training images, no test image; a failed download, or one that is not the published
+        file.
+    """
+    if path:
+        folder = epath.Path(path)
+        missing = [name for name in FILES if find_file(folder, name) is None]
+        if missing:
+            raise UserError(
+                f"the folder {folder} lacks {', '.join(missing)} (plain or .gz): put the files of"
+                f" {URL} there."
+            )
+    else:
+        root = os.environ.get("HMRNN_DATA")
+        cache = epath.Path(os.path.expanduser("~")) / ".cache" / "hmrnn_jax"
+        folder = (epath.Path(root) if root else cache) / FOLDER
+        _complete(folder, download)
+    contents = {name: read_file(find_file(folder, name)) for name in FILES}
+    genuine = all(_md5(content) == FILES[name] for name, content in contents.items())
+    train, test = (_labelled(folder, contents, prefix) for prefix in ("train", "t10k"))
+    held_out = len(train) // VALID_SHARE
+    if not held_out or not len(test):
+        raise UserError(
+            f"{folder} has {len(train)} training and {len(test)} test images: at least"
+            f" {VALID_SHARE} and 1 are needed."
+        )
+    parts = (
+        Labelled(train.images[:-held_out], train.labels[:-held_out]),
+        Labelled(train.images[-held_out:], train.labels[-held_out:]),
+        test,
+    )
+    name = "mnist" if genuine else "mnist-modified"
+    return Images(name, dict(zip(SPLITS, parts, strict=True)), str(folder))
+
+
+def _labelled(folder, contents, prefix):
+    """The images of `prefix` and their labels, checked."""
+    image_file, label_file = (name for name in FILES if name.startswith(prefix))
+    images = _parse(find_file(folder, image_file), contents[image_file], _IMAGES)
+    labels = _parse(find_file(folder, label_file), contents[label_file], _LABELS)
+    if len(images) != len(labels):
+        raise UserError(
+            f"{find_file(folder, image_file)} holds {len(images):,} images, but"
+            f" {find_file(folder, label_file)} {len(labels):,} labels: they do not go together,"
+            " replace one."
+        )
+    wrong = np.flatnonzero(labels >= LABELS)
+    if len(wrong):
+        raise UserError(
+            f"{find_file(folder, label_file)} gives image {wrong[0]} (from 0) the label"
+            f" {labels[wrong[0]]}: labels are 0 to {LABELS - 1}, mend the file."
+        )
+    return Labelled(images, labels.astype(np.int32))
+
+
+def _parse(file, content: bytes, magic: int) -> np.ndarray:
+    """An IDX file of unsigned bytes: a magic number, a size for each axis, the values.
+
+    The numbers are 4 bytes each, the highest first.
+    """
+    kind, header = ("images", 16) if magic == _IMAGES else ("labels", 8)
+    found = int.from_bytes(content[:4], "big")
+    if len(content) < 4 or found != magic:
+        raise UserError(
+            f"{file} begins with the number {found} instead of {magic}: it is no IDX file of"
+            f" {kind}, replace it."
+        )
+    if len(content) < header:
+        raise UserError(f"{file} ends within its header of {header} bytes: replace the file.")
+    shape = tuple(int(n) for n in np.frombuffer(content[4:header], ">u4"))
+    if shape[1:] not in ((), (SIDE, SIDE)):
+        raise UserError(
+            f"{file} holds images of {shape[1]} x {shape[2]} pixels: give such of {SIDE} x {SIDE}."
+        )
+    expected = header + math.prod(shape)
+    if len(content) != expected:
+        raise UserError(
+            f"{file} has {len(content):,} bytes unpacked, but its header tells of {expected:,}:"
+            " it is damaged, replace it."
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _complete(folder, download):
+    """Fetches those of the four files that `folder` lacks."""
+    missing = [name for name in FILES if find_file(folder, name) is None]
+    if not missing:
+        return
+    reason = "downloads are switched off"
+    if download:
+        # Only here: TensorFlow Datasets, which that module needs, takes a second to import.
+        from hmrnn_jax.datasets.builders import unreachable
+
+        reason = unreachable(f"{URL}{missing[0]}.gz")
+    if reason:
+        raise UserError(_by_hand(folder, missing, reason))
+    for name in missing:
+        try:
+            # Not by TFDS: without TensorFlow it can encode no image.
+            response = requests.get(f"{URL}{name}.gz", timeout=_PATIENCE)
+            response.raise_for_status()
+        except requests.RequestException as error:
+            raise UserError(_by_hand(folder, missing, str(error))) from error
+        _keep(folder, name, response.content)
+
+
+def _keep(folder, name, packed):
+    """Writes a fetched archive into `folder`, aside if it is not the published file."""
+    try:
+        genuine = _md5(gzip.decompress(packed)) == FILES[name]
+    except (OSError, EOFError, zlib.error):
+        genuine = False
+    file = folder / (f"{name}.gz" if genuine else f"{name}.gz.bad")
+    # Whole or not at all, also where several processes fetch the same file.
+    temporary = folder / f"{name}.{uuid.uuid4().hex}.writing"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(packed)
+        temporary.replace(file)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written ({error}): set HMRNN_DATA to a folder where it can."
+        ) from error
+    if not genuine:
+        raise UserError(
+            f"what {URL}{name}.gz gave is not MNIST's {name} by its md5; it is kept aside as"
+            f" {file} and not used: try again, or fetch the file by other means."
+        )
+
+
+def _by_hand(folder, missing, reason):
+    return (
+        f"mnist could not be fetched from {URL} ({reason}): put {', '.join(missing)} (plain or"
+        f" .gz) into {folder} by hand, or set HMRNN_DATA to the data folder whose folder {FOLDER}"
+        " has them."
+    )
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

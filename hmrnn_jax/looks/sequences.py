@@ -1,0 +1,184 @@
+"""Real-valued sequences: scores, boundaries drawn and scored, segments, new sequences."""
+
+import json
+
+import numpy as np
+from etils import epath
+
+from hmrnn_jax import buckets, evaluate, strokes, tasks
+from hmrnn_jax.analysis import boundaries, scores, signal_plots, stroke_plots
+from hmrnn_jax.datasets import signals
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.looks.text import binary
+
+HANDWRITING = ("iam_ondb", "scribbles")
+
+
+def score(run, split, seed=0):
+    """Log-likelihood of a split and the detectors' rates; at last a line of JSON."""
+    task = tasks.make(run.config, run.mesh)
+    _check_scale(run, task.data)
+    result = task.evaluate(run.params, split, run.slope, seed)
+    lines = [
+        f"{result['sequences']:,} sequences of {task.name}, {result['steps']:,} predictions,"
+        " standardised by the training data",
+        f"{split}: {task.headline(result)}",
+    ]
+    lines += [f"warning: {warning}" for warning in evaluate.collapsed(result)]
+    return "\n".join([*lines, json.dumps({"split": split} | result)])
+
+
+def held_out(run, split):
+    """The `Sequences` of a split of the run's own data, standardised."""
+    data = tasks.module(run.config).load(run.config.data)
+    _check_scale(run, data)
+    return data.splits[split]
+
+
+def _check_scale(run, data):
+    """Data of another mean or deviation would be scored in units that the run never saw."""
+    if data.scale != run.encoding:
+        raise UserError(
+            f"The data {data.name} found here ({data.source}) have another scale than the run's;"
+            " put back those that it was trained on, or train it anew."
+        )
+
+
+def read(run, path):
+    """The `Sequences` of a file or folder, standardised as the run's training data were."""
+    return signals.read(path, run.encoding, run.config.data.clip)
+
+
+def _look(run, sequences, batch=64, seed=0):
+    """For each sequence z of each layer, a list of int8 `[T]`, and norms of h, `[L, T]`."""
+    table = buckets.columns(sequences)
+    order = np.argsort(sequences.lengths, kind="stable")
+    found = [None] * len(sequences)
+    for first in range(0, len(order), batch):
+        chosen = order[first : first + batch]
+        steps = int(sequences.lengths[chosen].max())
+        inputs = np.zeros((steps, len(chosen), table.shape[1]), np.float32)
+        for row, number in enumerate(chosen):
+            inputs[: sequences.lengths[number], row] = table[sequences.place(number)]
+        z, norms = evaluate.look(run.model, run.plain, inputs, run.slope, seed)
+        z = binary(z)
+        for row, number in enumerate(chosen):
+            length = int(sequences.lengths[number])
+            found[number] = [layer[:length, row] for layer in z], norms[:, :length, row]
+    return found
+
+
+def show_boundaries(run, title, sequences, path, shown=5, scored=200, seed=0):
+    """Figure of the first `shown` sequences, and F1 of the boundaries of the first `scored`.
+
+    They are scored against the events (pen-ups, in handwriting) and, where these are known,
+    against the true changes (ends of words, in handwriting).
+    """
+    sequences = sequences.chosen(np.arange(min(len(sequences), scored)))
+    found = _look(run, sequences, seed=seed)
+    shown = min(shown, len(sequences))
+    values = run.encoding.restore(sequences.values)
+    places = [sequences.place(number) for number in range(len(sequences))]
+    heading = f"{run.name}: {title}"
+    if run.config.data.name in HANDWRITING:
+        lines = [(values[place], sequences.events[place]) for place in places[:shown]]
+        texts = sequences.texts[:shown] if sequences.texts else ()
+        layers = [z for z, _ in found[:shown]]
+        names = sequences.names[:shown]
+        stroke_plots.handwriting_figure(path, lines, layers, names, texts, heading)
+    else:
+        place, (z, norms) = places[0], found[0]
+        signal_plots.signal_figure(
+            path,
+            values[place],
+            run.encoding.columns,
+            z,
+            events=None if sequences.events is None else sequences.events[place],
+            changes=None if sequences.changes is None else sequences.changes[place],
+            h_norms=norms,
+            title=f"{heading}, {sequences.names[0]}",
+        )
+    lines = []
+    true = {run.encoding.event: sequences.events, "changes": sequences.changes}
+    for name, gold in true.items():
+        if gold is not None and gold.any():
+            lines.append(f"boundaries against {name}, {len(sequences):,} sequences")
+            one = f"a step with {name}"
+            lines.append(scores.format_scores(_scores(found, places, gold), one))
+    return "\n".join([*lines, f"figure: {path}"])
+
+
+def _scores(found, places, gold):
+    """`scores.score_against` of all sequences side by side, padding masked."""
+    steps = max(place.stop - place.start for place in places)
+    layers = np.zeros((len(found[0][0]), steps, len(places)), np.int8)
+    true, mask = (np.zeros((steps, len(places)), bool) for _ in range(2))
+    for row, (place, (z, _)) in enumerate(zip(places, found, strict=True)):
+        length = place.stop - place.start
+        layers[:, :length, row] = z
+        true[:length, row], mask[:length, row] = gold[place], True
+    return scores.score_against(list(layers), true, mask=mask)
+
+
+def segment(run, sequences, path, seed=0):
+    """Writes the segments of each layer of each sequence as JSON lines; says how many."""
+    found = _look(run, sequences, seed=seed)
+    rows = (
+        {"sequence": name, "start": row["start"], "end": row["end"], "layer": number}
+        for name, (z, _) in zip(sequences.names, found, strict=True)
+        for number, layer in enumerate(z, start=1)
+        for row in boundaries.segments([""] * len(layer), layer, number)
+    )
+    count = boundaries.write_segments(path, rows)
+    return f"{count:,} segments of {len(sequences):,} sequences: {path}"
+
+
+def sample(run, split, count, steps, prime, temperature, bias, seed, path):
+    """Draws `count` sequences of `steps` steps and draws them in the file `path`.
+
+    Args:
+      prime: steps of held-out sequences that are read first, 1 or more. A line of handwriting
+        begins with the pen at rest, so 1 gives away nothing there.
+      temperature, bias: see `strokes.generate`.
+      path: PNG; what is drawn is also written beside it, as SVG (handwriting) and as `.npz`.
+    """
+    if min(count, steps, prime) < 1 or temperature < 0 or bias < 0:
+        raise UserError(
+            "--sample, --steps and --prime need positive numbers, --temperature and --bias"
+            " numbers that are not negative."
+        )
+    sequences = held_out(run, split)
+    long_enough = np.flatnonzero(sequences.lengths >= prime)
+    if not len(long_enough):
+        raise UserError(f"No sequence of {split} has {prime} steps; give a smaller --prime.")
+    table = buckets.columns(sequences)
+    starts = sequences.offsets[long_enough[np.arange(count) % len(long_enough)]]
+    prompt = table[starts + np.arange(prime)[:, None]]
+    drawn = strokes.generate(
+        run.model, run.plain, prompt, steps, temperature, bias, seed, run.slope
+    )
+    drawn = np.concatenate([prompt, drawn]).swapaxes(0, 1)
+    width = len(run.encoding.columns)
+    values = run.encoding.restore(drawn[..., :width])
+    events = drawn[..., width].astype(np.uint8) if run.encoding.event else None
+    folder, stem = epath.Path(path).parent, epath.Path(path).stem
+    arrays = {name: values[..., k] for k, name in enumerate(run.encoding.columns)}
+    if events is not None:
+        arrays[run.encoding.event] = events
+    np.savez(folder / f"{stem}.npz", **arrays)
+    written = [str(path), str(folder / f"{stem}.npz")]
+    if run.config.data.name in HANDWRITING:
+        lines = [_to_last_stroke(*line) for line in zip(values, events, strict=True)]
+        stroke_plots.handwriting_sheet(path, lines, title=run.name)
+        written.append(str(folder / f"{stem}.svg"))
+        stroke_plots.handwriting_sheet(written[-1], lines, title=run.name)
+    else:
+        signal_plots.signal_figure(path, values[0], run.encoding.columns, title=run.name)
+    return f"{count} sequences of {prime} + {steps} steps: {', '.join(written)}"
+
+
+def _to_last_stroke(values, pen_up):
+    """A line without the stroke that its end cut off, if it has a whole one."""
+    ends = np.flatnonzero(pen_up)
+    stop = ends[-1] + 1 if len(ends) else len(pen_up)
+    return values[:stop], pen_up[:stop]

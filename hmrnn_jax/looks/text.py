@@ -1,0 +1,181 @@
+"""Language models: scores, boundaries, segments, samples."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+from etils import epath
+
+from hmrnn_jax import evaluate, losses, parallel, report
+from hmrnn_jax.analysis import boundaries, plots, scores, verse
+from hmrnn_jax.datasets import segmented
+from hmrnn_jax.datasets.text import read_file
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.tasks import language
+
+
+def read(path, vocabulary):
+    """`(ids, symbols, note)` of a text file: symbols as strings, the unknown ones as they are."""
+    try:
+        raw = read_file(epath.Path(path))
+        text = raw if vocabulary.unit == "bytes" else raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: byte {error.start} cannot be read.") from None
+    return _encoded(path, text, vocabulary)
+
+
+def read_words(path, vocabulary):
+    """As `read`, of a file whose words are separated; and the true ends of words, bool `[N]`.
+
+    The model is given the text without the spaces.
+    """
+    if vocabulary.unit != "characters":
+        raise UserError("--words is for models of characters; this one reads other symbols.")
+    text, ends = segmented.unspaced(segmented.read_words(path))
+    return *_encoded(path, text, vocabulary), ends
+
+
+def _encoded(path, text, vocabulary):
+    ids, unknown = vocabulary.encode(text)
+    if len(ids) < 2:
+        raise UserError(f"{path} has {len(ids)} symbols; at least 2 are needed.")
+    note = ""
+    if unknown:
+        note = f"{path}: {unknown} of {len(ids)} symbols were never seen in training, read as"
+        note += " unknown"
+    return ids, text if vocabulary.unit == "characters" else _symbols(ids, vocabulary), note
+
+
+def _symbols(ids, vocabulary):
+    """One string for each symbol; a byte as the code point of its number, a word with its space."""
+    if vocabulary.unit == "bytes":
+        return [chr(vocabulary.symbols[i]) for i in ids]
+    if vocabulary.unit == "characters":
+        return vocabulary.decode(ids)
+    return [vocabulary.symbols[i] + " " for i in ids]
+
+
+def split(run, name):
+    """`(ids, symbols, note)` of a split of the run's own corpus."""
+    corpus = language.corpus(run.config)
+    if corpus.vocabulary != run.encoding:
+        raise UserError(
+            f"The corpus {corpus.name} found here has another vocabulary than the run's; point"
+            " HMRNN_DATA to the data it was trained on, or give --text."
+        )
+    ids = corpus.splits[name]
+    return ids, _symbols(ids, run.encoding), ""
+
+
+def score(run, name, ids, batch=None, warmup=None, seed=0):
+    """Nats, bits per symbol, perplexity and the detectors' rates; at last a line of JSON.
+
+    Args:
+      name: of the text. batch, warmup: see `evaluate.Evaluator`; the configuration's if None.
+    """
+    evaluation = run.config.evaluation
+    batch = batch or evaluation.batch
+    warmup = evaluation.warmup if warmup is None else warmup
+    mesh, params = run.mesh, run.params
+    if batch == 1:
+        mesh, params = parallel.make_mesh(jax.devices()[:1]), run.plain
+    parallel.check_batch(batch, mesh)
+    evaluator = evaluate.Evaluator(run.model, mesh, batch, evaluation.window, warmup)
+    result = evaluator(params, ids, run.slope, seed)
+    rows = f"{batch} rows, each after {warmup} symbols of its own past"
+    return "\n".join(
+        [
+            f"state carried through {'the whole text' if batch == 1 else rows}",
+            report.score_table(result),
+            *(f"warning: {warning}" for warning in evaluate.collapsed(result)),
+            json.dumps({"split": name} | result),
+        ]
+    )
+
+
+def binary(z):
+    """z of each layer as int8; a soft boundary counts from 1/2 on."""
+    if not z:
+        raise UserError("This run's cell has no boundary detectors; train with model.cell=hm_lstm.")
+    return [(layer > 0.5).astype(np.int8) for layer in z]
+
+
+def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, seed=0):
+    """Figure and text view of the first `length` symbols, and the boundaries' F1.
+
+    Args:
+      inputs: `(ids, symbols)`. ends: the true ends of words, bool `[N]`; None where a space
+        ends a word. path: of the figure. scored: symbols that are scored.
+    """
+    ids, symbols = inputs
+    ids, symbols = ids[:scored], symbols[:scored]
+    z, norms = evaluate.look(run.model, run.plain, ids, run.slope, seed)
+    z, shown = binary(z), min(len(ids), length)
+    first = [layer[:shown] for layer in z]
+    heading = f"{run.name}: {title}"
+    plots.boundary_figure(path, symbols[:shown], first, norms[:, :shown], heading)
+    if ends is None:
+        gold, rows = "a space", boundaries.score_against_spaces(z, symbols)
+    else:
+        mask = np.array([symbol != "\n" for symbol in symbols])
+        gold = "the last character of a word"
+        rows = scores.score_against(z, ends[:scored], mask=mask)
+    return "\n".join(
+        [
+            boundaries.text_view(symbols[:shown], first),
+            f"\nboundaries against {'spaces' if ends is None else 'words'}, {len(ids):,} symbols",
+            scores.format_scores(rows, gold),
+            f"figure: {path}",
+        ]
+    )
+
+
+def segment(run, inputs, path, seed=0):
+    """Writes the segments of each layer as JSON lines; says how many."""
+    ids, symbols = inputs
+    z, _ = evaluate.look(run.model, run.plain, ids, run.slope, seed)
+    z = binary(z)
+    rows = itertools.chain.from_iterable(
+        boundaries.segments(symbols, layer, number) for number, layer in enumerate(z, start=1)
+    )
+    count = boundaries.write_segments(path, rows)
+    return f"{count:,} segments of {len(z)} layers: {path}"
+
+
+def _draw(run, prompt, length, temperature, seed):
+    if length < 1 or temperature < 0:
+        raise UserError("--sample needs a positive number, --temperature one that is not negative.")
+    given = prompt.encode() if run.encoding.unit == "bytes" else prompt
+    ids, _ = run.encoding.encode(given)
+    if not len(ids):
+        raise UserError("--prompt is empty; give at least one symbol.")
+    drawn, log_probabilities = evaluate.generate(
+        run.model, run.plain, ids, length, temperature, seed, run.slope
+    )
+    return run.encoding.decode(drawn), -log_probabilities.mean() * losses.BITS
+
+
+def sample(run, prompt, length, temperature=1.0, seed=0):
+    """Continues `prompt` by `length` symbols."""
+    text, bits = _draw(run, prompt, length, temperature, seed)
+    return f"{prompt}{text}\n\n{length} symbols at {bits:.3f} bits each under the model itself"
+
+
+def poems(run, count, temperature=1.0, seed=0):
+    """Draws `count` poems and says which keep the form of a quatrain.
+
+    Lines are drawn one after the other, state and all, as the training text has them.
+    """
+    if run.config.data.name != "quatrains":
+        raise UserError("--poems is for a model of verse; train one, configs/quatrains.py.")
+    if count < 1:
+        raise UserError(f"--poems is {count}; it must be 1 or more.")
+    # A poem in form has 25 symbols with its newline; some are longer.
+    text, _ = _draw(run, "\n", 40 * count, temperature, seed)
+    known = set(run.encoding.decode(language.corpus(run.config).splits["train"]).split("\n"))
+    drawn = verse.poems(text)[:count]
+    share, lines = verse.form_report(drawn, known)
+    repeated = verse.repeats(drawn, known)
+    figures = {"poems": len(drawn), "keep_the_form": share, "repeat_training": repeated}
+    return f"{lines}\n{json.dumps(figures)}"
