@@ -257,9 +257,8 @@ def test_learns_which_row_is_bright(name):
         history.append(sums)
     evaluation = functools.partial(classifiers.eval_step, model)
     unseen = images.EvaluationImages(*bright_rows(25, 1), 10, 7)
-    after = classifiers.evaluate(
-        parallel.pmapped_evaluation(evaluation, mesh), state.params, unseen, 1.0, mesh
-    )
+    compiled = parallel.pmapped_evaluation(evaluation, mesh)
+    after = classifiers.summary(parallel.accumulate(compiled, state.params, (), unseen, mesh))
     before = classifiers.summary(jax.device_get(history[0]))
     assert before["accuracy"] < 0.7 and after["accuracy"] > 0.9 and after["nats"] < 0.5
     assert after["examples"] == 25
