@@ -144,7 +144,7 @@ def strokes():
     # Steps of truncated back-propagation, 0 for whole sequences. The paper is silent; over some
     # hundred steps an HM-LSTM's straight-through gradient overflows.
     config.window = 100
-    config.buckets = 16  # lengths that batches are padded to
+    config.buckets = 16  # with window 0, lengths that batches are padded to
     config.longest = 2000  # longer sequences are cut in pieces for training; 0 cuts none
     config.learning_rate = 3e-4
     config.evaluation = ConfigDict({"every": 0, "batch": 32, "window": 200})

@@ -214,6 +214,8 @@ def check_schedule(config):
     """Raises `UserError` for settings that no run can have."""
     require("schedule", config.schedule, ("plateau", "cosine", "nonmonotone"))
     require("optimizer", config.optimizer, OPTIMIZERS)
-    for field in ("learning_rate", "clip", "batch", "window", "report", "patience", "nonmono"):
+    # Windows of real-valued sequences may be 0, which means whole sequences.
+    window = () if config.get("task") == "strokes" else ("window",)
+    for field in ("learning_rate", "clip", "batch", "report", "patience", "nonmono", *window):
         if not config.get(field, 1) > 0:
             raise UserError(f"{field} is {config[field]}; it must be positive.")

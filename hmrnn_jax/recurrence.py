@@ -24,8 +24,10 @@ import jax.numpy as jnp
 from hmrnn_jax import cells, ops
 from hmrnn_jax.cells.common import Products
 from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.kernels import resident as resident_kernel
 
 GRADIENTS = ("deferred", "autodiff")
+BACKENDS = ("scan", "pallas")
 
 
 class Policy(NamedTuple):
@@ -37,6 +39,9 @@ class Policy(NamedTuple):
       remat: 0, or a number of steps that divides T: only the state at the start of
         each such chunk is kept, the rest computed again in the reverse pass.
       unroll: time steps for each iteration of the compiled loop.
+      backend: `scan`, or `pallas`: the whole window as one TPU kernel, see
+        `kernels.resident`; with deferred gradients only.
+      chip: `device_kind` of the TPU that the kernel is for.
 
     `check` raises `UserError` for an unknown choice or a `remat` that does not divide T.
     """
@@ -45,10 +50,15 @@ class Policy(NamedTuple):
     precision: str = "float32"
     remat: int = 0
     unroll: int = 1
+    backend: str = "scan"
+    chip: str = ""
 
     def check(self, steps):
+        require("backend", self.backend, BACKENDS)
         require("gradient", self.gradient, GRADIENTS)
         require("precision", self.precision, ops.PRECISIONS)
+        if self.backend == "pallas" and self.gradient != "deferred":
+            raise UserError("The pallas backend has deferred gradients only; choose that or scan.")
         if self.remat and steps % self.remat:
             raise UserError(f"remat is {self.remat}; it must divide the window, {steps} steps.")
 
@@ -111,7 +121,8 @@ def unroll(
     products = cell.products(config, params)
     kernels = {name: kernel for name, (kernel, _) in products.items()}
     biases = {name: b for name, (_, b) in products.items() if b is not None and name not in hoisted}
-    weights = (kernels, biases, cell.vectors(config, params))
+    # As columns, the form that needs no change of layout inside a kernel.
+    weights = (kernels, *jax.tree.map(lambda v: v[:, None], (biases, cell.vectors(config, params))))
     window = (hoisted, (_features_first(per_step or {}, 1), resets))
     run = functools.partial(_RUN[policy.gradient], config, policy)
     if policy.remat:
@@ -151,31 +162,41 @@ def _step(config, linear, vectors, constants, state, per_step, reset):
     return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
 
 
+def _forward_step(config, precision, resident, state, xs):
+    """Body of the forward scan; its `ys` hold also the value of every product."""
+    (kernels, biases, vectors), constants = resident
+    addends, (per_step, reset) = xs
+    bound = {name: (kernel, biases.get(name)) for name, kernel in kernels.items()}
+    plain, values = Products(bound, addends, precision), {}
+
+    def linear(name, operand):
+        values[name] = plain(name, operand)
+        return values[name]
+
+    state, aux = _step(config, linear, vectors, constants, state, per_step, reset)
+    return state, (state, aux, values)
+
+
 def _forward(config, policy, weights, state, window, constants):
-    """The scan; returns also the value of every product at every step."""
+    """The scan over the window: `(final, (states, aux, values))`."""
     kernels, biases, vectors = weights
     # Cast once for the window rather than at every step.
     kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
+    body = functools.partial(_forward_step, config, policy.precision)
+    return _scan(policy, body, ((kernels, biases, vectors), constants), state, window)
 
-    bound = {name: (kernel, biases.get(name)) for name, kernel in kernels.items()}
 
-    def body(state, xs):
-        addends, (per_step, reset) = xs
-        plain, values = Products(bound, addends, policy.precision), {}
-
-        def linear(name, operand):
-            values[name] = plain(name, operand)
-            return values[name]
-
-        state, aux = _step(config, linear, vectors, constants, state, per_step, reset)
-        return state, (state, aux, values)
-
-    final, ys = jax.lax.scan(body, state, window, unroll=policy.unroll)
-    return final, *ys
+def _scan(policy, body, resident, carry, xs, reverse=False):
+    """`body(resident, carry, x) -> (carry, y)` over the window, as the policy says."""
+    if policy.backend == "pallas":
+        return resident_kernel.scan(body, resident, carry, xs, reverse, policy.chip)
+    body = functools.partial(body, resident)
+    return jax.lax.scan(body, carry, xs, reverse=reverse, unroll=policy.unroll)
 
 
 def _autodiff(config, policy, weights, state, window, constants):
-    return _forward(config, policy, weights, state, window, constants)[:3]
+    final, (states, aux, _) = _forward(config, policy, weights, state, window, constants)
+    return final, states, aux
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -184,7 +205,7 @@ def _deferred(config, policy, weights, state, window, constants):
 
 
 def _deferred_forward(config, policy, weights, state, window, constants):
-    final, states, aux, values = _forward(config, policy, weights, state, window, constants)
+    final, (states, aux, values) = _forward(config, policy, weights, state, window, constants)
     hoisted = dict.fromkeys(window[0])  # names alone: the values are in `values`
     return (final, states, aux), (weights, state, hoisted, window[1], constants, states, values)
 
@@ -207,6 +228,30 @@ def _replay_backward(precision, residuals, gradient):
 _replay.defvjp(_replay_forward, _replay_backward)
 
 
+def _backward_step(config, precision, resident, carry, xs):
+    """Body of the reverse scan: the pullback of the step, its products replayed."""
+    transposed, vectors, constants = resident
+    state_gradient, vectors_gradient = carry
+    state, values, (per_step, reset), step_gradient, aux_gradient = xs
+
+    def replayed(vectors, state, values):
+        operands = {}
+
+        def linear(name, operand):
+            if name not in transposed:
+                return values[name]
+            operands[name] = operand
+            return _replay(precision, values[name], operand, transposed[name])
+
+        return _step(config, linear, vectors, constants, state, per_step, reset), operands
+
+    _, pullback, operands = jax.vjp(replayed, vectors, state, values, has_aux=True)
+    state_gradient = jax.tree.map(jnp.add, state_gradient, step_gradient)
+    more, state_gradient, values_gradient = pullback((state_gradient, aux_gradient))
+    vectors_gradient = jax.tree.map(jnp.add, vectors_gradient, more)
+    return (state_gradient, vectors_gradient), (values_gradient, operands)
+
+
 def _deferred_backward(config, policy, residuals, cotangents):
     weights, state, hoisted, extras, constants, states, values = residuals
     kernels, biases, vectors = weights
@@ -214,36 +259,24 @@ def _deferred_backward(config, policy, residuals, cotangents):
     transposed = jax.tree.map(lambda k: ops.operand(k, policy.precision).T, kernels)
     before = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s[:-1]]), state, states)
 
-    def body(carry, xs):
-        state_gradient, vectors_gradient = carry
-        state, values, (per_step, reset), step_gradient, aux_gradient = xs
-
-        def replayed(vectors, state, values):
-            operands = {}
-
-            def linear(name, operand):
-                if name not in transposed:
-                    return values[name]
-                operands[name] = operand
-                return _replay(policy.precision, values[name], operand, transposed[name])
-
-            return _step(config, linear, vectors, constants, state, per_step, reset), operands
-
-        _, pullback, operands = jax.vjp(replayed, vectors, state, values, has_aux=True)
-        state_gradient = jax.tree.map(jnp.add, state_gradient, step_gradient)
-        more, state_gradient, values_gradient = pullback((state_gradient, aux_gradient))
-        vectors_gradient = jax.tree.map(jnp.add, vectors_gradient, more)
-        # Batch-major, the layout in which the products below read them fastest.
-        return (state_gradient, vectors_gradient), (values_gradient, _batch_first(operands))
+    def body(resident, carry, xs):
+        carry, (values_gradient, operands) = _backward_step(
+            config, policy.precision, resident, carry, xs
+        )
+        if policy.backend == "scan":
+            # Batch-major, the layout in which the products below read them fastest on CPUs.
+            operands = _batch_first(operands)
+        return carry, (values_gradient, operands)
 
     start = (final_gradient, jax.tree.map(jnp.zeros_like, vectors))
     xs = (before, values, extras, states_gradient, aux_gradient)
-    (state_gradient, vectors_gradient), (values_gradient, operands) = jax.lax.scan(
-        body, start, xs, reverse=True, unroll=policy.unroll
+    (state_gradient, vectors_gradient), (values_gradient, operands) = _scan(
+        policy, body, (transposed, vectors, constants), start, xs, reverse=True
     )
+    columns = "tbk" if policy.backend == "scan" else "tkb"
     kernels_gradient = {
         name: jnp.einsum(
-            "tnb,tbk->nk",
+            f"tnb,{columns}->nk",
             ops.operand(values_gradient[name], policy.precision),
             ops.operand(operands[name], policy.precision),
             precision="highest" if policy.precision == "float32" else None,
@@ -251,7 +284,7 @@ def _deferred_backward(config, policy, residuals, cotangents):
         )
         for name in kernels
     }
-    biases_gradient = {name: values_gradient[name].sum((0, 2)) for name in biases}
+    biases_gradient = {name: values_gradient[name].sum((0, 2))[:, None] for name in biases}
     hoisted_gradient = {name: values_gradient[name] for name in hoisted}
     return (
         (kernels_gradient, biases_gradient, vectors_gradient),

@@ -123,17 +123,21 @@ def eval_step(model, params, carry, batch, knobs):
 def summary(sums):
     """Means and rates from the sums of `loss` or `eval_step`, as plain numbers.
 
-    `log_likelihood` is the sum over a sequence, averaged over sequences, in nats of
-    standardised values (Chung et al. 2017, Table 3); `nats` the mean negative one of a step.
+    `nats` is the mean negative log-likelihood of a step.
     """
-    count, sequences = float(sums["count"]), float(sums["sequences"])
-    return {
-        "steps": int(count),
-        "sequences": int(sequences),
-        "nats": float(sums["nats"]) / count,
-        "log_likelihood": -float(sums["nats"]) / max(sequences, 1.0),
-        **language.rates(sums),
-    }
+    nats = float(sums["nats"]) / float(sums["count"])
+    return {"steps": int(sums["count"]), "nats": nats} | language.rates(sums)
+
+
+def whole_summary(sums):
+    """As `summary`, of whole sequences, of which some windows of training are not made.
+
+    `log_likelihood` is the sum over a sequence, averaged over sequences, in nats of
+    standardised values (Chung et al. 2017, Table 3).
+    """
+    sequences = float(sums["sequences"])
+    whole = {"sequences": int(sequences), "log_likelihood": -float(sums["nats"]) / sequences}
+    return whole | summary(sums)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -184,6 +188,8 @@ def generate(model, params, prompt, length, temperature=1.0, bias=0.0, seed=0, s
 
 
 def headline(result):
-    """The figure of the field: the log-likelihood of a sequence; and that of a step."""
-    whole = f"log-likelihood {result['log_likelihood']:.2f} a sequence"
-    return f"{whole}, {-result['nats']:.4f} a step"
+    """The figure of the field, the log-likelihood of a sequence, if there is one; of a step."""
+    step = f"{-result['nats']:.4f} a step"
+    if "log_likelihood" not in result:
+        return f"log-likelihood {step}"
+    return f"log-likelihood {result['log_likelihood']:.2f} a sequence, {step}"

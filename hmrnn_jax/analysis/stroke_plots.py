@@ -25,7 +25,7 @@ from hmrnn_jax.errors import UserError
 SEGMENT_COLOURS = COLOURS[:3]
 _INK, _MARK = "#000000", "#444444"
 _NOTE = "the colour changes after every boundary z = 1; open circles: pen lifted"
-_MOST_LINES = 64
+MOST_LINES = 64
 _WIDEST, _TALLEST = 12.5, 90.0  # inches of ink on a page
 _BODY = 0.5  # inches of a line from the lower to the upper edge of its letters
 _MARGIN, _GUTTER = 0.3, 1.05  # inches around the page; left of the ink for the layers' names
@@ -113,8 +113,8 @@ def svg(lines) -> str:
 def _inks(lines):
     """The lines as pairs of points `[T, 2]` and a boolean pen_up `[T]`, checked."""
     lines = list(lines)
-    if not 0 < len(lines) <= _MOST_LINES:
-        raise UserError(f"{len(lines)} lines were given to draw: give 1 to {_MOST_LINES}.")
+    if not 0 < len(lines) <= MOST_LINES:
+        raise UserError(f"{len(lines)} lines were given to draw: give 1 to {MOST_LINES}.")
     inks = []
     for number, (offsets, pen_up) in enumerate(lines, 1):
         offsets = np.asarray(offsets, float)

@@ -264,7 +264,10 @@ def _preactivation(config, params, layer, operands, linear):
         value = linear(f"{name}/{term}", vector)
         rows = 4 * config.sizes[layer]
         normalised = ops.layer_norm(value[:rows], **params[name]["norm"][term], groups=4)
-        value = jnp.concatenate([normalised, value[rows:]])
+        if len(value) > rows:
+            value = jnp.concatenate([normalised, value[rows:]])
+        else:
+            value = normalised
         s += value if gate is None else gate * value
     return s + ops.column(params[name]["b"], s)
 

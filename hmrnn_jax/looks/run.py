@@ -49,8 +49,9 @@ def restore(workdir, mesh) -> Run:
     config, encoding = load_run(workdir)
     task = tasks.module(config)
     model = task.model_of(config.model, encoding)
-    init = functools.partial(task.init_params, model)
-    target = {"params": init(jax.random.key(0)), "slope": np.float32(0)}
+    shapes = jax.eval_shape(functools.partial(task.init_params, model), jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    target = {"params": zeros, "slope": np.float32(0)}
     with Checkpoints(workdir, read_only=True) as checkpoints:
         step, tree = checkpoints.restore_best(parallel.replicate(target, mesh))
         notes = [f"warning: {note}" for note in checkpoints.notes]

@@ -147,6 +147,9 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
             "--sample, --steps and --prime need positive numbers, --temperature and --bias"
             " numbers that are not negative."
         )
+    handwriting = run.config.data.name in HANDWRITING
+    if handwriting and count > stroke_plots.MOST_LINES:
+        raise UserError(f"--sample draws at most {stroke_plots.MOST_LINES} lines; give fewer.")
     sequences = held_out(run, split)
     long_enough = np.flatnonzero(sequences.lengths >= prime)
     if not len(long_enough):
@@ -167,7 +170,7 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
         arrays[run.encoding.event] = events
     np.savez(folder / f"{stem}.npz", **arrays)
     written = [str(path), str(folder / f"{stem}.npz")]
-    if run.config.data.name in HANDWRITING:
+    if handwriting:
         lines = [_to_last_stroke(*line) for line in zip(values, events, strict=True)]
         stroke_plots.handwriting_sheet(path, lines, title=run.name)
         written.append(str(folder / f"{stem}.svg"))

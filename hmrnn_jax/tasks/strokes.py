@@ -26,7 +26,6 @@ class Task:
             raise UserError("evaluation.batch and evaluation.window must both be 1 or more.")
         self.data = load(config.data)
         self.name, self.encoding = self.data.name, self.data.scale
-        quantum = config.model.remat or _QUANTUM
         rows = parallel.local_rows(config.batch, mesh)
         self.stream = buckets.BucketStream(
             self.data.splits["train"],
@@ -36,10 +35,10 @@ class Task:
             config.window,
             config.buckets,
             config.longest,
-            quantum,
+            _QUANTUM,
         )
         self.model = model_of(config.model, self.data.scale)
-        self.model.policy.check(config.window or quantum)
+        self.model.policy.check(config.window or _QUANTUM)
         self.initial_carry = self.model.initial_carry
         self.init_params = functools.partial(init_params, self.model)
         self.loss = functools.partial(strokes.loss, self.model)
@@ -55,7 +54,7 @@ class Task:
         stream = buckets.EvaluationSequences(self.data.splits[split], batch, window)
         batches = (jax.tree.map(lambda x: x[:, rows], part) for part in stream)
         sums = parallel.accumulate(self._step, params, carry, batches, self._mesh, slope, seed)
-        return strokes.summary(sums)
+        return strokes.whole_summary(sums)
 
     def score(self, result):
         return result["nats"]
