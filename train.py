@@ -6,6 +6,7 @@
 The same command again resumes where the run stopped.
 """
 
+import contextlib
 import functools
 import signal
 from pathlib import Path
@@ -19,6 +20,7 @@ from hmrnn_jax import cli, optim, parallel, report, tasks, train_state
 from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluate import collapsed
+from hmrnn_jax.kernels.resident import noted
 from hmrnn_jax.workdir import Logger, open_run
 
 FLAGS = flags.FLAGS
@@ -77,7 +79,7 @@ def train(config, workdir, say=_say):
         progress = parallel.replicate(plan.progress(), mesh)
         return {"state": state, "carry": carry, "progress": progress, "slope": _scalar(slope, mesh)}
 
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir) as checkpoints, contextlib.ExitStack() as context:
         saved = checkpoints.restore(whole(0.0))
         for note in checkpoints.notes:
             say(f"warning: {note}")
@@ -95,6 +97,7 @@ def train(config, workdir, say=_say):
         progress = report.Progress(task, first, total)
         stopping = _signals()
         pending = []  # metrics still on the devices: nothing is waited for before a report
+        notes, told = context.enter_context(noted()), 0
         for done in range(first + 1, total + 1):
             if plan.finished:
                 break
@@ -116,6 +119,9 @@ def train(config, workdir, say=_say):
             reporting = validating or saving or done % config.report == 0
             stop = parallel.any_process(bool(stopping)) if reporting else _alone(stopping)
             if reporting or stop:
+                for line in notes[told:]:
+                    say(f"recurrence: {line}")
+                told = len(notes)
                 result = _finite(task, jax.device_get(pending), done, config.learning_rate)
                 pending.clear()
                 more = {"epoch": epoch, "slope": slope, "learning_rate": rate}

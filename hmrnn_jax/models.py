@@ -78,6 +78,10 @@ class CellStack:
         """The same model for windows of any length, nothing rematerialised."""
         return self.clone(policy=self.policy._replace(remat=0))
 
+    def on(self, mesh):
+        """The same model, told which chips it runs on."""
+        return self.clone(policy=self.policy._replace(chip=mesh.devices.flat[0].device_kind))
+
     def initial_carry(self, batch):
         """The states before the first step, `[batch, ...]`, one for each cell."""
         return tuple(recurrence.initial_state(config, batch) for config in self.cells)
@@ -274,6 +278,7 @@ def policy_from(config):
         precision=config.precision,
         remat=config.remat,
         unroll=config.unroll,
+        backend=config.backend,
     )
 
 

@@ -27,7 +27,7 @@ from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.kernels import resident as resident_kernel
 
 GRADIENTS = ("deferred", "autodiff")
-BACKENDS = ("scan", "pallas")
+BACKENDS = ("auto", "scan", "pallas")
 
 
 class Policy(NamedTuple):
@@ -39,9 +39,9 @@ class Policy(NamedTuple):
       remat: 0, or a number of steps that divides T: only the state at the start of
         each such chunk is kept, the rest computed again in the reverse pass.
       unroll: time steps for each iteration of the compiled loop.
-      backend: `scan`, or `pallas`: the whole window as one TPU kernel, see
-        `kernels.resident`; with deferred gradients only.
-      chip: `device_kind` of the TPU that the kernel is for.
+      backend: `scan`; `pallas`, the whole window as one TPU kernel, see `kernels.resident`,
+        with deferred gradients only; `auto`, that kernel where the chip has room for it.
+      chip: `device_kind` of the accelerator that runs it.
 
     `check` raises `UserError` for an unknown choice or a `remat` that does not divide T.
     """
@@ -183,12 +183,30 @@ def _forward(config, policy, weights, state, window, constants):
     # Cast once for the window rather than at every step.
     kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
     body = functools.partial(_forward_step, config, policy.precision)
-    return _scan(policy, body, ((kernels, biases, vectors), constants), state, window)
+    arguments = (body, ((kernels, biases, vectors), constants), state, window)
+    return _scan(_backend(config, policy, "forwards", *arguments), policy, *arguments)
 
 
-def _scan(policy, body, resident, carry, xs, reverse=False):
-    """`body(resident, carry, x) -> (carry, y)` over the window, as the policy says."""
-    if policy.backend == "pallas":
+def _backend(config, policy, way, *arguments):
+    """The backend of a scan with these arguments: what the policy says, or what fits."""
+    if policy.backend != "auto":
+        return policy.backend
+    name = f"{type(config).__module__.rpartition('.')[2]}, {way}"
+    if policy.gradient != "deferred" or not resident_kernel.vmem_bytes(policy.chip):
+        resident_kernel.note(f"{name}: scan, as {policy.chip or 'this device'} has no kernel")
+        return "scan"
+    needed, available = resident_kernel.needs(policy.chip, *arguments)
+    backend = "pallas" if needed <= available else "scan"
+    resident_kernel.note(
+        f"{name}: {'one kernel' if backend == 'pallas' else 'scan'}, as a window takes"
+        f" {needed / 2**20:.0f} MiB of the {available / 2**20:.0f} MiB of VMEM to be had"
+    )
+    return backend
+
+
+def _scan(backend, policy, body, resident, carry, xs, reverse=False):
+    """`body(resident, carry, x) -> (carry, y)` over the window."""
+    if backend == "pallas":
         return resident_kernel.scan(body, resident, carry, xs, reverse, policy.chip)
     body = functools.partial(body, resident)
     return jax.lax.scan(body, carry, xs, reverse=reverse, unroll=policy.unroll)
@@ -259,21 +277,21 @@ def _deferred_backward(config, policy, residuals, cotangents):
     transposed = jax.tree.map(lambda k: ops.operand(k, policy.precision).T, kernels)
     before = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s[:-1]]), state, states)
 
-    def body(resident, carry, xs):
-        carry, (values_gradient, operands) = _backward_step(
-            config, policy.precision, resident, carry, xs
-        )
-        if policy.backend == "scan":
-            # Batch-major, the layout in which the products below read them fastest on CPUs.
-            operands = _batch_first(operands)
-        return carry, (values_gradient, operands)
-
+    plain = functools.partial(_backward_step, config, policy.precision)
+    resident = (transposed, vectors, constants)
     start = (final_gradient, jax.tree.map(jnp.zeros_like, vectors))
     xs = (before, values, extras, states_gradient, aux_gradient)
+    backend = _backend(config, policy, "backwards", plain, resident, start, xs)
+
+    def batch_major(resident, carry, xs):
+        # The layout in which the products below read the operands fastest on CPUs.
+        carry, (values_gradient, operands) = plain(resident, carry, xs)
+        return carry, (values_gradient, _batch_first(operands))
+
+    body, columns = (plain, "tkb") if backend == "pallas" else (batch_major, "tbk")
     (state_gradient, vectors_gradient), (values_gradient, operands) = _scan(
-        policy, body, (transposed, vectors, constants), start, xs, reverse=True
+        backend, policy, body, resident, start, xs, reverse=True
     )
-    columns = "tbk" if policy.backend == "scan" else "tkb"
     kernels_gradient = {
         name: jnp.einsum(
             f"tnb,{columns}->nk",

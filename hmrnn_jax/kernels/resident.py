@@ -6,7 +6,10 @@ VMEM once, the carry stays there from step to step, and while a step computes, t
 inputs are fetched. The body is the same function, so the same cells run in both.
 """
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -52,6 +55,26 @@ def _padded(shape, dtype):
     sublanes = 8 * max(1, 4 // size)
     leading = math.prod(shape[:-2])
     return leading * -(-rows // sublanes) * sublanes * -(-columns // 128) * 128 * size
+
+
+_NOTES = contextvars.ContextVar("notes", default=None)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list]:
+    """Collects what is traced meanwhile says of its choices, a line each, none twice."""
+    token = _NOTES.set([])
+    try:
+        yield _NOTES.get()
+    finally:
+        _NOTES.reset(token)
+
+
+def note(line):
+    """A line for `noted`."""
+    notes = _NOTES.get()
+    if notes is not None and line not in notes:
+        notes.append(line)
 
 
 class _Form(NamedTuple):
@@ -182,7 +205,7 @@ def scan(body, resident, carry, xs, reverse=False, chip=""):
     return jax.tree.unflatten(structures["carry"], carry), jax.tree.unflatten(structures["ys"], ys)
 
 
-def fits(chip, body, resident, carry, xs):
+def needs(chip, body, resident, carry, xs):
     """`(needed, available)` bytes of VMEM for `scan` with these arguments on a chip."""
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     steps = jax.tree.leaves(xs)[0].shape[0]

@@ -28,7 +28,7 @@ class Task:
             self.stream = VariableStream(*arguments, config.seed, config.window_quantum)
         else:
             self.stream = Stream(*arguments)
-        self.model = model_of(config.model, self.encoding)
+        self.model = model_of(config.model, self.encoding).on(mesh)
         if config.window_random and self.model.policy.remat:
             raise UserError("model.remat needs windows of one length; set window_random=False.")
         self.model.policy.check(config.window)

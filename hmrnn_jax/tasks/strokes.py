@@ -37,7 +37,7 @@ class Task:
             config.longest,
             _QUANTUM,
         )
-        self.model = model_of(config.model, self.data.scale)
+        self.model = model_of(config.model, self.data.scale).on(mesh)
         self.model.policy.check(config.window or _QUANTUM)
         self.initial_carry = self.model.initial_carry
         self.init_params = functools.partial(init_params, self.model)
