@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from hmrnn_jax import cli, optim, parallel, report, tasks, train_state
+from hmrnn_jax import aot, cli, optim, parallel, report, tasks, train_state
 from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluate import collapsed
@@ -30,12 +30,17 @@ config_flags.DEFINE_config_file(
 flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run: checkpoints and metrics.")
 flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes by hand.")
 flags.DEFINE_integer("processes", None, "With --coordinator: the number of processes.")
+flags.DEFINE_string(
+    "compile_only", None, "Compiles the train step for cpu or a TPU such as v5e:2x4, and reports."
+)
 flags.DEFINE_integer("process", None, "With --coordinator: the number of this process, from 0.")
 
 
 def main(argv):
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} is not a flag; did you mean --{argv[1]}?")
+    if FLAGS.compile_only:
+        return _say("\n".join(aot.describe(FLAGS.config, FLAGS.compile_only)))
     parallel.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
     quiet = jax.process_index() > 0
     train(FLAGS.config, FLAGS.workdir, say=(lambda line: None) if quiet else _say)

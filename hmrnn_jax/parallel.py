@@ -67,7 +67,7 @@ def pmapped_evaluation(step, mesh):
 
 def _mapped(step, mesh, out_specs):
     def mapped(state, carry, batch, knobs):
-        in_specs = (P(), P(AXIS), jax.tree.map(_batch_spec, batch), P())
+        in_specs = (P(), P(AXIS), jax.tree.map(batch_spec, batch), P())
         return jax.shard_map(
             step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )(state, carry, batch, knobs)
@@ -75,7 +75,7 @@ def _mapped(step, mesh, out_specs):
     return mapped
 
 
-def _batch_spec(array):
+def batch_spec(array):
     """Rows lie along the second axis, or along the only one."""
     return P(AXIS) if array.ndim == 1 else P(None, AXIS)
 
@@ -146,6 +146,6 @@ def shard_batch(batch, mesh):
     """Makes global arrays of this process's rows of a batch, `[T, B, ...]` or `[B]`."""
 
     def place(x):
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, _batch_spec(x)), x)
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, batch_spec(x)), x)
 
     return jax.tree.map(place, batch)

@@ -185,7 +185,8 @@ def section(**changes):
     config = ml_collections.ConfigDict(
         dict(
             cell="hm_lstm", sizes=(8, 7), embedding=5, output=6, head="gated",
-            gradient="autodiff", precision="bfloat16", remat=2, unroll=4, embedding_scale=0.5,
+            gradient="autodiff", precision="bfloat16", remat=2, unroll=4, backend="scan",
+            embedding_scale=0.5,
             embedding_uniform=False, hm_lstm=dict(boundary="soft", forget_bias=1.0),
             lstm=dict(layer_norm="ba"), on_lstm=dict(chunk=4), dropout={},
         )

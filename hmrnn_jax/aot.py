@@ -1,0 +1,188 @@
+"""The train step compiled for chips that are not here, and what the compiler says of it."""
+
+import functools
+import os
+import re
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hmrnn_jax import optim, parallel, report, tasks, train_state
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.kernels.resident import noted
+
+# What costs nothing: names and views of other values.
+_FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all")
+
+
+def devices(target):
+    """The devices of `cpu`, that is this machine, or of a TPU topology such as `v5e:2x4`.
+
+    Raises:
+      UserError: no libtpu, or a topology that it does not know.
+    """
+    if target == "cpu":
+        return jax.devices()
+    # libtpu asks the cloud's metadata server for what is told here, and locks out a second user.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    # Arrays that are really made, such as the batch's, stay here.
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        from jax.experimental import topologies
+
+        return list(topologies.get_topology_desc(target, platform="tpu").devices)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        if "libtpu" in str(error) and "not" in str(error):
+            raise UserError(
+                f'To compile for {target}, libtpu is needed: pip install -e ".[tpu]".'
+            ) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"There is no TPU topology {target!r} ({reason}); give one such as v5e:2x4, v4:2x2x1,"
+            " v5p:2x2x1 or v6e:2x4, or cpu."
+        ) from error
+
+
+def describe(config, target):
+    """Lines on the train step of a configuration, compiled for `target`; nothing is run.
+
+    Raises:
+      UserError: as `compiled_step`.
+    """
+    compiled, notes, params = compiled_step(config, target)
+    lines = [report.parameter_table(params), *(f"recurrence: {note}" for note in notes)]
+    return lines + findings(compiled)
+
+
+def compiled_step(config, target):
+    """`(compiled, notes, parameters)`: the train step of a run for all devices of `target`.
+
+    Nothing is allocated or written. `notes` say which backend each recurrence took;
+    `parameters` are the shapes.
+
+    Raises:
+      UserError: as `devices`; a step that does not fit in the devices' memory.
+    """
+    optim.check_schedule(config)
+    mesh = parallel.make_mesh(devices(target))
+    task, optimizer = tasks.make(config, mesh), optim.optimizer_from(config)
+    averages = config.schedule == "nonmonotone"
+    create = functools.partial(
+        train_state.create, task.init_params, optimizer, config.seed, averages
+    )
+    everywhere = NamedSharding(mesh, P())
+    by_rows = NamedSharding(mesh, P(parallel.AXIS))
+
+    def placed(tree, sharding):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+    def of_batch(x):
+        shape = (config.batch,) if x.ndim == 1 else (x.shape[0], config.batch, *x.shape[2:])
+        sharding = NamedSharding(mesh, parallel.batch_spec(x))
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+    state = placed(jax.eval_shape(create), everywhere)
+    carry = placed(jax.eval_shape(lambda: task.initial_carry(config.batch)), by_rows)
+    batch = jax.tree.map(of_batch, task.stream(0))
+    scalar = jax.ShapeDtypeStruct((), np.float32, sharding=everywhere)
+    knobs = dict.fromkeys(("learning_rate", "slope", "averaged"), scalar)
+    step = parallel.pmapped(functools.partial(train_state.train_step, task.loss, optimizer), mesh)
+    with noted() as notes:
+        lowered = step.lower(state, carry, batch, knobs)
+    try:
+        return lowered.compile(), notes, state.params
+    except jax.errors.JaxRuntimeError as error:
+        text = str(error)
+        if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory|exceeds available", text):
+            raise
+        told = re.search(r"\(?[\d.]+[KMG]\)? exceeds available \w+ \(?[\d.]+[KMG]\)?", text)
+        raise UserError(
+            f"The train step does not fit in a device of {target}"
+            f"{': ' + told.group() if told else ''}; take more devices, a smaller batch, or"
+            " model.remat."
+        ) from error
+
+
+def findings(compiled):
+    """What a compiled step takes on a device and does in its loops over time, as lines."""
+    memory, program = compiled.memory_analysis(), computations(compiled.as_text())
+    mib = {
+        name: getattr(memory, f"{name}_size_in_bytes") / 2**20
+        for name in ("argument", "output", "alias", "temp", "generated_code")
+    }
+    peak = mib["argument"] + mib["output"] - mib["alias"] + mib["temp"] + mib["generated_code"]
+    bodies = loop_bodies(program)
+    inside = [line for body in bodies for line in reached(program, body)]
+    everything = [line for lines in program.values() for line in lines]
+    reductions = sum(map(_is_reduction, everything))
+    lines = [
+        f"memory of a device: {peak:,.0f} MiB at the most, of which arguments"
+        f" {mib['argument']:,.0f}, temporaries {mib['temp']:,.0f}, program"
+        f" {mib['generated_code']:,.0f}",
+        f"kernels of ours: {sum('tpu_custom_call' in line for line in everything)} in a step",
+        f"reductions over devices: {reductions}, in loops over time"
+        f" {sum(map(_is_reduction, inside))}",
+    ]
+    for body in bodies:
+        count = sum(not _is_free(line) for line in program[body])
+        lines.append(f"loop {body}: {count} operations an iteration")
+    if not bodies:
+        lines.append("no loop over time outside the kernels")
+    return lines
+
+
+def computations(text):
+    """`{name: instructions}` of an optimised HLO module's text."""
+    program, name = {}, None
+    for line in text.splitlines():
+        start = re.match(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if start:
+            name = start.group(1)
+            program[name] = []
+        elif line.startswith("}"):
+            name = None
+        elif name and " = " in line:
+            program[name].append(line.strip())
+    return program
+
+
+def loop_bodies(program):
+    """Names of the computations that loops repeat, each once."""
+    bodies = []
+    for lines in program.values():
+        for line in lines:
+            found = re.search(r" while\(.*body=%?([\w.\-]+)", line)
+            if found and found.group(1) not in bodies:
+                bodies.append(found.group(1))
+    return bodies
+
+
+def reached(program, name):
+    """All instructions of a computation and of those that it calls."""
+    seen, waiting = [], [name]
+    while waiting:
+        current = waiting.pop()
+        if current in seen or current not in program:
+            continue
+        seen.append(current)
+        for line in program[current]:
+            waiting += re.findall(r"(?:calls|body|condition|to_apply)=%?([\w.\-]+)", line)
+    return [line for current in seen for line in program[current]]
+
+
+def _operation(line):
+    found = re.search(r" = (?:\(.*?\)|\S+) ([\w\-]+)\(", line)
+    return found.group(1) if found else ""
+
+
+def _is_free(line):
+    return _operation(line) in _FREE
+
+
+def _is_reduction(line):
+    return _operation(line) in ("all-reduce", "all-reduce-start", "reduce-scatter")

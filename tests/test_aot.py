@@ -1,0 +1,99 @@
+"""What is said of a compiled step is what its program holds."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hmrnn_jax import aot, defaults
+from hmrnn_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+
+PROGRAM = """
+HloModule jit_mapped
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  ROOT %sum = f32[] add(f32[] %a, f32[] %b)
+}
+
+%inner (p: f32[4]) -> f32[4] {
+  %r = f32[4]{0} all-reduce(f32[4]{0} %p), to_apply=%add
+}
+
+%body (s: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %s = (s32[], f32[4]{0}) parameter(0)
+  %x = f32[4]{0} get-tuple-element((s32[], f32[4]{0}) %s), index=1
+  %y = f32[4]{0} fusion(f32[4]{0} %x), kind=kLoop, calls=%inner
+  ROOT %t = (s32[], f32[4]{0}) tuple(s32[] %i, f32[4]{0} %y)
+}
+
+%condition (s: (s32[], f32[4])) -> pred[] {
+  %c = pred[] compare(s32[] %i, s32[] %n), direction=LT
+}
+
+ENTRY %main (p0: f32[4]) -> f32[4] {
+  %w = (s32[], f32[4]{0}) while((s32[], f32[4]{0}) %t0), condition=%condition, body=%body
+  ROOT %g = f32[4]{0} all-reduce(f32[4]{0} %v), to_apply=%add
+}
+"""
+
+
+def test_reductions_are_found_within_loops():
+    program = aot.computations(PROGRAM)
+    assert set(program) == {"add", "inner", "body", "condition", "main"}
+    assert aot.loop_bodies(program) == ["body"]
+    inside = aot.reached(program, "body")
+    assert sum(map(aot._is_reduction, inside)) == 1
+    assert sum(not aot._is_free(line) for line in program["body"]) == 1
+
+
+def test_this_machine_reduces_once_and_outside_the_loops():
+    config = defaults.text().unlock()
+    config.data.name = "python_reference"
+    config.model.sizes, config.model.output, config.model.embedding = (8, 8), 8, 8
+    config.batch, config.window = 16, 5
+    lines = aot.describe(config, "cpu")
+    text = "\n".join(lines)
+    assert re.search(r"reductions over devices: [1-9]\d*, in loops over time 0", text)
+    loops = [line for line in lines if line.startswith("loop ")]
+    assert len(loops) >= 2  # one each way
+    assert "recurrence: hm_lstm, forwards: scan, as cpu has no kernel" in lines
+    assert re.search(r"total +[\d,]+", lines[0])
+    config.batch = 12
+    with pytest.raises(UserError, match="cannot be divided over 8 devices"):
+        aot.describe(config, "cpu")
+
+
+def compile_only(target, *flags):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    command = [sys.executable, ROOT / "train.py", f"--compile_only={target}", *flags]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.whole_program
+def test_an_unknown_target_is_told_in_a_sentence(tmp_path):
+    done = compile_only("v99:2x2", f"--workdir={tmp_path}/run")
+    assert done.returncode == 2
+    assert re.search("There is no TPU topology 'v99:2x2'|libtpu is needed", done.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.whole_program
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason='compiling for TPUs needs libtpu: pip install -e ".[tpu]"',
+)
+def test_a_tpu_takes_two_kernels_a_window():
+    flags = ["--config.model.sizes=(128,128)", "--config.window=4", "--config.batch=64"]
+    done = compile_only("v5e:2x2", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "hm_lstm, forwards: one kernel" in done.stdout
+    assert "kernels of ours: 2 in a step" in done.stdout
+    assert "in loops over time 0" in done.stdout
+    assert "no loop over time outside the kernels" in done.stdout
