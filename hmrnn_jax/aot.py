@@ -33,9 +33,11 @@ def devices(target):
     try:
         from jax.experimental import topologies
 
-        return list(topologies.get_topology_desc(target, platform="tpu").devices)
+        found = topologies.get_topology_desc(target, platform="tpu").devices
+        # A v4 chip's two cores are one device to a program; the topology lists both.
+        return [device for device in found if device.core_on_chip == 0]
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        if "libtpu" in str(error) and "not" in str(error):
+        if "not installed" in str(error):
             raise UserError(
                 f'To compile for {target}, libtpu is needed: pip install -e ".[tpu]".'
             ) from error

@@ -80,7 +80,9 @@ def compile_only(target, *flags):
 def test_an_unknown_target_is_told_in_a_sentence(tmp_path):
     done = compile_only("v99:2x2", f"--workdir={tmp_path}/run")
     assert done.returncode == 2
-    assert re.search("There is no TPU topology 'v99:2x2'|libtpu is needed", done.stderr)
+    installed = importlib.util.find_spec("libtpu") is not None
+    sentence = "There is no TPU topology 'v99:2x2'" if installed else "libtpu is needed"
+    assert sentence in done.stderr
     assert not (tmp_path / "run").exists()
 
 
