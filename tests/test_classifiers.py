@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import newest, run
 
-import train as program
 from hmrnn_jax import classifiers, defaults, optim, parallel, recurrence, tasks, train_state
 from hmrnn_jax.cells import hm_lstm, lstm, on_lstm
-from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.datasets import logic
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.pairs import EvaluationPairs, Pairs, PairStream
@@ -221,17 +220,6 @@ def config(tmp_path, monkeypatch):
     config.batch = config.evaluation.batch = 8
     config.steps, config.report, config.learning_rate = 9, 2, 0.01
     return config
-
-
-def run(config, workdir):
-    lines = []
-    result = program.train(config, str(workdir), lines.append)
-    return result, "\n".join(lines)
-
-
-def newest(workdir):
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints._newest("latest", None), checkpoints._newest("best", None)
 
 
 def test_logic_runs_and_resumes_bit_for_bit(config, tmp_path):

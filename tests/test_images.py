@@ -9,11 +9,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from runs import newest, run
 
-import train as program
 from hmrnn_jax import cells, classifiers, defaults, images, optim, parallel, tasks, train_state
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm
-from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.tasks import images as images_task
 
@@ -288,17 +287,6 @@ def config(tmp_path, monkeypatch):
     config.batch = config.evaluation.batch = 8
     config.steps, config.report, config.learning_rate = 21, 3, 0.02
     return config
-
-
-def run(config, workdir):
-    lines = []
-    result = program.train(config, str(workdir), lines.append)
-    return result, "\n".join(lines)
-
-
-def newest(workdir):
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints._newest("latest", None), checkpoints._newest("best", None)
 
 
 def test_run_resumes_bit_for_bit_and_validation_nats_choose_the_epoch(config, tmp_path):

@@ -6,10 +6,10 @@ import signal
 import jax
 import numpy as np
 import pytest
+from runs import newest, run
 
 import train as program
 from hmrnn_jax import defaults, evaluate, parallel
-from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
 
 WORDS = "the cat sat on a mat and then it went to see who was there by sun light again".split()
@@ -44,16 +44,9 @@ def config(text):
     return config
 
 
-def run(config, workdir):
-    lines = []
-    result = program.train(config, str(workdir), lines.append)
-    return result, "\n".join(lines)
-
-
-def newest(workdir):
+def latest(workdir):
     """The newest whole state on disk, as plain arrays."""
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints._newest("latest", None)
+    return newest(workdir)[0]
 
 
 def assert_equal(a, b):
@@ -87,7 +80,7 @@ def test_resumed_run_equals_uninterrupted_one_bit_for_bit(config, tmp_path):
     parts, said = run(config, tmp_path / "parts")
     assert "resumed after update 6" in said and "changed since the run began: steps" in said
     assert whole == parts
-    assert_equal(newest(tmp_path / "whole"), newest(tmp_path / "parts"))
+    assert_equal(latest(tmp_path / "whole"), latest(tmp_path / "parts"))
 
 
 def test_sigterm_saves_and_the_same_command_resumes(config, tmp_path):
@@ -101,25 +94,25 @@ def test_sigterm_saves_and_the_same_command_resumes(config, tmp_path):
 
     assert program.train(config, str(tmp_path / "cut"), say) is None
     assert "all is saved" in lines[-1]
-    step, _ = newest(tmp_path / "cut")
+    step, _ = latest(tmp_path / "cut")
     assert 4 <= step < 6
     result, said = run(config, tmp_path / "cut")
     assert f"resumed after update {step}" in said and result == whole
-    assert_equal(newest(tmp_path / "whole"), newest(tmp_path / "cut"))
+    assert_equal(latest(tmp_path / "whole"), latest(tmp_path / "cut"))
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut/metrics.jsonl").open()]
     assert steps == sorted(steps)
 
 
 def test_truncated_checkpoint_falls_back_to_the_one_before(config, tmp_path):
     whole, _ = run(config, tmp_path)
-    before = newest(tmp_path)
+    before = latest(tmp_path)
     for file in (tmp_path / "checkpoints/latest/12").rglob("d/*"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     result, said = run(config, tmp_path)
     assert "latest/12 cannot be read" in said and "resumed after update 6" in said
     assert (tmp_path / "checkpoints/unreadable-latest-12").exists()
     assert result == whole
-    assert_equal(before, newest(tmp_path))
+    assert_equal(before, latest(tmp_path))
 
 
 def test_no_readable_checkpoint_is_an_error_and_keeps_the_files(config, tmp_path):
@@ -135,7 +128,7 @@ def test_relative_workdir(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config.steps = 2
     run(config, "runs/here")
-    assert newest("runs/here")[0] == 2
+    assert latest("runs/here")[0] == 2
 
 
 def test_other_shape_is_refused_and_named(config, tmp_path):
@@ -156,7 +149,7 @@ def test_loss_that_is_not_finite_stops_with_the_update_named(config, tmp_path):
     config.steps, config.learning_rate = 30, float("1e38")
     with pytest.raises(UserError, match="The loss of update [89] is not finite"):
         run(config, tmp_path)
-    assert newest(tmp_path)[0] == 6
+    assert latest(tmp_path)[0] == 6
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,17 @@
+"""Runs of train.py within a test, and what they leave."""
+
+import train as program
+from hmrnn_jax.checkpoint import Checkpoints
+
+
+def run(config, workdir):
+    """The result of a training and what it said."""
+    lines = []
+    result = program.train(config, str(workdir), lines.append)
+    return result, "\n".join(lines)
+
+
+def newest(workdir):
+    """The trees of the newest and of the best checkpoint."""
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints._newest("latest", None), checkpoints._newest("best", None)
