@@ -154,12 +154,16 @@ def _in_chunks(run, length, weights, state, window, constants):
     return final, *jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), ys)
 
 
-def _step(config, linear, vectors, constants, state, per_step, reset):
-    """The cell's step, before it the rows of `reset [B]` put back to the initial state."""
+def _step(config, linear, vectors, constants, state, per_step, reset, replay=False):
+    """The cell's step, before it the rows of `reset [B]` put back to the initial state.
+
+    `replay` takes the form that the cell keeps for differentiation, where it has one.
+    """
     cell = cells.of(config)
+    step = getattr(cell, "replayed_step", cell.step) if replay else cell.step
     first = cell.initial_state(config, (1,), jax.tree.leaves(state)[0].dtype)
     state = jax.tree.map(lambda new, old: jnp.where(reset, new, old), first, state)
-    return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
+    return step(config, vectors, state, linear=linear, **constants, **per_step)
 
 
 def _forward_step(config, precision, resident, state, xs):
@@ -261,7 +265,8 @@ def _backward_step(config, precision, resident, carry, xs):
             operands[name] = operand
             return _replay(precision, values[name], operand, transposed[name])
 
-        return _step(config, linear, vectors, constants, state, per_step, reset), operands
+        step = _step(config, linear, vectors, constants, state, per_step, reset, replay=True)
+        return step, operands
 
     _, pullback, operands = jax.vjp(replayed, vectors, state, values, has_aux=True)
     state_gradient = jax.tree.map(jnp.add, state_gradient, step_gradient)
