@@ -44,6 +44,10 @@ flags.DEFINE_integer("score_length", 20_000, "Symbols that --boundaries scores a
 flags.DEFINE_string("words", None, "With --boundaries: a UTF-8 text with its words separated.")
 flags.DEFINE_integer("lines", 5, "Sequences in the figure of --boundaries.")
 flags.DEFINE_integer("score_lines", 200, "Sequences whose boundaries --boundaries scores.")
+flags.DEFINE_integer(
+    "tolerance", sequences.TOLERANCE, "Steps that these may lie off; 0 scores exact ones alone.",
+    lower_bound=0,
+)  # fmt: skip
 flags.DEFINE_string("segment", None, "A file to cut in segments: UTF-8 text, or .csv or .npz.")
 flags.DEFINE_string(
     "trees", None, "Penn bracket files (file, folder or zip) to parse; `nltk` for the sample."
@@ -171,7 +175,7 @@ def _sequences(run):
     if FLAGS.boundaries:
         return sequences.show_boundaries(
             run, FLAGS.split, sequences.held_out(run, FLAGS.split), _output("boundaries.png"),
-            FLAGS.lines, FLAGS.score_lines, FLAGS.seed,
+            FLAGS.lines, FLAGS.score_lines, FLAGS.seed, FLAGS.tolerance,
         )  # fmt: skip
     return sequences.score(run, FLAGS.split, FLAGS.seed)
 

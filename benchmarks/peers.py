@@ -1,8 +1,9 @@
 """What the library is measured against: the same model written plainly, and LSTM stacks.
 
 Every peer makes the same train step: embedding, recurrence, output module, softmax, mean
-loss, gradient, clipping to the global norm 1, Adam. They leave out what the library's own
-step does besides: masks, resets of rows and the detectors' statistics.
+loss, gradient, clipping to the global norm 1, Adam; of strokes without the embedding, and with
+a mixture density for the softmax. They leave out what the library's own step does besides:
+masks, resets of rows and the detectors' statistics.
 """
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import timing
-from hmrnn_jax import optim
+from hmrnn_jax import mixture, optim
 
 LEARNING_RATE = 0.002
 
@@ -21,25 +22,32 @@ class Unavailable(Exception):
 
 
 class NaiveStep(nn.Module):
-    """One step of an HM-LSTM language model, written as the paper prints it.
+    """One step of an HM-LSTM model of symbols or of real values, written as the paper prints it.
 
     Chung, Ahn, Bengio 2017: pre-activation eq. 4-7, memory and output eq. 2-3, mixed
     arithmetically by the boundaries, detector eq. 8-9 with the straight-through estimator,
     output module eq. 11-12. Arrays are `[B, d]`, boundaries `[B, 1]`; no layer
     normalisation. Embedding and output module are part of the step.
+
+    Attributes:
+      outputs: V, width of the last affine layer: the symbols, or the numbers of a mixture.
+      embedding: width of the symbols' embedding; 0 where values are read as they are.
     """
 
-    vocabulary: int
+    outputs: int
     embedding: int
     sizes: tuple[int, ...]
     output: int
 
     @nn.compact
-    def __call__(self, carry, ids, slope):
-        """`carry`: `(h, c, z)`, tuples over layers; `ids [B]`. Returns carry, logits `[B, V]`."""
+    def __call__(self, carry, x, slope):
+        """`carry`: `(h, c, z)`, tuples over layers; `x`: ids `[B]` or values `[B, C]`.
+
+        Returns carry, outputs `[B, V]`.
+        """
         old_h, old_c, old_z = carry
         h, c, z = [], [], []
-        below = nn.Embed(self.vocabulary, self.embedding, name="embedding")(ids)
+        below = nn.Embed(self.outputs, self.embedding, name="embedding")(x) if self.embedding else x
         q = 1.0
         for layer, size in enumerate(self.sizes):
             last = layer == len(self.sizes) - 1
@@ -66,8 +74,8 @@ class NaiveStep(nn.Module):
             gates[:, k : k + 1] * nn.Dense(self.output, use_bias=False, name=f"embed{k + 1}")(v)
             for k, v in enumerate(h)
         )
-        logits = nn.Dense(self.vocabulary, name="softmax")(nn.relu(embedded))
-        return (tuple(h), tuple(c), tuple(z)), logits
+        outputs = nn.Dense(self.outputs, name="softmax")(nn.relu(embedded))
+        return (tuple(h), tuple(c), tuple(z)), outputs
 
 
 def straight_through(x, slope):
@@ -79,7 +87,7 @@ def straight_through(x, slope):
 class NaiveHMLSTM(nn.Module):
     """`NaiveStep` in `nn.scan`, differentiated by JAX."""
 
-    vocabulary: int
+    outputs: int
     embedding: int
     sizes: tuple[int, ...]
     output: int
@@ -91,17 +99,17 @@ class NaiveHMLSTM(nn.Module):
         return zeros, zeros, tuple(jnp.zeros((batch, 1)) for _ in self.sizes[1:])
 
     @nn.compact
-    def __call__(self, ids, carry, slope=1.0):
-        """`ids [T, B]`. Returns the logits `[T, B, V]` and the carry."""
+    def __call__(self, x, carry, slope=1.0):
+        """`x`: ids `[T, B]` or values `[T, B, C]`. Returns outputs `[T, B, V]` and the carry."""
         scanned = nn.scan(
             NaiveStep,
             variable_broadcast="params",
             split_rngs={"params": False},
             in_axes=(0, nn.broadcast),
         )
-        step = scanned(self.vocabulary, self.embedding, self.sizes, self.output, name="step")
-        carry, logits = step(carry, ids, jnp.asarray(slope, jnp.float32))
-        return logits, carry
+        step = scanned(self.outputs, self.embedding, self.sizes, self.output, name="step")
+        carry, outputs = step(carry, x, jnp.asarray(slope, jnp.float32))
+        return outputs, carry
 
 
 class FlaxLSTM(nn.Module):
@@ -135,12 +143,24 @@ class FlaxLSTM(nn.Module):
         return nn.Dense(self.vocabulary, name="softmax")(embedded), tuple(final)
 
 
-def linen_step(model, inputs, targets):
+def cross_entropy(logits, targets):
+    """Nats of each of `targets [T, B]`."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+def mixture_loss(components, outputs, targets):
+    """Nats of each of `targets [T, B, 3]`, two values and an event, in the library's mixture."""
+    density = mixture.split(outputs, components, dimensions=2, event=True)
+    return mixture.negative_log_likelihood(density, targets[..., :2], targets[..., 2])
+
+
+def linen_step(model, inputs, targets, loss=cross_entropy):
     """Compiles the train step of a Flax peer.
 
     Args:
-      model: `NaiveHMLSTM` or `FlaxLSTM`.
-      inputs, targets: int `[T, B]`.
+      model: `NaiveHMLSTM`, `FlaxLSTM` or `peer_stacks.NaiveStack`.
+      inputs, targets: int `[T, B]`, or values `[T, B, C]`.
+      loss: `loss(outputs, targets)`, `[T, B]`.
 
     Returns the step, a callable that runs one update and waits for it, the compiled
     function, and the number of parameters.
@@ -155,13 +175,12 @@ def linen_step(model, inputs, targets):
         params, optimizer_state = training
 
         def mean_loss(params):
-            logits, after = model.apply({"params": params}, inputs, carry)
-            nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-            return nll.mean(), after
+            outputs, after = model.apply({"params": params}, inputs, carry)
+            return loss(outputs, targets).mean(), after
 
-        (loss, after), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        (value, after), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
-        return (optax.apply_updates(params, updates), optimizer_state), after, loss
+        return (optax.apply_updates(params, updates), optimizer_state), after, value
 
     # As exact as the library's float32: no TF32 on GPUs, no bfloat16 passes on TPUs.
     with jax.default_matmul_precision("highest"):
@@ -173,8 +192,8 @@ def linen_step(model, inputs, targets):
     state = [training, jax.tree.map(jnp.copy, carry)]
 
     def step():
-        state[0], state[1], loss = compiled(state[0], state[1], inputs, targets)
-        jax.block_until_ready((state, loss))
+        state[0], state[1], value = compiled(state[0], state[1], inputs, targets)
+        jax.block_until_ready((state, value))
 
     return step, compiled, count
 

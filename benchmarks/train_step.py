@@ -1,10 +1,11 @@
 """Whole train steps side by side: loss, gradient, clipping, Adam.
 
-    python benchmarks/train_step.py --size=tiny,ptb,text8,on_lstm,nested_lstm --json=FILE
+    python benchmarks/train_step.py --size=tiny,ptb,text8,on_lstm,nested_lstm,strokes --json=FILE
 
 Prints the hardware and, for each size, a Markdown table. Ratios are medians of ratios
 taken within a round against the naive version (see `timing`), larger is faster; `naive`
-is the same mathematics as `ours` (see `peers`). One device is used, whatever it is.
+is the same mathematics as `ours` (see `peers`). One device is used, whatever it is. Below the
+table of `strokes` stands how many of its steps are padding in training.
 """
 
 import argparse
@@ -27,39 +28,10 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import peer_stacks, peers, timing  # noqa: E402
-from hmrnn_jax import data, defaults, language, losses, models, optim, parallel, train_state  # noqa: E402  # noqa: E402
+from benchmarks.problems import SIZES, network, one_batch, padding, stream  # noqa: E402
+from hmrnn_jax import losses, optim, parallel, train_state  # noqa: E402
 
 BASE = "naive"
-
-
-class Size(NamedTuple):
-    """A problem. `most_rounds` keeps the large ones bearable."""
-
-    sizes: tuple[int, ...]
-    embedding: int
-    output: int
-    vocabulary: int
-    batch: int
-    window: int
-    most_rounds: int = 100
-    cell: str = "hm_lstm"
-
-    @property
-    def characters(self):
-        """Characters of one train step."""
-        return self.batch * self.window
-
-
-SIZES = {
-    "tiny": Size((128,) * 3, 128, 128, 50, batch=16, window=50),
-    "ptb": Size((512,) * 3, 128, 512, 50, batch=64, window=100),
-    "text8": Size((1024,) * 3, 128, 2048, 27, batch=128, window=100, most_rounds=3),
-    # The ON-LSTM's model of Penn Treebank words, dropout off, its decoder tied.
-    "on_lstm": Size(
-        (1150, 1150, 400), 400, 0, 10_000, batch=20, window=70, most_rounds=7, cell="on_lstm"
-    ),
-    "nested_lstm": Size((600,), 600, 0, 50, batch=64, window=100, cell="nested_lstm"),
-}
 
 
 class Candidate(NamedTuple):
@@ -76,18 +48,6 @@ class Candidate(NamedTuple):
     parameters: int
 
 
-def random_ids(size, windows):
-    """Random text of `windows` windows for each row, the same at every run."""
-    return np.random.default_rng(0).integers(
-        size.vocabulary, size=windows * size.characters + 1, dtype=np.int32
-    )
-
-
-def one_batch(size):
-    """The window that every candidate reads again and again, in the middle of a stream."""
-    return data.Stream(random_ids(size, 2), size.batch, size.window)(1)
-
-
 def temporaries(compiled):
     """Bytes of temporaries, None where the backend does not tell."""
     analysis = compiled.memory_analysis()
@@ -96,18 +56,8 @@ def temporaries(compiled):
 
 def ours(size, cell=None, layer_norm="none", **policy):
     """The library's own step, exactly as training runs it."""
-    cell = cell or size.cell
-    config = defaults.text().unlock()
-    config.model.update(cell=cell, sizes=size.sizes, embedding=size.embedding, output=size.output)
-    config.model.head = "gated" if size.cell == "hm_lstm" else "tied"
-    config.model.update(policy)
-    config.model.on_lstm.chunk = 10
-    if "layer_norm" in config.model[cell]:
-        config.model[cell].layer_norm = layer_norm
-    model = models.language_model(config.model, size.vocabulary)
+    model, init, loss = network(size, cell or size.cell, layer_norm, policy)
     optimizer = optim.optimizer()
-    init = functools.partial(language.init_params, model)
-    loss = functools.partial(language.loss, model, language.Penalties())
     mesh = parallel.make_mesh(jax.devices()[:1])
     state = jax.jit(functools.partial(train_state.create, init, optimizer, 0))()
     state = parallel.replicate(state, mesh)
@@ -133,9 +83,10 @@ def ours(size, cell=None, layer_norm="none", **policy):
 
 def flax_peer(size, module):
     """A Flax peer's step, see `peers.linen_step`."""
-    model = module(size)
-    batch = one_batch(size)
-    step, compiled, count = peers.linen_step(model, batch.inputs, batch.targets)
+    model, batch, loss = module(size), one_batch(size), peers.cross_entropy
+    if size.components:
+        loss = functools.partial(peers.mixture_loss, size.components)
+    step, compiled, count = peers.linen_step(model, batch.inputs, batch.targets, loss)
     return Candidate(step, temporaries(compiled), count)
 
 
@@ -150,7 +101,7 @@ def torch_peer(size, bfloat16):
 
 
 def naive_hm_lstm(size):
-    return peers.NaiveHMLSTM(size.vocabulary, size.embedding, size.sizes, size.output)
+    return peers.NaiveHMLSTM(size.outputs, size.embedding, size.sizes, size.output)
 
 
 def flax_lstm(size):
@@ -167,13 +118,16 @@ OURS = {
     "ours bf16": functools.partial(ours, precision="bfloat16"),
 }
 STACK = {BASE: functools.partial(flax_peer, module=naive_stack)} | OURS
-# For each cell of `SIZES`, what is measured beside it.
+HM_LSTM = {
+    BASE: functools.partial(flax_peer, module=naive_hm_lstm),
+    **OURS,
+    "ours layer norm f32": functools.partial(ours, layer_norm="sum"),
+    "ours layer norm bf16": functools.partial(ours, layer_norm="sum", precision="bfloat16"),
+}
+# For each kind of `SIZES`, what is measured.
 CANDIDATES = {
-    "hm_lstm": {BASE: functools.partial(flax_peer, module=naive_hm_lstm)}
-    | OURS
+    "hm_lstm": HM_LSTM
     | {
-        "ours layer norm f32": functools.partial(ours, layer_norm="sum"),
-        "ours layer norm bf16": functools.partial(ours, layer_norm="sum", precision="bfloat16"),
         "flax lstm": functools.partial(flax_peer, module=flax_lstm),
         "ours lstm": functools.partial(ours, cell="lstm"),
         "ours lstm bf16": functools.partial(ours, cell="lstm", precision="bfloat16"),
@@ -182,6 +136,7 @@ CANDIDATES = {
     },
     "on_lstm": STACK,
     "nested_lstm": STACK,
+    "strokes": HM_LSTM,
 }
 NAMES = tuple(CANDIDATES["hm_lstm"])
 
@@ -193,7 +148,7 @@ def overhead(size, repeats=50):
     metrics, which are ready, and making a line of them, as if every step were reported.
     """
     mesh = parallel.make_mesh(jax.devices()[:1])
-    stream = data.Stream(random_ids(size, 8), size.batch, size.window)
+    batches = stream(size, 8)
     depth = len(size.sizes)
     widths = {"fired": depth - 1, "alive": depth - 1, "update": depth, "copy": depth}
     metrics = {name: np.ones(width, np.float32) for name, width in widths.items()}
@@ -203,7 +158,7 @@ def overhead(size, repeats=50):
     seconds = {"data": [], "logging": []}
     for step in range(repeats):
         start = time.perf_counter()
-        jax.block_until_ready(parallel.shard_batch(stream(step), mesh))
+        jax.block_until_ready(parallel.shard_batch(batches(step), mesh))
         seconds["data"].append(time.perf_counter() - start)
         ready = jax.block_until_ready(fresh(step + 1.0))
         start = time.perf_counter()
@@ -231,7 +186,7 @@ def measure(size, names, rounds, report):
     for name in names:
         start = time.perf_counter()
         try:
-            built[name] = CANDIDATES[size.cell][name](size)
+            built[name] = CANDIDATES[size.kind][name](size)
         except peers.Unavailable as error:
             figures[name] = {"skipped": str(error)}
             continue
@@ -243,7 +198,7 @@ def measure(size, names, rounds, report):
         figures[name] = {
             "seconds": seconds[name],
             "median_seconds": median,
-            "characters_per_second": size.characters / median,
+            f"{size.unit}_per_second": size.units / median,
             "ratio": timing.paired_ratio(seconds[name], seconds[BASE])._asdict(),
             "temporaries": candidate.temporaries,
             "parameters": candidate.parameters,
@@ -251,10 +206,10 @@ def measure(size, names, rounds, report):
     return {name: figures[name] for name in names}
 
 
-def table(figures):
-    """The Markdown table of `measure`'s figures."""
+def table(figures, unit):
+    """The Markdown table of `measure`'s figures; `unit` is that of a `problems.Size`."""
     lines = [
-        "| candidate | ms/step | chars/s | speed against naive (min-max) | temporaries, MB"
+        f"| candidate | ms/update | {unit}/s | speed against naive (min-max) | temporaries, MB"
         " | parameters |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -265,7 +220,7 @@ def table(figures):
         ratio, memory = timing.Ratio(**row["ratio"]), row["temporaries"]
         lines.append(
             f"| {name} | {1000 * row['median_seconds']:.1f}"
-            f" | {row['characters_per_second']:,.0f}"
+            f" | {row[f'{unit}_per_second']:,.0f}"
             f" | x{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
             f" | {'-' if memory is None else f'{memory / 1e6:,.1f}'} | {row['parameters']:,} |"
         )
@@ -317,15 +272,15 @@ def main(arguments=None):
     results = {"hardware": facts, "sizes": {}}
     for label in flags.size:
         size = SIZES[label]
-        names = [n for n in CANDIDATES[size.cell] if n == BASE or n in flags.only]
+        names = [n for n in CANDIDATES[size.kind] if n == BASE or n in flags.only]
         figures, around = measure(size, names, flags.rounds, report), overhead(size)
         results["sizes"][label] = {"candidates": figures, "overhead": around}
-        layers = " + ".join(map(str, size.sizes))
-        print(
-            f"\n{label}: layers {layers}, embedding {size.embedding}, output {size.output},"
-            f" vocabulary {size.vocabulary}, batch {size.batch}, window {size.window}\n"
-        )
-        print(table(figures) + "\n\n" + overhead_line(around, figures), flush=True)
+        print(f"\n{label}: {size.describe()}\n")
+        print(table(figures, size.unit) + "\n\n" + overhead_line(around, figures), flush=True)
+        if size.components:
+            share, lines = padding(size)
+            results["sizes"][label] |= {"padding": share, "lines": lines}
+            print(f"In the default buckets {share:.1%} of an epoch's steps are padding ({lines}).")
         if flags.json:
             flags.json.write_text(json.dumps(results, indent=1) + "\n")
         gc.collect()

@@ -1,6 +1,6 @@
 """Classifiers on a recurrence's last state, and what they are trained and scored by."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,23 +8,41 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hmrnn_jax import models, recurrence
+from hmrnn_jax import language, models, recurrence
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.parallel import AXIS
+
+
+class Output(NamedTuple):
+    """What a classifier returns; R sequences were read, T steps each.
+
+    Attributes:
+      logits: `[B, labels]`.
+      states, aux: as `models.Output` has them.
+      mask: `[T, R]`, 1 at the steps of sequences that count, 0 in padding and filler rows.
+      resets: bool `[T, R]`, True where the state was put back.
+    """
+
+    logits: jax.Array
+    states: tuple
+    aux: tuple
+    mask: jax.Array
+    resets: jax.Array
 
 
 class _Reader(models.CellStack):
     """What classifiers have in common; they have `dropout` as well as `cells` and `policy`."""
 
     def read(self, x, rows, slope, **inputs):
-        """Final h of each layer, `[rows, H]`, of cells that begin at their initial state.
+        """`(last, states, aux)` of cells that begin at their initial state.
 
-        `x` and `inputs` are those of `run_cells`.
+        `last`: final h of each layer, `[rows, H]`. `x` and `inputs` are those of `run_cells`,
+        states and aux what it returns.
         """
         carry = self.initial_carry(rows)
-        _, final, _, _ = self.run_cells(x, carry, slope=slope, **inputs)
+        _, final, states, aux = self.run_cells(x, carry, slope=slope, **inputs)
         cells = [state.h if isinstance(state.h, tuple) else (state.h,) for state in final]
-        return [h for layers in cells for h in layers]
+        return [h for layers in cells for h in layers], states, aux
 
     @property
     def sizes(self):
@@ -83,21 +101,25 @@ class PairClassifier(_Reader, nn.Module):
 
     @nn.compact
     def __call__(self, batch, *, slope=1.0, masks=None):
-        """Logits `[B, labels]` of a `pairs.PairBatch`; `masks` of `masks`, in training."""
+        """`Output` of a `pairs.PairBatch`; `masks` of `masks`, in training."""
         uniform = models.symmetric_uniform
         table = self.param("embedding", uniform(0.1), (self.vocabulary, self.embedding))
         ids = jnp.concatenate([batch.left, batch.right], axis=1)
         resets = jnp.concatenate([batch.left_resets, batch.right_resets], axis=1)
         # There are fewer symbols than steps, hence the table.
-        last = self.read(table, ids.shape[1], slope, resets=resets, table_ids=ids)[-1]
-        u, v = jnp.split(last, 2)
+        last, states, aux = self.read(table, ids.shape[1], slope, resets=resets, table_ids=ids)
+        u, v = jnp.split(last[-1], 2)
         features = jnp.concatenate([u, v, u * v, jnp.abs(u - v)], axis=1)
         if masks is not None:
             features = features * masks[0]
         hidden = nn.elu(self.affine("hidden", features, self.hidden))
         if masks is not None:
             hidden = hidden * masks[1]
-        return self.affine("labels", hidden, self.labels)
+        logits = self.affine("labels", hidden, self.labels)
+        # After padding, and only after it, comes another step that puts the state back.
+        padding = jnp.zeros_like(resets).at[:-1].set(resets[:-1] & resets[1:])
+        mask = jnp.where(padding, 0, jnp.tile(batch.mask, 2))
+        return Output(logits, states, aux, mask, resets)
 
     @property
     def dropped(self):
@@ -127,12 +149,14 @@ class Classifier(_Reader, nn.Module):
 
     @nn.compact
     def __call__(self, batch, *, slope=1.0, masks=None):
-        """Logits `[B, labels]` of `batch.inputs [T, B, D]`; `masks` of `masks`, in training."""
-        layers = self.read(batch.inputs, batch.inputs.shape[1], slope)
+        """`Output` for `batch.inputs [T, B, D]`; `masks` of `masks`, in training."""
+        layers, states, aux = self.read(batch.inputs, batch.inputs.shape[1], slope)
         features = jnp.concatenate(layers, axis=1)
         if masks is not None:
             features = features * masks[0]
-        return self.affine("labels", features, self.labels)
+        logits = self.affine("labels", features, self.labels)
+        mask = jnp.broadcast_to(batch.mask, batch.inputs.shape[:2])
+        return Output(logits, states, aux, mask, jnp.zeros_like(mask, bool))
 
     @property
     def dropped(self):
@@ -162,30 +186,34 @@ def loss(model, params, carry, batch, knobs, key):
     """Mean cross-entropy of the counted rows; see `train_state.train_step`."""
     rows = batch.labels.shape[0]
     masks = model.masks(key, rows, jax.lax.axis_index(AXIS) * rows)
-    logits = model.apply({"params": params}, batch, slope=knobs["slope"], masks=masks)
-    sums = scores(logits, batch)
+    out = model.apply({"params": params}, batch, slope=knobs["slope"], masks=masks)
+    sums = scores(model, out, batch, knobs["slope"])
     return sums["nats"] / jax.lax.psum(batch.mask.sum(), AXIS), (carry, sums)
 
 
 def eval_step(model, params, carry, batch, knobs):
     """Scores a batch: the carry as it came, and the sums of `scores`."""
-    logits = model.apply({"params": params}, batch, slope=knobs["slope"])
-    return carry, jax.lax.psum(scores(logits, batch), AXIS)
+    out = model.apply({"params": params}, batch, slope=knobs["slope"])
+    return carry, jax.lax.psum(scores(model, out, batch, knobs["slope"]), AXIS)
 
 
-def scores(logits, batch):
-    """Sums over the counted rows: `nats`, `count`, `correct`."""
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-    correct = jnp.argmax(logits, axis=-1) == batch.labels
-    return {
+def scores(model, out, batch, slope):
+    """Sums over the counted rows: `nats`, `count`, `correct`; over their steps: `steps` and
+    those of `language.diagnostics`."""
+    nll = optax.softmax_cross_entropy_with_integer_labels(out.logits, batch.labels)
+    correct = jnp.argmax(out.logits, axis=-1) == batch.labels
+    sums = {
         "nats": jnp.sum(nll * batch.mask),
         "count": batch.mask.sum(),
         "correct": jnp.sum(correct * batch.mask),
+        "steps": out.mask.sum(),
     }
+    carry = model.initial_carry(out.mask.shape[1])
+    return sums | language.diagnostics(model, carry, out, out, slope)
 
 
 def summary(sums):
-    """Means, as plain numbers; `error` is in %."""
+    """Means, as plain numbers, `error` in %; and the rates of detectors, if there are any."""
     count = float(np.sum(sums["count"]))
     accuracy = float(sums["correct"]) / count
     return {
@@ -193,4 +221,4 @@ def summary(sums):
         "nats": float(sums["nats"]) / count,
         "accuracy": accuracy,
         "error": 100 * (1 - accuracy),
-    }
+    } | language.rates(sums | {"count": sums["steps"]})

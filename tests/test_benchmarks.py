@@ -10,16 +10,18 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import peers, timing, train_step
-from hmrnn_jax import language, models
+from benchmarks import peers, problems, timing, train_step
+from hmrnn_jax import language, mixture, models, strokes
 from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.datasets import handwriting, synthetic
 
-SIZE = train_step.Size((6, 5, 4), 3, 8, 7, batch=4, window=12)
+SIZE = problems.Size((6, 5, 4), 3, 8, 7, batch=4, window=12)
+STROKES = problems.Size((6, 5, 4), 0, 8, 0, batch=4, window=12, components=3)
 
 
 def naive_params(params, depth):
-    """The naive version's parameters, made of a `LanguageModel`'s (kernels are transposed)."""
-    flat = {"embedding/embedding": params["embedding"]}
+    """The naive version's parameters, made of our model's (kernels are transposed)."""
+    flat = {"embedding/embedding": params["embedding"]} if "embedding" in params else {}
     for layer in range(1, depth + 1):
         entry = params["cell1"][f"layer{layer}"]
         parts = [entry["gates"]] + ([entry["detector"]] if "detector" in entry else [])
@@ -30,8 +32,8 @@ def naive_params(params, depth):
                 flat[f"{theirs}{layer}/kernel"] = both[ours].T
         flat[f"embed{layer}/kernel"] = params["output"][f"embed{layer}"]
     flat["gate/kernel"] = params["output"]["gate"]
-    flat["softmax/kernel"] = params["softmax_kernel"]
-    flat["softmax/bias"] = params["softmax_bias"]
+    head = "softmax" if "embedding" in params else "mixture"
+    flat["softmax/kernel"], flat["softmax/bias"] = params[f"{head}_kernel"], params[f"{head}_bias"]
     return {"step": flax.traverse_util.unflatten_dict(flat, sep="/")}
 
 
@@ -41,15 +43,24 @@ def pair():
     config = hm_lstm.Config(SIZE.embedding, SIZE.sizes, layer_norm="none")
     ours = models.LanguageModel(SIZE.vocabulary, SIZE.embedding, (config,), SIZE.output)
     naive = peers.NaiveHMLSTM(SIZE.vocabulary, SIZE.embedding, SIZE.sizes, SIZE.output)
-    shapes = jax.eval_shape(functools.partial(language.init_params, ours), jax.random.key(0))
-    draw = np.random.default_rng(1).normal
-    # Biases too are drawn, so that each of them matters.
-    params = jax.tree.map(lambda p: draw(0, 0.5, p.shape).astype(np.float32), shapes)
+    params = drawn(functools.partial(language.init_params, ours))
+    return ours, naive, params, problems.one_batch(SIZE), state_of(SIZE)
+
+
+def drawn(init):
+    """Parameters, biases too, so that each of them matters."""
+    draw, shapes = np.random.default_rng(1).normal, jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(lambda p: draw(0, 0.5, p.shape).astype(np.float32), shapes)
+
+
+def state_of(size):
+    """h, c and z of three layers, the last with all pairs of boundaries."""
+    draw = np.random.default_rng(2).normal
     h, c = (
-        tuple(draw(size=(SIZE.batch, n)).astype(np.float32) for n in SIZE.sizes) for _ in range(2)
+        tuple(draw(size=(size.batch, n)).astype(np.float32) for n in size.sizes) for _ in range(2)
     )
-    z = tuple((jnp.arange(SIZE.batch) >> k & 1).astype(jnp.float32) for k in range(2))
-    return ours, naive, params, train_step.one_batch(SIZE), (h, c, z)
+    z = tuple((jnp.arange(size.batch) >> k & 1).astype(jnp.float32) for k in range(2))
+    return h, c, z
 
 
 def test_the_naive_version_is_the_same_model(pair):
@@ -89,6 +100,35 @@ def test_the_naive_version_has_the_same_gradients(pair):
     )
 
 
+def test_the_naive_stroke_model_is_the_same_model():
+    """Of loss and gradient both, with its own mixture's nats."""
+    ours, init, loss = problems.network(STROKES, "hm_lstm", "none", {})
+    naive, params = train_step.naive_hm_lstm(STROKES), drawn(init)
+    batch, (h, c, z) = problems.one_batch(STROKES), state_of(STROKES)
+    assert isinstance(loss.args[0], strokes.StrokeModel) and ours.columns == 3
+    assert batch.mask.all() and not batch.resets.any() and batch.inputs.shape == (12, 4, 3)
+    np.testing.assert_array_equal(batch.inputs[1:], batch.targets[:-1])
+
+    @jax.value_and_grad
+    def whole(params):
+        out = ours.apply({"params": params}, batch.inputs, (hm_lstm.State(h, c, z),))
+        values, events = batch.targets[..., :2], batch.targets[..., 2]
+        return mixture.negative_log_likelihood(out.mixture, values, events).mean()
+
+    @jax.value_and_grad
+    def naive_whole(params):
+        carry = (h, c, tuple(v[:, None] for v in z))
+        variables = {"params": naive_params(params, len(STROKES.sizes))}
+        outputs = naive.apply(variables, batch.inputs, carry)[0]
+        return peers.mixture_loss(STROKES.components, outputs, batch.targets).mean()
+
+    (value, gradients), (other, expected) = jax.jit(whole)(params), jax.jit(naive_whole)(params)
+    np.testing.assert_allclose(value, other, rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradients, expected
+    )
+
+
 def test_ratios_are_paired_within_rounds():
     # The machine slows down tenfold between the rounds; within them the ratio is 2.
     assert timing.paired_ratio([1.0, 10.0, 3.0], [2.0, 20.0, 6.0]) == (2.0, 2.0, 2.0)
@@ -116,9 +156,46 @@ def test_the_program_runs(monkeypatch, capsys, tmp_path):
     assert figures["naive"]["ratio"]["median"] == 1
 
 
+def test_the_stroke_models_table_is_of_steps_and_tells_the_padding(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(train_step.SIZES, "strokes", STROKES)
+    scribbles = functools.partial(synthetic.scribbles, lines=(30, 1, 1))
+    monkeypatch.setattr(handwriting, "load", scribbles)
+    file, only = tmp_path / "figures.json", "ours f32,flax lstm"
+    train_step.main(["--size=strokes", "--rounds=1", f"--only={only}", f"--json={file}"])
+    printed = capsys.readouterr().out
+    assert "| ms/update | steps/s |" in printed and "3 Gaussians" in printed
+    rows = [line.split(" | ")[0].strip("| ") for line in printed.splitlines() if "| x" in line]
+    assert rows == ["naive", "ours f32"]
+    found = json.loads(file.read_text())["sizes"]["strokes"]
+    own = found["candidates"]["ours f32"]
+    assert own["steps_per_second"] == pytest.approx(4 * 12 / own["median_seconds"])
+    assert own["parameters"] == found["candidates"]["naive"]["parameters"]
+    # By hand: lines of about the same length fill a batch, which is read to its longest.
+    steps = np.sort(scribbles().splits["train"].lengths - 1)
+    read = sum(4 * -(-steps[k : k + 4].max() // 12) * 12 for k in range(0, 30, 4))
+    assert found["padding"] == pytest.approx(1 - steps.sum() / read, abs=0.02)
+    told = f"In the default buckets {found['padding']:.1%} of an epoch's steps are padding"
+    assert f"{told} (30 lines, scribbles)." in printed
+
+
+def test_padding_of_made_up_lines_is_said_to_be_so(monkeypatch):
+    monkeypatch.delenv("HMRNN_DATA", raising=False)
+    share, lines = problems.padding(problems.SIZES["strokes"])
+    assert lines == "5,364 lines, made up: normal lengths, 615 +- 184"
+    # Half a window of 100 is lost in each of some 600 steps, and little between lines.
+    assert share == pytest.approx(50 / (614 + 50), abs=0.01)
+
+
+def test_less_than_a_tenth_of_the_steps_of_handwriting_is_padding():
+    share, lines = problems.padding(problems.SIZES["strokes"])
+    if "iam_ondb" not in lines:
+        pytest.skip("no handwriting here: HMRNN_DATA names no folder with iam-ondb")
+    assert 0.05 < share < 0.1
+
+
 def test_the_flax_stack_keeps_its_carry_and_predicts_every_symbol():
     model = peers.FlaxLSTM(SIZE.vocabulary, SIZE.embedding, SIZE.sizes, SIZE.output)
-    ids, carry = train_step.one_batch(SIZE).inputs, model.initial_carry(SIZE.batch)
+    ids, carry = problems.one_batch(SIZE).inputs, model.initial_carry(SIZE.batch)
     key = jax.random.key(0)
     (logits, after), _ = jax.eval_shape(model.init_with_output, key, ids, carry)
     assert logits.shape == (SIZE.window, SIZE.batch, SIZE.vocabulary)
@@ -126,7 +203,7 @@ def test_the_flax_stack_keeps_its_carry_and_predicts_every_symbol():
 
 
 def test_pytorch_runs_where_it_is_installed():
-    batch = train_step.one_batch(SIZE)
+    batch = problems.one_batch(SIZE)
     sizes = (SIZE.vocabulary, SIZE.embedding, SIZE.sizes, SIZE.output, batch.inputs, batch.targets)
     try:
         step, _ = peers.torch_lstm_step(*sizes)

@@ -46,7 +46,7 @@ def made_up(n=ROWS, seed=0):
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply(model, params, batch, masks=None):
-    return model.apply({"params": params}, batch, masks=masks)
+    return model.apply({"params": params}, batch, masks=masks).logits
 
 
 def encode(model, params, sentence):
@@ -109,7 +109,7 @@ def test_scores_count_the_pairs_and_not_the_filler_rows():
     stream = EvaluationPairs(pairs, ROWS)
     mesh = parallel.make_mesh(jax.devices()[:2])
     step = parallel.pmapped_evaluation(functools.partial(classifiers.eval_step, model), mesh)
-    total = {"nats": 0.0, "count": 0.0, "correct": 0.0}
+    total = {"nats": 0.0, "count": 0.0, "correct": 0.0, "steps": 0.0}
     for batch in stream:
         _, sums = step(params, (), parallel.shard_batch(batch, mesh), KNOBS)
         parallel.settle(sums)

@@ -168,7 +168,7 @@ def drawn(model, scale):
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply(model, params, batch, masks=None):
-    return model.apply({"params": params}, batch, masks=masks)
+    return model.apply({"params": params}, batch, masks=masks).logits
 
 
 def final_states(model, params, inputs):

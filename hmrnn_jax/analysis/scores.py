@@ -4,6 +4,9 @@ Arrays of boundaries are time-major, `[T]` for one sequence or `[T, B]` for B se
 steps; z of several layers is a list of them.
 """
 
+import bisect
+import functools
+
 import numpy as np
 
 from hmrnn_jax.errors import UserError
@@ -35,24 +38,33 @@ def checked(z):
     return [layer.astype(bool) for layer in arrays]
 
 
-def precision_recall_f1(pred, gold, shift=0, mask=None):
+def precision_recall_f1(pred, gold, shift=0, mask=None, tolerance=0):
     """Micro-averaged precision, recall and F1 of predicted against true boundaries.
 
     The prediction at t + shift is compared with gold at t; steps without a
     partner inside the sequence are dropped. 0/0 counts as 0.
+
+    With a tolerance of k steps, the margin of the literature on change points (van den
+    Burg, Williams 2020), a prediction up to k steps before or after a true boundary of
+    the same sequence hits it. No boundary of either kind is part of two hits: true ones,
+    in order of time, each take the earliest prediction in reach that is left, which gives
+    as many hits as any such pairing can. At k = 0 a hit is one at the very step.
 
     Args:
       pred, gold: 0/1 arrays `[B, T]` or `[T]`: time is the last axis.
       shift: in steps; 1 asks for a boundary one symbol after the gold one.
       mask: of the same shape, the steps that count; all when None. A pair counts
         if both of its steps do.
+      tolerance: k, in steps, 0 or more.
 
     Returns:
       Three floats: precision, recall, F1.
 
     Raises:
-      UserError: the shapes differ.
+      UserError: the shapes differ, or the tolerance is negative.
     """
+    if tolerance < 0:
+        raise UserError(f"The tolerance is {tolerance} steps: give 0, for exact hits, or more.")
     pred, gold = np.asarray(pred, bool), np.asarray(gold, bool)
     mask = np.ones_like(gold) if mask is None else np.asarray(mask, bool)
     if not pred.shape == gold.shape == mask.shape:
@@ -66,14 +78,29 @@ def precision_recall_f1(pred, gold, shift=0, mask=None):
     earlier = slice(max(-shift, 0), steps - max(shift, 0))
     counted = mask[..., later] & mask[..., earlier]
     pred, gold = pred[..., later] & counted, gold[..., earlier] & counted
-    hits, fired, true = (int(np.sum(array)) for array in (pred & gold, pred, gold))
+    hits, fired, true = _hits(pred, gold, tolerance), int(pred.sum()), int(gold.sum())
     precision = hits / fired if fired else 0.0
     recall = hits / true if true else 0.0
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
     return precision, recall, f1
 
 
-def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step=True):
+def _hits(pred, gold, tolerance):
+    """True boundaries that a prediction hits, see `precision_recall_f1`."""
+    if not tolerance:
+        return int(np.sum(pred & gold))
+    # All sequences in one row, too far apart to reach into each other.
+    width = [(0, 0)] * (pred.ndim - 1) + [(0, tolerance)]
+    fired, true = (np.flatnonzero(np.pad(array, width)).tolist() for array in (pred, gold))
+    hits = after = 0  # predictions before `after` are taken or too early
+    for step in true:
+        after = bisect.bisect_left(fired, step - tolerance, after)
+        if after < len(fired) and fired[after] <= step + tolerance:
+            hits, after = hits + 1, after + 1
+    return hits
+
+
+def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step=True, tolerance=0):
     """Scores every layer's boundaries against true ones.
 
     A detector that fires often hits true boundaries for free, so each score stands
@@ -81,6 +108,9 @@ def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step
     (the same firings at random places, mean over `seeds`) and "regular" (one
     firing every so many steps). The last rows are those of a detector that fires
     at every step: its recall is 1, its precision the rate of the true boundaries.
+
+    A change in a noisy signal shows only some steps after it, hence the tolerance. It is
+    kind to detectors that have read nothing too: compare a score with theirs beside it.
 
     Args:
       z: list of 0/1 arrays `[T]` or `[T, B]`, one for each layer.
@@ -90,14 +120,17 @@ def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step
       mask: 0/1 array of the same shape, the steps that count; all when None. The
         rates and the detectors beside are those of these steps alone.
       every_step: False leaves the rows of the detector that always fires out.
+      tolerance: k, in steps, see `precision_recall_f1`. Unless it is 0, a further row a
+        layer, of shift 0, has the scores within k steps.
 
     Returns:
       One dict per layer and shift: `layer` (from 1; `EVERY` for the last rows),
-      `shift`, `rate` (firings per step), `precision`, `recall`, `f1`, and these
-      three again with the prefixes `random_` and `regular_`.
+      `shift`, `tolerance`, `rate` (firings per step), `precision`, `recall`, `f1`, and
+      these three again with the prefixes `random_` and `regular_`.
 
     Raises:
-      UserError: shapes differ, values are not 0/1, or no step counts.
+      UserError: shapes differ, values are not 0/1, no step counts, or the tolerance is
+        negative.
     """
     layers = checked(z)
     gold = np.asarray(gold)
@@ -114,6 +147,7 @@ def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step
         named.append((EVERY, np.ones_like(layers[0])))
     # Below, time is the last axis.
     gold, mask = np.atleast_2d(gold.T), np.atleast_2d(mask.T)
+    kinds = [(shift, 0) for shift in shifts] + [(0, tolerance)] * bool(tolerance)
     seeds = list(seeds)
     rows = []
     for layer, own in named:
@@ -121,13 +155,16 @@ def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step
         counted = pred[mask]
         random = [_spread(np.random.default_rng(seed).permutation(counted), mask) for seed in seeds]
         regular = _spread(_regular(counted), mask)
-        for shift in shifts:
-            chance = np.mean([precision_recall_f1(r, gold, shift, mask) for r in random], axis=0)
-            even = precision_recall_f1(regular, gold, shift, mask)
-            row = {"layer": layer, "shift": shift, "rate": float(counted.mean())}
-            row |= dict(zip(_NAMES, precision_recall_f1(pred, gold, shift, mask), strict=True))
-            row |= {f"random_{k}": float(v) for k, v in zip(_NAMES, chance, strict=True)}
-            row |= {f"regular_{k}": v for k, v in zip(_NAMES, even, strict=True)}
+        for shift, reach in kinds:
+            score = functools.partial(
+                precision_recall_f1, gold=gold, shift=shift, mask=mask, tolerance=reach
+            )
+            row = {"layer": layer, "shift": shift, "tolerance": reach}
+            row["rate"] = float(counted.mean())
+            chance = np.mean([score(own) for own in random], axis=0).tolist()
+            scores = {"": score(pred), "random_": chance, "regular_": score(regular)}
+            for prefix, values in scores.items():
+                row |= {prefix + k: v for k, v in zip(_NAMES, values, strict=True)}
             rows.append(row)
     return rows
 
@@ -143,12 +180,15 @@ def format_scores(rows, gold="a space"):
         "layer  at    rate |     P     R    F1 |     P     R    F1 |     P     R    F1",
     ]
     for row in rows:
-        line = f"{row['layer']:>5}  {row['shift']:+d}   {row['rate']:.3f} "
+        at = f"±{row['tolerance']}" if row["tolerance"] else f"{row['shift']:+d}"
+        line = f"{row['layer']:>5} {at:>3}   {row['rate']:.3f} "
         for prefix in ("", "random_", "regular_"):
             scores = [100 * row[prefix + name] for name in _NAMES]
             line += "|" + "".join(f"{score:6.1f}" for score in scores) + " "
         lines.append(line.rstrip())
     lines.append(f"at +0: fires while reading {gold}; at +1: one step later")
+    if reach := max(row["tolerance"] for row in rows):
+        lines.append(f"at ±{reach}: within {reach} steps of it, each hit by one boundary at most")
     if any(row["layer"] == EVERY for row in rows):
         lines.append(f"{EVERY}: a boundary after every symbol")
     return "\n".join(lines)
