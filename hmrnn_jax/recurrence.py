@@ -154,16 +154,12 @@ def _in_chunks(run, length, weights, state, window, constants):
     return final, *jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), ys)
 
 
-def _step(config, linear, vectors, constants, state, per_step, reset, replay=False):
-    """The cell's step, before it the rows of `reset [B]` put back to the initial state.
-
-    `replay` takes the form that the cell keeps for differentiation, where it has one.
-    """
+def _step(config, linear, vectors, constants, state, per_step, reset):
+    """The cell's step, before it the rows of `reset [B]` put back to the initial state."""
     cell = cells.of(config)
-    step = getattr(cell, "replayed_step", cell.step) if replay else cell.step
     first = cell.initial_state(config, (1,), jax.tree.leaves(state)[0].dtype)
     state = jax.tree.map(lambda new, old: jnp.where(reset, new, old), first, state)
-    return step(config, vectors, state, linear=linear, **constants, **per_step)
+    return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
 
 
 def _forward_step(config, precision, resident, state, xs):
@@ -254,7 +250,9 @@ def _backward_step(config, precision, resident, carry, xs):
     """Body of the reverse scan: the pullback of the step, its products replayed."""
     transposed, vectors, constants = resident
     state_gradient, vectors_gradient = carry
-    state, values, (per_step, reset), step_gradient, aux_gradient = xs
+    state, after, values, (per_step, reset), step_gradient, aux_gradient = xs
+    if config.replays:  # the cell's step makes use of knowing its own result
+        per_step = per_step | {"after": after}
 
     def replayed(vectors, state, values):
         operands = {}
@@ -265,8 +263,7 @@ def _backward_step(config, precision, resident, carry, xs):
             operands[name] = operand
             return _replay(precision, values[name], operand, transposed[name])
 
-        step = _step(config, linear, vectors, constants, state, per_step, reset, replay=True)
-        return step, operands
+        return _step(config, linear, vectors, constants, state, per_step, reset), operands
 
     _, pullback, operands = jax.vjp(replayed, vectors, state, values, has_aux=True)
     state_gradient = jax.tree.map(jnp.add, state_gradient, step_gradient)
@@ -285,7 +282,7 @@ def _deferred_backward(config, policy, residuals, cotangents):
     plain = functools.partial(_backward_step, config, policy.precision)
     resident = (transposed, vectors, constants)
     start = (final_gradient, jax.tree.map(jnp.zeros_like, vectors))
-    xs = (before, values, extras, states_gradient, aux_gradient)
+    xs = (before, states, values, extras, states_gradient, aux_gradient)
     backend = _backend(config, policy, "backwards", plain, resident, start, xs)
 
     def batch_major(resident, carry, xs):

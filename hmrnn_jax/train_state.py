@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hmrnn_jax.parallel import AXIS
+from hmrnn_jax import parallel
 
 
 @flax.struct.dataclass
@@ -59,7 +59,7 @@ def train_step(loss, optimizer, state, carry, batch, knobs):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     gradients, (carry, sums) = jax.grad(loss, has_aux=True)(state.params, carry, batch, knobs, key)
     # The only reductions of the step besides the loss's count: once, after the time loop.
-    gradients, sums = jax.lax.psum((gradients, sums), AXIS)
+    gradients, sums = parallel.total((gradients, sums))
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     updates = jax.tree.map(lambda u: -knobs["learning_rate"] * u, updates)
     params = optax.apply_updates(state.params, updates)

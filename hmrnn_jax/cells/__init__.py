@@ -2,7 +2,9 @@
 
 `Config`, `State`, `init`, `initial_state`, `step`, and, for the recurrence,
 `products`, `inputs`, `vectors`: the step's linear products apart from its pointwise
-part. A cell's configuration tells its module: `cells.of(config)`.
+part. A cell's configuration tells its module, `cells.of(config)`, and what its step takes:
+`uses_slope`, `uses_noise`, and `replays`, the new state where it is known already and only the
+derivative is wanted.
 """
 
 import sys

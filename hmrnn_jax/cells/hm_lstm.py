@@ -23,7 +23,6 @@ All functions are pure. Columns, as in the paper: features lie along the first a
 `hmrnn_jax.recurrence` runs a cell over time. Gate order: f, i, o, g.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
+from hmrnn_jax.cells import operations
 from hmrnn_jax.cells.common import Products, init_norms
 from hmrnn_jax.errors import require
 
@@ -73,6 +73,7 @@ class Config:
     flush: bool = True
 
     uses_slope = True
+    replays = True
 
     def __post_init__(self):
         require("boundary", self.boundary, ops.BOUNDARY_MODES)
@@ -209,7 +210,7 @@ def vectors(config, params):
 
 
 def step(
-    config, params, state, x=None, *, linear=None, slope=1.0, noise: Any = None, operate=None
+    config, params, state, x=None, *, linear=None, slope=1.0, noise: Any = None, after=None
 ) -> tuple[State, Aux]:
     """One time step.
 
@@ -222,7 +223,8 @@ def step(
         the first layer's input term included; made from `params` and `x` by default.
       slope: slope a of the hard sigmoid, a scalar, traced.
       noise: `[L - 1, ...]` uniform draws for the `sample` mode.
-      operate: another form of `_operate`, see `replayed_step`.
+      after: the new `State`, where it is known and only the derivative is wanted; this is
+        then the form that `recurrence` differentiates, its derivative written by hand.
 
     Returns the new `State` and the detectors' pre-activations.
     """
@@ -240,19 +242,24 @@ def step(
             operands["U_td"] = (p, state.h[layer + 1])
         operands["W_bu"] = (q, h[layer - 1] if layer else None)
         s = _preactivation(config, params, layer, operands, linear)
-        gates = s[: 4 * size]
+        # Not two slices: the gradient of a split is one concatenation.
+        gates, detector = jnp.split(s, [4 * size])
         if config.layer_norm == "sum":
             gates = ops.layer_norm(gates, **norm["s"], groups=4)
-        gain = norm["c"] if norm else None
-        new_h, new_c = (operate or _operate)(
-            config, p, q, state.h[layer], state.c[layer], gates, gain
-        )
+        operands = (p, q, state.h[layer], state.c[layer], gates, norm["c"] if norm else None)
+        if after is None:
+            new_h, new_c = operations.operate(config, *operands)
+        else:
+            new_h, new_c = operations.replayed(config, (after.h[layer], after.c[layer]), *operands)
         h.append(new_h)
         c.append(new_c)
         if not last:
             draw = noise[layer] if config.uses_noise else None
-            detectors.append(s[4 * size])
-            z.append(ops.boundary(s[4 * size], slope, config.boundary, draw))
+            detectors.append(detector[0])
+            if after is None:
+                z.append(ops.boundary(detector[0], slope, config.boundary, draw))
+            else:
+                z.append(ops.straight_through(after.z[layer], detector[0], slope))
     return State(tuple(h), tuple(c), tuple(z)), Aux(tuple(detectors))
 
 
@@ -275,79 +282,3 @@ def _preactivation(config, params, layer, operands, linear):
             value = normalised
         s += value if gate is None else gate * value
     return s + ops.column(params[name]["b"], s)
-
-
-def _operate(config, p, q, h, c, gates, norm):
-    """UPDATE, COPY or FLUSH as an arithmetic mix, exact for z in {0, 1} (eq. 2-3).
-
-    c = p i g + (1-p)(1-q) c' + (1-p) q (f c' + i g), collected by operand;
-    p is None (that is 0) in the last layer, q is None (1) in the first.
-    """
-    f, i, o, g = _squashed(gates, c)
-    update = i * g
-    if config.gradient == "select":
-        p, q = jax.lax.stop_gradient((p, q))
-    keep = 1 if p is None or not config.flush else 1 - p
-    if q is None:
-        new_c = keep * (f * c) + update
-    else:
-        copy = keep * (1 - q)
-        new_c = copy * c + (1 - copy) * update + (keep * q) * (f * c)
-    output = o * jnp.tanh(_normalised(new_c, norm))
-    return (output if q is None else copy * h + (1 - copy) * output), new_c
-
-
-def _squashed(gates, c):
-    gates = gates.reshape(4, *c.shape)
-    return *jax.nn.sigmoid(gates[:3]), jnp.tanh(gates[3])
-
-
-def _normalised(c, norm):
-    return ops.layer_norm(c, **norm) if norm else c
-
-
-def _operate_backward(config, residuals, gradients):
-    """The derivative of `_operate`, collected so that it is few passes and two sums.
-
-    Automatic differentiation sums the gradient of p and q once for each of their uses.
-    """
-    p, q, h, c, gates, norm = residuals
-    to_h, to_c = gradients
-    f, i, o, g = _squashed(gates, c)
-    keep = 1 if p is None or not config.flush else 1 - p
-    copy = 0 if q is None else keep * (1 - q)
-    forget = keep if q is None else keep * q
-    write = 1 - copy
-    update = i * g
-    new_c = copy * c + write * update + forget * (f * c)
-    normalised, pullback = jax.vjp(_normalised, new_c, norm)
-    squashed = jnp.tanh(normalised)
-    to_output = write * to_h
-    to_new_c, to_norm = pullback(to_output * o * (1 - squashed**2))
-    to_new_c += to_c
-    to_update, to_forgotten = write * to_new_c, forget * to_new_c
-    to_gates = jnp.concatenate(
-        [
-            to_forgotten * c * (f * (1 - f)),
-            to_update * g * (i * (1 - i)),
-            to_output * squashed * (o * (1 - o)),
-            to_update * i * (1 - g**2),
-        ]
-    )
-    to_p = to_q = None
-    if config.gradient == "blend":
-        kept = f * c * to_new_c
-        copied = 0 if q is None else (c - update) * to_new_c + (h - o * squashed) * to_h
-        if p is not None and config.flush:
-            to_p = -jnp.sum(kept if q is None else (1 - q) * copied + q * kept, axis=0)
-        if q is not None:
-            to_q = keep * jnp.sum(kept - copied, axis=0)
-    return (to_p, to_q, copy * to_h, copy * to_new_c + f * to_forgotten, to_gates, to_norm)
-
-
-_replayed_operate = jax.custom_vjp(_operate, nondiff_argnums=(0,))
-_replayed_operate.defvjp(
-    lambda config, *operands: (_operate(config, *operands), operands), _operate_backward
-)
-# The same step with that derivative written by hand, for `recurrence`'s deferred gradients.
-replayed_step = functools.partial(step, operate=_replayed_operate)

@@ -41,6 +41,7 @@ class Config:
     recurrent_bias: bool = False
 
     uses_slope = False
+    replays = False
     uses_noise = 0
 
     def __post_init__(self):

@@ -48,6 +48,7 @@ class Config:
     initialisation: str = "orthogonal"
 
     uses_slope = False
+    replays = False
     uses_noise = 0
 
     def __post_init__(self):

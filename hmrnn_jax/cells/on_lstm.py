@@ -47,6 +47,7 @@ class Config:
     initialisation: str = "uniform"
 
     uses_slope = False
+    replays = False
     uses_noise = 0
 
     def __post_init__(self):

@@ -1,0 +1,99 @@
+"""UPDATE, COPY and FLUSH of the HM-LSTM (Chung et al. 2017, eq. 2-3), and their derivative."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from hmrnn_jax import ops
+
+
+def operate(config, p, q, h, c, gates, norm):
+    """One layer's new h and c, exact for z in {0, 1}.
+
+    c = p i g + (1-p)(1-q) c' + (1-p) q (f c' + i g), collected by operand.
+
+    Args:
+      config: `hm_lstm.Config`; its `gradient` and `flush` matter here.
+      p, q: own boundary of the previous step, boundary below in this step, scalars of an
+        example; p is None (that is 0) in the last layer, q is None (1) in the first.
+      h, c: `[H, ...]` of the previous step.
+      gates: `[4H, ...]`, pre-activations of f, i, o, g.
+      norm: gain and bias that normalise c before its tanh, or None.
+    """
+    f, i, o, g = _squashed(gates, c)[0]
+    update = i * g
+    if config.gradient == "select":
+        p, q = jax.lax.stop_gradient((p, q))
+    keep = 1 if p is None or not config.flush else 1 - p
+    if q is None:
+        new_c = keep * (f * c) + update
+    else:
+        copy = keep * (1 - q)
+        new_c = copy * c + (1 - copy) * update + (keep * q) * (f * c)
+    output = o * jnp.tanh(_normalised(new_c, norm))
+    return (output if q is None else copy * h + (1 - copy) * output), new_c
+
+
+def _squashed(gates, c):
+    """f, i, o, g as `[4, H, ...]`, and their derivatives.
+
+    sigmoid(x) = (1 + tanh(x / 2)) / 2, so all four are one pass of the same function: on CPUs a
+    pass that puts unlike parts together is several times slower.
+    """
+    proposal = _numbers(c) == 3
+    t = jnp.tanh(gates.reshape(4, *c.shape) * jnp.where(proposal, 1, 0.5).astype(c.dtype))
+    squashed = jnp.where(proposal, t, 0.5 + 0.5 * t)
+    return squashed, (1 - t**2) * jnp.where(proposal, 1, 0.25).astype(c.dtype)
+
+
+def _numbers(c):
+    """0 to 3 for f, i, o, g, to broadcast over `[4, H, ...]`."""
+    return jax.lax.broadcasted_iota(jnp.int32, (4, *(1,) * c.ndim), 0)
+
+
+def _normalised(c, norm):
+    return ops.layer_norm(c, **norm) if norm else c
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def replayed(config, new, *operands):
+    """`operate` where the result, `new`, is known and only the derivative is wanted."""
+    return new
+
+
+def _replayed_backward(config, residuals, gradients):
+    """The derivative of `operate`, collected so that it is few passes and two sums.
+
+    Automatic differentiation sums the gradient of p and q once for each of their uses.
+    """
+    (_, new_c), (p, q, h, c, gates, norm) = residuals
+    to_h, to_c = gradients
+    (f, i, o, g), slopes = _squashed(gates, c)
+    keep = 1 if p is None or not config.flush else 1 - p
+    copy = 0 if q is None else keep * (1 - q)
+    forget = keep if q is None else keep * q
+    write = 1 - copy
+    normalised, pullback = jax.vjp(_normalised, new_c, norm)
+    squashed = jnp.tanh(normalised)
+    to_output = write * to_h
+    to_new_c, to_norm = pullback(to_output * o * (1 - squashed**2))
+    to_new_c += to_c
+    to_forgotten = forget * to_new_c
+    number = _numbers(c)
+    upstream = jnp.where(number == 2, to_output, write * to_new_c)
+    upstream = jnp.where(number == 0, to_forgotten, upstream)
+    to_gates = (slopes * upstream * jnp.stack([c, g, squashed, i])).reshape(gates.shape)
+    to_p = to_q = None
+    if config.gradient == "blend":
+        kept = f * c * to_new_c
+        copied = 0 if q is None else (c - i * g) * to_new_c + (h - o * squashed) * to_h
+        if p is not None and config.flush:
+            to_p = -jnp.sum(kept if q is None else (1 - q) * copied + q * kept, axis=0)
+        if q is not None:
+            to_q = keep * jnp.sum(kept - copied, axis=0)
+    to_old_c = copy * to_new_c + f * to_forgotten
+    return None, to_p, to_q, copy * to_h, to_old_c, to_gates, to_norm
+
+
+replayed.defvjp(lambda config, new, *operands: (new, (new, operands)), _replayed_backward)
