@@ -243,7 +243,7 @@ def step(
         operands["W_bu"] = (q, h[layer - 1] if layer else None)
         s = _preactivation(config, params, layer, operands, linear)
         # Not two slices: the gradient of a split is one concatenation.
-        gates, detector = jnp.split(s, [4 * size])
+        gates, detector = (s, None) if last else jnp.split(s, [4 * size])
         if config.layer_norm == "sum":
             gates = ops.layer_norm(gates, **norm["s"], groups=4)
         operands = (p, q, state.h[layer], state.c[layer], gates, norm["c"] if norm else None)

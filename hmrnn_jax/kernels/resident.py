@@ -44,7 +44,10 @@ def resident_bytes(resident, carry, xs, ys):
     """
     whole = sum(_padded(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((resident, carry)))
     carried = sum(_padded(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(carry))
-    streamed = sum(_padded(leaf.shape[1:], leaf.dtype) for leaf in jax.tree.leaves((xs, ys)))
+    streamed = sum(
+        _padded(_Form.of(leaf, 1).shape(leaf.shape[1:]), leaf.dtype)
+        for leaf in jax.tree.leaves((xs, ys))
+    )
     return whole + carried + 2 * streamed
 
 
@@ -78,35 +81,50 @@ def note(line):
 
 
 class _Form(NamedTuple):
-    """How a leaf lies in the kernel: booleans as float32, `[B]` as `[1, B]`, `[]` in SMEM."""
+    """How a leaf lies in the kernel: booleans as float32, `[B]` as `[1, B]`, `[]` in SMEM.
+
+    Those of a step that are narrower than a tile's 128 lanes, `[d, B]` with the few rows of a
+    batch, are `[B, d]` outside the body, in HBM above all: they would take 128 / B times the room.
+    """
 
     rank: int
     boolean: bool
+    turned: bool
 
     @classmethod
     def of(cls, leaf, leading=0):
-        return cls(len(leaf.shape) - leading, leaf.dtype == jnp.bool_)
+        shape = leaf.shape[leading:]
+        turned = bool(leading) and len(shape) == 2 and shape[1] < min(128, shape[0])
+        return cls(len(shape), leaf.dtype == jnp.bool_, turned)
 
     def shape(self, shape):
         """The kernel's shape of a leaf without its leading axis."""
-        return (1,) * (2 - self.rank) + tuple(shape) if self.rank < 2 else tuple(shape)
+        shape = (1,) * (2 - self.rank) + tuple(shape)
+        return shape[::-1] if self.turned else shape
 
     def given(self, leaf, leading=0):
         """A leaf as the kernel takes it."""
         leaf = leaf.astype(jnp.float32) if self.boolean else leaf
+        if self.turned:
+            return leaf.swapaxes(-1, -2)
         return leaf.reshape(leaf.shape[:leading] + self.shape(leaf.shape[leading:]))
+
+    def taken(self, leaf, shape):
+        """A leaf of the given shape from what the kernel gave."""
+        return leaf.swapaxes(-1, -2) if self.turned else leaf.reshape(shape)
 
     def read(self, ref, *index):
         if self.rank == 0:
             return ref[(*index, 0, 0)]
         value = ref[(*index, 0)] if self.rank == 1 else ref[index or ...]
+        value = value.T if self.turned else value
         return value != 0 if self.boolean else value
 
     def write(self, ref, value, *index):
         if self.rank == 1:
             ref[(*index, 0)] = value
         else:
-            ref[index or ...] = value
+            ref[index or ...] = value.T if self.turned else value
 
 
 def scan(body, resident, carry, xs, reverse=False, chip=""):
@@ -128,7 +146,11 @@ def scan(body, resident, carry, xs, reverse=False, chip=""):
     leaves, structures = {}, {}
     for name, tree in trees.items():
         leaves[name], structures[name] = jax.tree.flatten(tree)
-    forms = {name: [_Form.of(leaf, name == "xs") for leaf in of] for name, of in leaves.items()}
+    forms = {
+        name: [_Form.of(leaf, name == "xs") for leaf in leaves[name]]
+        for name in ("resident", "carry", "xs")
+    }
+    forms["ys"] = [_Form.of(_stacked(y, steps), 1) for y in leaves["ys"]]
 
     def kernel(*refs):
         refs = iter(refs)
@@ -200,9 +222,16 @@ def scan(body, resident, carry, xs, reverse=False, chip=""):
         interpret=not vmem,
     )(*arguments)
     of_ys, of_carry = results[: len(y_shapes)], results[len(y_shapes) :]
-    ys = [y.reshape(steps, *s.shape) for y, s in zip(of_ys, leaves["ys"], strict=True)]
+    ys = [
+        form.taken(y, (steps, *s.shape))
+        for form, y, s in zip(forms["ys"], of_ys, leaves["ys"], strict=True)
+    ]
     carry = [c.reshape(s.shape) for c, s in zip(of_carry, leaves["carry"], strict=True)]
     return jax.tree.unflatten(structures["carry"], carry), jax.tree.unflatten(structures["ys"], ys)
+
+
+def _stacked(leaf, steps):
+    return jax.ShapeDtypeStruct((steps, *leaf.shape), leaf.dtype)
 
 
 def needs(chip, body, resident, carry, xs):
@@ -210,6 +239,6 @@ def needs(chip, body, resident, carry, xs):
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     steps = jax.tree.leaves(xs)[0].shape[0]
     _, y = jax.eval_shape(body, resident, carry, first)
-    ys = jax.tree.map(lambda s: jax.ShapeDtypeStruct((steps, *s.shape), s.dtype), y)
+    ys = jax.tree.map(lambda leaf: _stacked(leaf, steps), y)
     available = int(vmem_bytes(chip) * (1 - _SPARE))
     return resident_bytes(resident, carry, xs, ys), available
