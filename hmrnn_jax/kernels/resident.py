@@ -42,13 +42,14 @@ def resident_bytes(resident, carry, xs, ys):
 
     Args: trees of arrays or shapes; `xs` and `ys` have the time first.
     """
-    whole = sum(_padded(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((resident, carry)))
-    carried = sum(_padded(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(carry))
-    streamed = sum(
-        _padded(_Form.of(leaf, 1).shape(leaf.shape[1:]), leaf.dtype)
-        for leaf in jax.tree.leaves((xs, ys))
-    )
-    return whole + carried + 2 * streamed
+
+    def total(tree, leading):
+        return sum(
+            _padded(_Form.of(leaf, leading).shape(leaf.shape[leading:]), leaf.dtype)
+            for leaf in jax.tree.leaves(tree)
+        )
+
+    return total(resident, 0) + 2 * total(carry, 0) + 2 * total((xs, ys), 1)
 
 
 def _padded(shape, dtype):
@@ -85,6 +86,7 @@ class _Form(NamedTuple):
 
     Those of a step that are narrower than a tile's 128 lanes, `[d, B]` with the few rows of a
     batch, are `[B, d]` outside the body, in HBM above all: they would take 128 / B times the room.
+    So are single columns. The carry, which every step reads and writes, stays as it is.
     """
 
     rank: int
@@ -94,7 +96,8 @@ class _Form(NamedTuple):
     @classmethod
     def of(cls, leaf, leading=0):
         shape = leaf.shape[leading:]
-        turned = bool(leading) and len(shape) == 2 and shape[1] < min(128, shape[0])
+        narrow = len(shape) == 2 and shape[1] < min(128, shape[0])
+        turned = narrow and (leading > 0 or shape[1] == 1)
         return cls(len(shape), leaf.dtype == jnp.bool_, turned)
 
     def shape(self, shape):
@@ -226,7 +229,10 @@ def scan(body, resident, carry, xs, reverse=False, chip=""):
         form.taken(y, (steps, *s.shape))
         for form, y, s in zip(forms["ys"], of_ys, leaves["ys"], strict=True)
     ]
-    carry = [c.reshape(s.shape) for c, s in zip(of_carry, leaves["carry"], strict=True)]
+    carry = [
+        form.taken(c, s.shape)
+        for form, c, s in zip(forms["carry"], of_carry, leaves["carry"], strict=True)
+    ]
     return jax.tree.unflatten(structures["carry"], carry), jax.tree.unflatten(structures["ys"], ys)
 
 
