@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hmrnn_jax import cells, ops
 from hmrnn_jax.cells.common import Products
@@ -277,20 +278,28 @@ def _deferred_backward(config, policy, residuals, cotangents):
     kernels, biases, vectors = weights
     final_gradient, states_gradient, aux_gradient = cotangents
     transposed = jax.tree.map(lambda k: ops.operand(k, policy.precision).T, kernels)
-    before = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s[:-1]]), state, states)
+    # States before the first step and after each: one array for both ends of a step.
+    ends = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s]), state, states)
+    before, after = (jax.tree.map(lambda e, k=k: e[k : len(e) - 1 + k], ends) for k in (0, 1))
 
     plain = functools.partial(_backward_step, config, policy.precision)
     resident = (transposed, vectors, constants)
     start = (final_gradient, jax.tree.map(jnp.zeros_like, vectors))
-    xs = (before, states, values, extras, states_gradient, aux_gradient)
+    others = (values, extras, states_gradient, aux_gradient)
+    xs = (before, after, *others)
     backend = _backend(config, policy, "backwards", plain, resident, start, xs)
 
     def batch_major(resident, carry, xs):
         # The layout in which the products below read the operands fastest on CPUs.
-        carry, (values_gradient, operands) = plain(resident, carry, xs)
+        step, others = xs
+        pair = (jax.tree.map(lambda e, k=k: e[step + k], ends) for k in (0, 1))
+        carry, (values_gradient, operands) = plain(resident, carry, (*pair, *others))
         return carry, (values_gradient, _batch_first(operands))
 
-    body, columns = (plain, "tkb") if backend == "pallas" else (batch_major, "tbk")
+    body, columns = plain, "tkb"
+    if backend != "pallas":
+        steps = len(jax.tree.leaves(states)[0])
+        body, columns, xs = batch_major, "tbk", (jnp.arange(steps, dtype=np.uint32), others)
     (state_gradient, vectors_gradient), (values_gradient, operands) = _scan(
         backend, policy, body, resident, start, xs, reverse=True
     )
