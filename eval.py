@@ -5,6 +5,7 @@ python eval.py --workdir=runs/quickstart --text=my.txt        # of any text
 python eval.py --workdir=runs/quickstart --boundaries         # figure, text view, F1 against spaces
 python eval.py --workdir=runs/chinese --boundaries --words=gold.txt          # against words
 python eval.py --workdir=runs/quickstart --segment=my.txt     # segments of each layer, JSON lines
+cat my.txt | python eval.py --stream                          # the same while the text comes in
 python eval.py --workdir=runs/quickstart --curves             # curves; with --control=RUN of both
 python eval.py --workdir=runs/quickstart --sample=500 --prompt="The " --temperature=0.7
 python eval.py --workdir=runs/verse --poems=20                # verse, and what keeps its form
@@ -19,6 +20,8 @@ python eval.py --workdir=runs/on-ptb --export=on.pt           # the ON-LSTM auth
 python eval.py --config=configs/on_lstm_ptb_word.py --weights=on.pt           # from it
 """
 
+import sys
+
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
@@ -26,7 +29,7 @@ from ml_collections import config_flags
 from hmrnn_jax import cli, parallel
 from hmrnn_jax.analysis import plots, syneval
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.looks import examples, sequences, syntax, text
+from hmrnn_jax.looks import examples, sequences, streaming, syntax, text
 from hmrnn_jax.looks.run import export, from_official, restore
 
 FLAGS = flags.FLAGS
@@ -49,6 +52,7 @@ flags.DEFINE_integer(
     lower_bound=0,
 )  # fmt: skip
 flags.DEFINE_string("segment", None, "A file to cut in segments: UTF-8 text, or .csv or .npz.")
+flags.DEFINE_boolean("stream", False, "Prints the segments of standard input as they end.")
 flags.DEFINE_string(
     "trees", None, "Penn bracket files (file, folder or zip) to parse; `nltk` for the sample."
 )
@@ -83,6 +87,7 @@ flags.DEFINE_string(
 LOOKS = {
     "boundaries": ("language", "strokes"),
     "segment": ("language", "strokes"),
+    "stream": ("language",),
     "sample": ("language", "strokes"),
     "poems": ("language",),
     "text": ("language",),
@@ -110,7 +115,8 @@ def main(argv):
         run = from_official(FLAGS.config, FLAGS.weights, mesh)
     else:
         run = restore(FLAGS.workdir, mesh)
-    _say(*run.notes)
+    # What is streamed is for another program to read.
+    _say(*run.notes, file=sys.stderr if FLAGS.stream else sys.stdout)
     for flag, allowed in LOOKS.items():
         if FLAGS[flag].value not in (None, False) and run.config.task not in allowed:
             raise UserError(
@@ -130,6 +136,9 @@ def main(argv):
         _say(syntax.pairs(run, items, FLAGS.seed))
     elif FLAGS.export:
         _say(export(run, FLAGS.export))
+    elif FLAGS.stream:
+        for line in streaming.segments(run, sys.stdin.buffer, FLAGS.seed):
+            _say(line)
     else:
         _say(_text(run))
 
@@ -213,9 +222,9 @@ def _output(name):
     return FLAGS.output or (name if FLAGS.weights else str(epath.Path(FLAGS.workdir) / name))
 
 
-def _say(*lines):
+def _say(*lines, file=None):
     for line in lines:
-        print(line, flush=True)
+        print(line, flush=True, file=file)
 
 
 if __name__ == "__main__":

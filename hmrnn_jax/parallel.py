@@ -1,6 +1,7 @@
 """Data parallelism: one wrapper for one device, many devices and many hosts."""
 
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +13,46 @@ from jax.sharding import PartitionSpec as P
 from hmrnn_jax.errors import UserError
 
 AXIS = "data"
+# Seconds after which a process that is not heard of is lost, and the others end to be restarted.
+HEARTBEAT = 20
 
 
 def initialize(coordinator=None, processes=None, process=None):
     """Joins the processes of a multi-host run; does nothing in a run of one process.
 
-    TPU pods and Slurm tell JAX where they are; elsewhere give the coordinator's
+    TPU pods and `srun` tell JAX where they are; elsewhere give the coordinator's
     `host:port`, the number of processes and this one's number.
+
+    Raises:
+      UserError: some of the three are missing or wrong.
     """
-    if coordinator:
-        jax.distributed.initialize(coordinator, processes, process)
+    told = {"coordinator": coordinator, "processes": processes, "process": process}
+    missing = [f"--{name}" for name, value in told.items() if value is None]
+    if not missing:
+        if not re.fullmatch(r".+:\d+", coordinator):
+            raise UserError(f"--coordinator is {coordinator!r}; it must be HOST:PORT.")
+        if not 0 <= process < processes:
+            raise UserError(
+                f"--process is {process}; with --processes={processes} it must be 0 to"
+                f" {processes - 1}."
+            )
+        jax.distributed.initialize(
+            coordinator, processes, process, heartbeat_timeout_seconds=HEARTBEAT
+        )
+    elif len(missing) < 3:
+        raise UserError(
+            f"Give {' and '.join(missing)} too: a run of several processes takes all three, or none"
+            " where the cluster tells."
+        )
     elif _many_hosts():
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
 
 
 def _many_hosts():
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return len(hosts) > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    # Of Slurm's variables a batch script has the first too; `srun` alone sets the second.
+    tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_NODELIST" in os.environ else 1
+    return len(hosts) > 1 or tasks > 1
 
 
 def any_process(flag):
@@ -42,6 +66,12 @@ def make_mesh(devices=None):
     """A mesh of all devices (or of those given) along the axis `data`."""
     devices = jax.devices() if devices is None else list(devices)
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def chip(mesh):
+    """What the devices are: their `device_kind`, after `GPU` if that is what they are."""
+    device = mesh.devices.flat[0]
+    return f"GPU {device.device_kind}" if device.platform == "gpu" else device.device_kind
 
 
 def pmapped(step, mesh):

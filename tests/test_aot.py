@@ -7,12 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from test_configs import PUBLISHED, load
+from test_mnist import NAMES, image_file, label_file
 
 from hmrnn_jax import aot, defaults
 from hmrnn_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason='compiling for TPUs needs libtpu: pip install -e ".[tpu]"',
+)
 
 PROGRAM = """
 HloModule jit_mapped
@@ -86,11 +93,8 @@ def test_an_unknown_target_is_told_in_a_sentence(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@needs_libtpu
 @pytest.mark.whole_program
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason='compiling for TPUs needs libtpu: pip install -e ".[tpu]"',
-)
 def test_a_tpu_takes_two_kernels_a_window():
     flags = ["--config.model.sizes=(128,128)", "--config.window=4", "--config.batch=64"]
     done = compile_only("v5e:2x2", *flags)
@@ -99,3 +103,73 @@ def test_a_tpu_takes_two_kernels_a_window():
     assert "kernels of ours: 2 in a step" in done.stdout
     assert "in loops over time 0" in done.stdout
     assert "no loop over time outside the kernels" in done.stdout
+
+
+# Every published configuration on eight chips
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Made-up data for the tasks that have none of their own."""
+    folder = tmp_path_factory.mktemp("data")
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.txt").write_text(" ".join(f"word{k % 200}" for k in range(4000)))
+        for length in range(13):
+            (folder / f"{split}{length}").write_text("=\ta\ta\n<\t( a ( and b ) )\tb\n" * 6)
+    for number, count in enumerate((60, 20)):
+        (folder / NAMES[2 * number]).write_bytes(image_file(np.zeros((count, 28, 28), np.uint8)))
+        (folder / NAMES[2 * number + 1]).write_bytes(label_file([0] * count))
+    return folder
+
+
+def narrow(config, folder):
+    """The same network with narrow layers, on made-up data."""
+    model, data = config.model, config.data
+    model.sizes = (40,) * len(model.sizes)  # chunks of 4 and of 10 divide it
+    for field, width in {"embedding": 40, "output": 16, "hidden": 16, "components": 2}.items():
+        if field in model:
+            model[field] = width
+    if config.task == "language":
+        words = config.window_random or data.unit == "words"
+        data.name, data.path, data.unit = "text", str(folder), "words" if words else "characters"
+        config.window = 16
+    elif config.task == "strokes":
+        data.name = "scribbles" if data.name == "iam_ondb" else data.name
+    else:
+        data.path = str(folder)
+    config.batch = config.evaluation.batch = 8
+
+
+def assert_compiles(config):
+    """For eight chips, with one kernel each way for every recurrence that says it takes one."""
+    compiled, notes, _ = aot.compiled_step(config, "v5e:2x4")
+    told = "\n".join(aot.findings(compiled))
+    kernels = int(re.search(r"kernels of ours: (\d+) in a step", told).group(1))
+    loops = len(re.findall("^loop ", told, re.M))
+    assert notes and kernels >= sum("one kernel" in note for note in notes)
+    assert loops >= sum(": scan, " in note for note in notes)
+    assert re.search(
+        r"reductions over devices: [1-9]\d*, in loops over time 0$", told, re.MULTILINE
+    )
+
+
+CONFIGURATIONS = [("quickstart", None), *((name, argument) for name, argument, *_ in PUBLISHED)]
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("name", "argument"), CONFIGURATIONS)
+def test_every_configuration_compiles_for_a_tpu(name, argument, folder):
+    config = load(name).get_config(*filter(None, [argument])).unlock()
+    narrow(config, folder)
+    assert_compiles(config)
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.skipif("HMRNN_DATA" not in os.environ, reason="the data themselves: set HMRNN_DATA")
+@pytest.mark.parametrize(("name", "argument"), CONFIGURATIONS)
+def test_every_configuration_compiles_for_a_tpu_in_its_full_size(name, argument):
+    config = load(name).get_config(*filter(None, [argument])).unlock()
+    for part in (config, config.evaluation):
+        part.batch = -(-part.batch // 8) * 8  # what eight chips can share
+    assert_compiles(config)

@@ -1,5 +1,6 @@
 """Data parallelism: the same training on one device and on many, and the same as `jax.pmap`."""
 
+import collections
 import functools
 import re
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmrnn_jax import language, losses, models, optim, parallel, train_state
+from hmrnn_jax import aot, language, losses, models, optim, parallel, train_state
 from hmrnn_jax.cells import hm_lstm
 from hmrnn_jax.data import Batch
 from hmrnn_jax.errors import UserError
@@ -45,10 +46,10 @@ def batches():
         yield Batch(symbols[:-1], symbols[1:], mask, resets)
 
 
-def start(model, devices):
+def start(model, devices, rows=ROWS):
     mesh = parallel.make_mesh(jax.devices()[:devices])
     state = parallel.replicate(train_state.create(init_of(model), OPTIMIZER, seed=0), mesh)
-    carry = parallel.shard_rows(jax.tree.map(np.asarray, model.initial_carry(ROWS)), mesh)
+    carry = parallel.shard_rows(jax.tree.map(np.asarray, model.initial_carry(rows)), mesh)
     step = step_of(model)
     return mesh, parallel.pmapped(step, mesh), state, carry
 
@@ -128,33 +129,59 @@ def test_pmapped_is_pmap_bit_for_bit():
     jax.tree.map(np.testing.assert_array_equal, ((state.params, carry), history), train(8))
 
 
+@functools.cache
+def program_of(devices, rows, boundary="step"):
+    """The compiled train step of a device, `{computation: instructions}`."""
+    mesh, step, state, carry = start(model_of(boundary), devices, rows)
+    batch = jax.tree.map(lambda x: x[:, :rows], next(batches()))
+    batch = parallel.shard_batch(batch, mesh)
+    with pytest.MonkeyPatch.context() as patch:
+        # One device makes no sum, and its program is fused otherwise where the sums were.
+        patch.setattr(parallel, "total", lambda tree: jax.lax.psum(tree, parallel.AXIS))
+        lowered = step.lower(state, carry, batch, parallel.replicate(KNOBS, mesh))
+    return aot.computations(lowered.compile().as_text())
+
+
 def test_devices_talk_once_a_step_and_never_inside_the_time_loop():
-    mesh, step, state, carry = start(model_of(), 8)
-    batch = parallel.shard_batch(next(batches()), mesh)
-    text = step.lower(state, carry, batch, parallel.replicate(KNOBS, mesh)).compile().as_text()
-    bodies = computations(text)
-    loops = re.findall(r"\bwhile\(.*?condition=%?([\w.-]+), body=%?([\w.-]+)", text)
-    assert len(loops) >= 2  # forwards and backwards
-    inside = reachable(bodies, {name for loop in loops for name in loop})
-    talking = {name for name, body in bodies.items() if re.search(r"\ball-reduce", body)}
-    assert talking
-    assert not talking & inside
+    program = program_of(8, ROWS)
+    bodies = aot.loop_bodies(program)
+    assert len(bodies) >= 2  # forwards and backwards
+    everything = [line for lines in program.values() for line in lines]
+    talking = [line for line in everything if aot._is_reduction(line)]
+    # The count that the loss is divided by; then the gradients and the sums together.
+    assert 1 <= len(talking) <= 2
+    assert not set(talking) & {line for body in bodies for line in aot.reached(program, body)}
 
 
-def computations(text):
-    """The computations of an HLO module, `{name: text}`."""
-    parts = re.split(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+def operations(program):
+    """How often each kind of operation on arrays of those shapes is in a program."""
+    entry = next(name for name in program if name.startswith("main"))
+    kinds = []
+    for line in aot.reached(program, entry):
+        if not aot._is_free(line):
+            shapes = re.findall(
+                r"(\w+)\[([\d,]*)\]", re.search(r" = (\(.*?\)|\S+) ", line).group(1)
+            )
+            # Neither axes of one element nor the variables that a loop carries are work.
+            sizes = [(kind, *(n for n in size.split(",") if n != "1")) for kind, size in shapes]
+            name = aot._operation(line)
+            kinds.append((name, tuple(sorted(set(sizes) if name == "while" else sizes))))
+    return collections.Counter(kinds)
 
 
-def reachable(bodies, found):
-    """Names of all computations that those of `found` call, themselves included."""
-    pending = set(found)
-    while pending:
-        called = set(re.findall(r"%?([\w.-]+)", bodies.get(pending.pop(), ""))) & set(bodies)
-        pending |= called - found
-        found |= called
-    return found
+@pytest.mark.parametrize("boundary", ["step", "sample"])
+def test_each_of_eight_devices_does_what_one_does_with_an_eighth_of_the_rows(boundary):
+    """Weak scaling: the same operations on arrays of the same shapes, and the reductions."""
+    one, eight = (operations(program_of(n, n * ROWS // 8, boundary)) for n in (1, 8))
+    assert sum(one.values()) > 100 and not one - eight
+    for name, shapes in eight - one:
+        # Those that sample find out which rows are theirs, two whole numbers.
+        numbering = boundary == "sample" and shapes in {
+            (("u32", ""),),
+            (("s32", ""),),
+            (("s32", "2"),),
+        }
+        assert name in ("all-reduce", "copy") or numbering, (name, shapes)
 
 
 # Noise

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from hmrnn_jax import evaluate, losses, parallel, report
+from hmrnn_jax import evaluate, losses, parallel, report, sparse
 from hmrnn_jax.analysis import boundaries, plots, scores, verse
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.datasets.text import read_file
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.stream import spelled
 from hmrnn_jax.tasks import language
 
 
@@ -44,16 +45,7 @@ def _encoded(path, text, vocabulary):
     if unknown:
         note = f"{path}: {unknown} of {len(ids)} symbols were never seen in training, read as"
         note += " unknown"
-    return ids, text if vocabulary.unit == "characters" else _symbols(ids, vocabulary), note
-
-
-def _symbols(ids, vocabulary):
-    """One string for each symbol; a byte as the code point of its number, a word with its space."""
-    if vocabulary.unit == "bytes":
-        return [chr(vocabulary.symbols[i]) for i in ids]
-    if vocabulary.unit == "characters":
-        return vocabulary.decode(ids)
-    return [vocabulary.symbols[i] + " " for i in ids]
+    return ids, text if vocabulary.unit == "characters" else spelled(ids, vocabulary), note
 
 
 def split(run, name):
@@ -65,7 +57,7 @@ def split(run, name):
             " HMRNN_DATA to the data it was trained on, or give --text."
         )
     ids = corpus.splits[name]
-    return ids, _symbols(ids, run.encoding), ""
+    return ids, spelled(ids, run.encoding), ""
 
 
 def score(run, name, ids, batch=None, warmup=None, seed=0):
@@ -110,7 +102,7 @@ def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, s
     """
     ids, symbols = inputs
     ids, symbols = ids[:scored], symbols[:scored]
-    z, norms = evaluate.look(run.model, run.plain, ids, run.slope, seed)
+    z, norms = evaluate.look(*sparse.inference(run.model, run.plain), ids, run.slope, seed)
     z, shown = binary(z), min(len(ids), length)
     first = [layer[:shown] for layer in z]
     heading = f"{run.name}: {title}"
@@ -134,7 +126,7 @@ def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, s
 def segment(run, inputs, path, seed=0):
     """Writes the segments of each layer as JSON lines; says how many."""
     ids, symbols = inputs
-    z, _ = evaluate.look(run.model, run.plain, ids, run.slope, seed)
+    z, _ = evaluate.look(*sparse.inference(run.model, run.plain), ids, run.slope, seed)
     z = binary(z)
     rows = itertools.chain.from_iterable(
         boundaries.segments(symbols, layer, number) for number, layer in enumerate(z, start=1)
@@ -150,8 +142,9 @@ def _draw(run, prompt, length, temperature, seed):
     ids, _ = run.encoding.encode(given)
     if not len(ids):
         raise UserError("--prompt is empty; give at least one symbol.")
+    model, params = sparse.inference(run.model, run.plain)
     drawn, log_probabilities = evaluate.generate(
-        run.model, run.plain, ids, length, temperature, seed, run.slope
+        model, params, ids, length, temperature, seed, run.slope
     )
     return run.encoding.decode(drawn), -log_probabilities.mean() * losses.BITS
 

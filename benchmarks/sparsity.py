@@ -1,0 +1,280 @@
+"""What skipping COPYs saves: the HM-LSTM read sparsely against the dense cell.
+
+    python benchmarks/sparsity.py --output=FOLDER
+    python benchmarks/sparsity.py --output=FOLDER --workdir=runs/ptb
+
+Writes `sparsity.md`, `sparsity.json` and `sparsity.png` into FOLDER. Two programs are timed
+at each batch: `forward`, the recurrence over a window; `generation`, the whole model a symbol
+at a time, what it says next fed back. The boundaries are forced, so that both sides do the
+arithmetic of the same z: independent draws at given rates of (z1, z2), and with --workdir
+those that a trained model fires on its own test text. Ratios are medians of ratios taken
+within a round (see `timing`). `theory` counts the multiplications that remain (Chung, Ahn,
+Bengio 2017, section 2.2.1), in each operand of each layer.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from benchmarks import timing  # noqa: E402
+from hmrnn_jax import defaults, language, models, parallel, recurrence, sparse  # noqa: E402
+from hmrnn_jax.analysis.plots import COLOURS  # noqa: E402
+from hmrnn_jax.looks import run as runs  # noqa: E402
+from hmrnn_jax.looks import text  # noqa: E402
+
+RATES = ((1, 1), (0.5, 0.2), (0.2, 0.05), (0.1, 0.02))
+BATCHES = (1, 16, 64)
+PROGRAMS = ("forward", "generation")
+TRAINED = "of the run"
+
+
+def untrained(sizes, precision):
+    """A model of Penn Treebank's size (or other layers) and its initial parameters."""
+    config = defaults.text().unlock()
+    config.model.update(cell="hm_lstm", sizes=sizes, embedding=128, output=512)
+    config.model.update(head="gated", precision=precision)
+    model = models.language_model(config.model, 50)
+    return model, language.init_params(model, jax.random.key(0))
+
+
+def forced(model):
+    """The same model, whose z are 1 exactly where its noise is -1, and 0 where it is 2."""
+    (config,) = model.cells
+    return model.clone(cells=(dataclasses.replace(config, boundary="sample"),))
+
+
+def drawn(rates, depth, steps, batch):
+    """Independent boundaries `[T, B, L - 1]`; layers beyond the given rates have the last's."""
+    rates = [rates[min(k, len(rates) - 1)] for k in range(depth - 1)]
+    uniform = np.random.default_rng(0).uniform(size=(steps, batch, depth - 1))
+    return uniform < np.array(rates)
+
+
+def fired(model, params, slope, ids, steps, batch):
+    """The boundaries `[T, B, L - 1]` that a trained model fires in rows of a text."""
+    rows = ids[: len(ids) // batch * batch].reshape(batch, -1)[:, :steps].T
+    noise = jax.random.uniform(jax.random.key(0), (steps, batch, model.noise_width))
+    out = jax.jit(model.inference.apply)(
+        {"params": params}, rows, model.initial_carry(batch), slope=slope, noise=noise
+    )
+    return np.stack([np.asarray(z) == 1 for z in out.states[0].z], axis=-1)
+
+
+def theory(model, z, program):
+    """Dense multiplications over those that boundaries `z [T, B, L - 1]` leave."""
+    (config,) = model.cells
+    never, always = np.zeros(z.shape[:2], bool), np.ones(z.shape[:2], bool)
+    dense = left = 0.0
+    for layer, size in enumerate(config.sizes):
+        p, q = never.copy(), z[..., layer - 1] if layer else always
+        if layer < config.depth - 1:
+            p[0], p[1:] = config.z_init, z[:-1, :, layer]
+        active = q | p if config.flush else q
+        shares = {"U_rec": active, "U_td": p & active, "W_bu": q}
+        for term, width in config.terms(layer).items():
+            if layer or term != "W_bu":
+                dense += 4 * size * width
+                left += 4 * size * width * shares[term].mean()
+        if program == "generation" and model.head == "gated":
+            dense += size * model.output
+            left += size * model.output * active.mean()
+    if program == "generation":
+        decoder = model.width * model.vocabulary
+        dense += 4 * config.sizes[0] * config.input_size + decoder
+        left += decoder
+    return dense / left
+
+
+def forward(unroll, model, params, batch):
+    """`step(noise)`: the recurrence over the window of `noise [T, B, L - 1]`, one call."""
+    (config,) = model.cells
+    state = recurrence.initial_state(config, batch)
+    policy = model.inference.policy
+
+    @jax.jit
+    def run(params, x, noise):
+        return unroll(config, params, state, x, per_step={"noise": noise}, policy=policy).final
+
+    def step(noise):
+        x = np.zeros((len(noise), batch, config.input_size), np.float32)
+        jax.block_until_ready(run(params["cell1"], x, noise))
+
+    return step
+
+
+def generation(model, params, batch):
+    """`step(noise)`: as many symbols as noise has steps, each the likeliest after the last."""
+    carry = model.initial_carry(batch)
+
+    @jax.jit
+    def run(params, noise):
+        def body(carry, noise):
+            states, ids = carry
+            out = model.apply({"params": params}, ids[None], states, noise=noise[None])
+            return (out.carry, jnp.argmax(out.logits[0], -1).astype(ids.dtype)), None
+
+        return jax.lax.scan(body, (carry, jnp.zeros(batch, jnp.int32)), noise)[0]
+
+    return lambda noise: jax.block_until_ready(run(params, noise))
+
+
+def programs(model, params, batch):
+    """`{program: (dense, sparse)}`, each a function of the noise."""
+    model = forced(model)
+    return {
+        "forward": (
+            forward(recurrence.unroll, model, params, batch),
+            forward(sparse.unroll, model, params, batch),
+        ),
+        "generation": (
+            generation(model.inference, params, batch),
+            generation(*sparse.inference(model, params), batch),
+        ),
+    }
+
+
+def measure(model, params, batch, boundaries, rounds, report):
+    """Rows of figures for each program and each of `boundaries`, `{label: z [T, B, L - 1]}`."""
+    rows = []
+    for program, (dense, skipping) in programs(model, params, batch).items():
+        noises = {label: np.where(z, -1, 2).astype(np.float32) for label, z in boundaries.items()}
+        steps = {label: functools.partial(skipping, noise) for label, noise in noises.items()}
+        # Dense takes the same time whatever z is.
+        steps["dense"] = functools.partial(dense, next(iter(noises.values())))
+        seconds = timing.interleaved(steps, rounds)
+        report(f"batch {batch}, {program}: done")
+        for label, z in boundaries.items():
+            count = len(z)
+            rows.append(
+                {
+                    "program": program,
+                    "batch": batch,
+                    "boundaries": label,
+                    "rates": z.mean((0, 1)).tolist(),
+                    "dense_ms": 1000 * statistics.median(seconds["dense"]) / count,
+                    "sparse_ms": 1000 * statistics.median(seconds[label]) / count,
+                    "theory": theory(model, z, program),
+                    "ratio": timing.paired_ratio(seconds[label], seconds["dense"])._asdict(),
+                }
+            )
+    return rows
+
+
+def table(rows):
+    """The Markdown table of `measure`'s rows."""
+    lines = [
+        "| program | batch | boundaries | rates | dense, ms/step | sparse, ms/step | theory"
+        " | measured (min-max) |",
+        "| --- | ---: | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        ratio = timing.Ratio(**row["ratio"])
+        rates = ", ".join(f"{rate:.2f}" for rate in row["rates"])
+        lines.append(
+            f"| {row['program']} | {row['batch']} | {row['boundaries']} | {rates}"
+            f" | {row['dense_ms']:.3f} | {row['sparse_ms']:.3f} | x{row['theory']:.2f}"
+            f" | x{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f}) |"
+        )
+    return "\n".join(lines)
+
+
+def figure(path, rows, title):
+    """Measured speed-up against the theoretical one, a curve for each batch."""
+    drawing = Figure(figsize=(11, 4.6), layout="constrained", facecolor="white")
+    panels = drawing.subplots(1, 2, sharey=True)
+    for panel, program in zip(panels, PROGRAMS, strict=True):
+        here = [row for row in rows if row["program"] == program]
+        most = max(row["theory"] for row in here)
+        panel.plot(
+            [1, most], [1, most], color="#555555", linewidth=1.2, linestyle=":",
+            label="all that is skipped is saved",
+        )  # fmt: skip
+        panel.axhline(1, color="#999999", linewidth=0.8)
+        for colour, batch in zip(
+            COLOURS, dict.fromkeys(row["batch"] for row in here), strict=False
+        ):
+            of_batch = sorted(
+                (row for row in here if row["batch"] == batch), key=lambda row: row["theory"]
+            )
+            panel.plot(
+                [row["theory"] for row in of_batch],
+                [row["ratio"]["median"] for row in of_batch],
+                color=colour, linewidth=1.5, marker=".", markersize=7, label=f"batch {batch}",
+            )  # fmt: skip
+            for row in of_batch:
+                if row["boundaries"] == TRAINED:
+                    panel.plot(row["theory"], row["ratio"]["median"], "*", color=colour, ms=13)
+        panel.set_title(program, fontsize=10)
+        panel.set_xlabel("theoretical speed-up, from the products that remain")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="#dddddd", linewidth=0.6)
+        panel.set_axisbelow(True)
+    panels[0].set_ylabel("measured speed-up over dense")
+    panels[0].legend(frameon=False, fontsize=9)
+    drawing.suptitle(title, fontsize=11, parse_math=False)
+    drawing.savefig(path, format="png", dpi=150)
+
+
+def positive(value):
+    """A whole number from 1 on, for argparse."""
+    if int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value}: must be 1 or more")
+    return int(value)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder for the three files")
+    parser.add_argument("--workdir", help="a trained run, whose own rates are measured too")
+    parser.add_argument(
+        "--sizes", default="512,512,512", help="layers without --workdir (512,512,512)"
+    )
+    parser.add_argument("--batch", default=",".join(map(str, BATCHES)), help="batches (1,16,64)")
+    parser.add_argument("--steps", type=positive, default=100, help="steps of each call (100)")
+    parser.add_argument("--rounds", type=positive, default=7, help="rounds (7)")
+    parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (float32)")
+    flags = parser.parse_args(arguments)
+
+    def report(line):
+        print(line, file=sys.stderr, flush=True)
+
+    if flags.workdir:
+        run = runs.restore(flags.workdir, parallel.make_mesh(jax.devices()[:1]))
+        params, (ids, *_) = run.plain, text.split(run, "test")
+        policy = run.model.policy._replace(precision=flags.precision)
+        model, title = run.model.clone(policy=policy), run.name
+    else:
+        model, params = untrained(tuple(map(int, flags.sizes.split(","))), flags.precision)
+        title = "drawn boundaries"
+    facts, rows = timing.hardware(), []
+    title += f", layers {' + '.join(map(str, model.cells[0].sizes))}, {flags.precision}"
+    for batch in map(positive, flags.batch.split(",")):
+        boundaries = {
+            str(rates): drawn(rates, model.cells[0].depth, flags.steps, batch) for rates in RATES
+        }
+        if flags.workdir:
+            z = fired(model, params, run.slope, ids, flags.steps, batch)
+            boundaries[TRAINED] = z
+        rows += measure(model, params, batch, boundaries, flags.rounds, report)
+    report_text = f"{title}; {timing.hardware_line(facts)}\n\n{table(rows)}\n"
+    flags.output.mkdir(parents=True, exist_ok=True)
+    (flags.output / "sparsity.md").write_text(report_text)
+    everything = {"hardware": facts, "title": title, "rows": rows}
+    (flags.output / "sparsity.json").write_text(json.dumps(everything, indent=1) + "\n")
+    figure(flags.output / "sparsity.png", rows, title)
+    print(report_text, end="")
+
+
+if __name__ == "__main__":
+    main()

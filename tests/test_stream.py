@@ -1,0 +1,199 @@
+"""A text in pieces gives what the whole text gives; streams are saved, restored and refused."""
+
+import functools
+import io
+import itertools
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hmrnn_jax import language, models, sparse, stream
+from hmrnn_jax.analysis import boundaries
+from hmrnn_jax.cells import hm_lstm, lstm
+from hmrnn_jax.data import Vocabulary
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.looks import streaming
+from hmrnn_jax.stream import Stream
+
+TEXT = "the cat sat on the mat; then that hat sat on the cat. " * 12  # over two chunks of 256
+VOCABULARY = Vocabulary.of(TEXT, "characters", unknown=True)
+
+
+def trained(boundary="step", vocabulary=VOCABULARY):
+    """A model whose detectors fire now and then, as `Stream` takes it."""
+    config = hm_lstm.Config(4, (6, 5, 4), boundary=boundary)
+    model = models.LanguageModel(vocabulary.size, 4, (config,), 8)
+    shapes = jax.eval_shape(functools.partial(language.init_params, model), jax.random.key(0))
+    draw = np.random.default_rng(1).normal
+    return model, jax.tree.map(lambda s: draw(0, 0.7, s.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def reading():
+    """The whole text at once, and what finishing it gave."""
+    whole = Stream(*trained(), VOCABULARY)
+    return whole.push(TEXT), whole.finish()
+
+
+def pushed(reader, text, lengths):
+    """The readings of pieces of these lengths, over and over, joined; and finishing's."""
+    parts, start = [], 0
+    for length in itertools.cycle(lengths):
+        if start >= len(text):
+            break
+        parts.append(reader.push(text[start : start + length]))
+        start += length
+    return joined(parts), reader.finish()
+
+
+def joined(parts):
+    symbols, z, scores, segments, unknown = zip(*parts, strict=True)
+    return stream.Reading(
+        sum(symbols, []), np.concatenate(z, axis=1), np.concatenate(scores), sum(segments, []),
+        sum(unknown),
+    )  # fmt: skip
+
+
+def same(ours, theirs):
+    assert ours.symbols == theirs.symbols and ours.unknown == theirs.unknown
+    np.testing.assert_array_equal(ours.z, theirs.z)
+    np.testing.assert_array_equal(ours.log_probabilities, theirs.log_probabilities)
+    assert ours.segments == theirs.segments
+
+
+@pytest.mark.parametrize("lengths", ((1, 0, 7), (300, 1)))
+def test_pieces_are_the_whole(lengths, reading):
+    before = stream._read._cache_size()
+    for ours, theirs in zip(
+        pushed(Stream(*trained(), VOCABULARY), TEXT, lengths), reading, strict=True
+    ):
+        same(ours, theirs)
+    assert stream._read._cache_size() == before  # nothing was compiled
+
+
+def test_a_stream_reads_as_the_dense_model_does(reading):
+    model, params = trained()
+    ids, _ = VOCABULARY.encode(TEXT)
+    out = model.apply({"params": params}, ids[:, None], model.initial_carry(1))
+    whole, last = reading
+    assert 0.02 < whole.z.mean() < 0.98 and whole.z.dtype == np.int8
+    np.testing.assert_array_equal(whole.z, np.stack(out.states[0].z)[..., 0])
+    expected = jax.nn.log_softmax(out.logits[:-1, 0])[jnp.arange(len(ids) - 1), ids[1:]]
+    np.testing.assert_allclose(whole.log_probabilities[1:], expected, atol=1e-5)
+    assert np.isnan(whole.log_probabilities[0])
+    rows = [r for k in (1, 2) for r in boundaries.segments(TEXT, whole.z[k - 1], k)]
+    assert sorted(whole.segments + last.segments, key=lambda r: (r["layer"], r["start"])) == rows
+    assert whole.segments == sorted(whole.segments, key=lambda r: (r["end"], r["layer"]))
+    assert all(r["end"] == len(TEXT) for r in last.segments)
+
+
+def test_saved_and_restored(reading, tmp_path):
+    first = Stream(*trained(), VOCABULARY)
+    parts = [first.push(TEXT[:301])]
+    first.save(tmp_path / "a.npz")
+    first.push("something else")
+    second = Stream(*trained(), VOCABULARY)
+    second.load(tmp_path / "a.npz")
+    parts.append(second.push(TEXT[301:]))
+    same(joined(parts), reading[0])
+    same(second.finish(), reading[1])
+    # Finished, it begins again.
+    same(second.push(TEXT), reading[0])
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert json.loads(str(file["notes"]))["read"] == 301
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_soft_and_sampling_detectors_are_read_too():
+    """Soft ones densely; sampling ones with draws that depend on the place, not on the piece."""
+    for boundary, kind in (("soft", models.LanguageModel), ("sample", sparse.SparseModel)):
+        whole, pieces = (Stream(*trained(boundary), VOCABULARY, seed=3) for _ in range(2))
+        assert isinstance(whole._model, kind)
+        expected = whole.push(TEXT[:40])
+        actual, _ = pushed(pieces, TEXT[:40], (9,))
+        same(actual, expected)
+    other = Stream(*trained("sample"), VOCABULARY, seed=4).push(TEXT[:40])
+    assert (other.z != expected.z).any()
+
+
+def test_words_are_held_back_until_they_end():
+    text = "a cat sat\non a mat\na cat"
+    vocabulary = Vocabulary.of(text, "words")
+    reader = Stream(*trained(vocabulary=vocabulary), vocabulary)
+    assert reader.push("a c").symbols == ["a "]
+    assert reader.push("at").symbols == []
+    assert reader.push(" sat\non a ").symbols == ["cat ", "sat ", "<eos> ", "on ", "a "]
+    assert reader.push("mat").symbols == []
+    assert reader.finish().symbols == ["mat "]
+    with pytest.raises(UserError, match="'dog'"):
+        reader.push("a dog ")
+    assert reader.push("").symbols == [] and reader._read == 0
+
+
+def run_of(vocabulary, task="language"):
+    model, params = trained(vocabulary=vocabulary)
+    config = types.SimpleNamespace(task=task)
+    return types.SimpleNamespace(
+        name="mine", config=config, model=model, plain=params, encoding=vocabulary, slope=1.0
+    )
+
+
+class Trickle(io.BytesIO):
+    """Gives its bytes a few at a time, as a pipe does."""
+
+    def read1(self, size=-1):
+        return self.read(3)
+
+
+def test_standard_input_to_json_lines(reading):
+    text = "the cät sat on the hat"  # the letter of two bytes is cut, and unknown
+    raw = text.encode()
+    rows = [json.loads(line) for line in streaming.segments(run_of(VOCABULARY), Trickle(raw))]
+    whole = Stream(*trained(), VOCABULARY)
+    expected = whole.push(text)
+    assert expected.unknown == 1
+    assert rows == expected.segments + whole.finish().segments
+    assert "".join(row["text"] for row in rows if row["layer"] == 1) == text
+    with pytest.raises(UserError, match="not UTF-8: byte 7 cannot be read"):
+        list(streaming.segments(run_of(VOCABULARY), Trickle(b"the cat\xff sat")))
+    of_bytes = Vocabulary.of(raw, "bytes")
+    rows = [json.loads(line) for line in streaming.segments(run_of(of_bytes), Trickle(raw))]
+    assert "".join(row["text"] for row in rows if row["layer"] == 2) == raw.decode("latin-1")
+
+
+def test_bad_input_is_one_sentence_and_reads_nothing(tmp_path):
+    model, params = trained()
+    reader = Stream(model, params, VOCABULARY)
+    for text, message in ((3, "str or bytes, not int"), (b"a\xff", "not UTF-8")):
+        with pytest.raises(UserError, match=message):
+            reader.push(text)
+    assert reader._read == 0
+    with pytest.raises(UserError, match="does not exist"):
+        reader.save(tmp_path / "missing" / "a.npz")
+    with pytest.raises(UserError, match="no stream at"):
+        reader.load(tmp_path / "a.npz")
+    for content in (b"", b"text", b"PK\x03\x04broken"):
+        (tmp_path / "b.npz").write_bytes(content)
+        with pytest.raises(UserError, match="not the state of a stream"):
+            reader.load(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", leaf0=np.zeros(3))
+    with pytest.raises(UserError, match="not the state of a stream"):
+        reader.load(tmp_path / "c.npz")
+    reader.save(tmp_path / "d.npz")
+    other = jax.tree.map(lambda leaf: leaf + 1, params)
+    for stranger in (
+        Stream(model, other, VOCABULARY),
+        Stream(model, params, VOCABULARY, slope=2.0),
+        Stream(model, params, VOCABULARY, seed=1),
+    ):
+        with pytest.raises(UserError, match="another model, slope or seed"):
+            stranger.load(tmp_path / "d.npz")
+    plain = models.LanguageModel(VOCABULARY.size, 4, (lstm.Config(4, 6),), head="plain")
+    with pytest.raises(UserError, match="no boundary detectors"):
+        Stream(plain, params, VOCABULARY)
+    with pytest.raises(UserError, match="task strokes"):
+        Stream.of(run_of(VOCABULARY, task="strokes"))
