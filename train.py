@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from hmrnn_jax import aot, cli, optim, parallel, report, tasks, train_state
+from hmrnn_jax import aot, cli, optim, parallel, profiles, report, tasks, train_state
 from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluate import collapsed
@@ -34,6 +34,7 @@ flags.DEFINE_string(
     "compile_only", None, "Compiles the train step for cpu or a TPU such as v5e:2x4, and reports."
 )
 flags.DEFINE_integer("process", None, "With --coordinator: the number of this process, from 0.")
+flags.DEFINE_string("profile", None, "FIRST:LAST, updates to trace (number 1 compiles).")
 
 
 def main(argv):
@@ -42,16 +43,16 @@ def main(argv):
     if FLAGS.compile_only:
         return _say("\n".join(aot.describe(FLAGS.config, FLAGS.compile_only)))
     parallel.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
-    quiet = jax.process_index() > 0
-    train(FLAGS.config, FLAGS.workdir, say=(lambda line: None) if quiet else _say)
+    say = (lambda line: None) if jax.process_index() else _say
+    train(FLAGS.config, FLAGS.workdir, say, FLAGS.profile)
 
 
 def _say(line):
     print(line, flush=True)
 
 
-def train(config, workdir, say=_say):
-    """Trains `config` in `workdir` to its end; returns the test result.
+def train(config, workdir, say=_say, profile=None):
+    """Trains `config` in `workdir` to its end; returns the test result. `profile`: see `Trace`.
 
     Returns None after SIGTERM or SIGINT, with everything saved. Raises `UserError` for bad
     input, before anything is compiled or written.
@@ -63,6 +64,7 @@ def train(config, workdir, say=_say):
     stream = task.stream
     total = optim.total_steps(config, stream)
     plan = optim.schedule(config)
+    trace = profiles.Trace(profile, total, workdir, say)
     changed = open_run(workdir, config, task.encoding)
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
@@ -84,7 +86,7 @@ def train(config, workdir, say=_say):
         progress = parallel.replicate(plan.progress(), mesh)
         return {"state": state, "carry": carry, "progress": progress, "slope": _scalar(slope, mesh)}
 
-    with Checkpoints(workdir) as checkpoints, contextlib.ExitStack() as context:
+    with Checkpoints(workdir) as checkpoints, contextlib.ExitStack() as context, trace:
         saved = checkpoints.restore(whole(0.0))
         for note in checkpoints.notes:
             say(f"warning: {note}")
@@ -113,7 +115,7 @@ def train(config, workdir, say=_say):
             averaged = plan.averaged(done)
             knobs = {"learning_rate": rate, "slope": slope, "averaged": averaged}
             knobs = {name: np.float32(value) for name, value in knobs.items()}
-            state, carry, metrics = step(state, carry, batch, knobs)
+            state, carry, metrics = trace(done, step, state, carry, batch, knobs)
             parallel.settle(metrics)
             pending.append(metrics)
 
