@@ -189,7 +189,8 @@ def _network():
     model.cell = "hm_lstm"  # hm_lstm, lstm, nested_lstm or on_lstm: one of the sections below
     model.gradient = "deferred"  # deferred or autodiff: the same numbers, see recurrence
     model.precision = "float32"  # or bfloat16: operands of products, f32 accumulation
-    model.backend = "auto"  # auto, scan or pallas: one TPU kernel for the window, see recurrence
+    model.backend = "auto"  # auto, scan or pallas: kernels for TPUs and GPUs, see recurrence
+    model.skip_copies = False  # weight gradients of the HM-LSTM's active columns alone
     model.remat = 0  # steps of a rematerialised chunk; 0 keeps everything
     model.unroll = 1  # time steps for each iteration of the compiled loop
     # Choices of one cell: where its paper is silent, or an ablation needs them.

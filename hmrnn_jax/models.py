@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hmrnn_jax import cells, ops, recurrence, regularisation
+from hmrnn_jax import cells, ops, parallel, recurrence, regularisation
 from hmrnn_jax.errors import UserError, require
 
 
@@ -80,7 +80,7 @@ class CellStack:
 
     def on(self, mesh):
         """The same model, told which chips it runs on."""
-        return self.clone(policy=self.policy._replace(chip=mesh.devices.flat[0].device_kind))
+        return self.clone(policy=self.policy._replace(chip=parallel.chip(mesh)))
 
     def initial_carry(self, batch):
         """The states before the first step, `[batch, ...]`, one for each cell."""
@@ -272,14 +272,9 @@ def cells_from(config, input_size):
 
 
 def policy_from(config):
-    """The `recurrence.Policy` that a `config.model` describes."""
-    return recurrence.Policy(
-        gradient=config.gradient,
-        precision=config.precision,
-        remat=config.remat,
-        unroll=config.unroll,
-        backend=config.backend,
-    )
+    """The `recurrence.Policy` that a `config.model` describes; a run may be older than a field."""
+    fields = recurrence.Policy._fields
+    return recurrence.Policy(**{name: config[name] for name in fields if name in config})
 
 
 def language_model(config, vocabulary):

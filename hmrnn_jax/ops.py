@@ -54,13 +54,16 @@ def boundary(x, slope, mode, noise=None):
     hard sigmoid itself. The step is written `x > 0`: through the hard sigmoid, f32
     rounding would swallow 0 < x < 6e-8 / a.
     """
+    return straight_through(fired(x, slope, mode, noise), x, slope)
+
+
+def fired(x, slope, mode, noise=None):
+    """The value of `boundary`, without its derivative."""
     if mode == "step":
-        value = (x > 0).astype(x.dtype)
-    elif mode == "sample":
-        value = (noise < hard_sigmoid(x, slope)).astype(x.dtype)
-    else:
-        value = hard_sigmoid(x, slope)
-    return straight_through(value, x, slope)
+        return (x > 0).astype(x.dtype)
+    if mode == "sample":
+        return (noise < hard_sigmoid(x, slope)).astype(x.dtype)
+    return hard_sigmoid(x, slope)
 
 
 def column(vector, like):
@@ -68,7 +71,11 @@ def column(vector, like):
     return vector.reshape(vector.shape + (1,) * (like.ndim - vector.ndim))
 
 
-def layer_norm(x, gain, bias, groups=1, epsilon=1e-5):
+# Added to the variance that layer normalisation divides by.
+EPSILON = 1e-5
+
+
+def layer_norm(x, gain, bias, groups=1):
     """Layer normalisation over the features, population variance (Ba et al. 2016).
 
     Args:
@@ -78,7 +85,7 @@ def layer_norm(x, gain, bias, groups=1, epsilon=1e-5):
     grouped = x.reshape(groups, -1, *x.shape[1:])
     centred = grouped - jnp.mean(grouped, axis=1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
-    scaled = (centred * jax.lax.rsqrt(variance + epsilon)).reshape(x.shape)
+    scaled = (centred * jax.lax.rsqrt(variance + EPSILON)).reshape(x.shape)
     return scaled * column(gain, x) + column(bias, x)
 
 

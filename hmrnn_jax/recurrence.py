@@ -22,9 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmrnn_jax import cells, ops
+from hmrnn_jax import cells, ops, weight_gradients
 from hmrnn_jax.cells.common import Products
 from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.kernels import pointwise
 from hmrnn_jax.kernels import resident as resident_kernel
 
 GRADIENTS = ("deferred", "autodiff")
@@ -40,9 +41,13 @@ class Policy(NamedTuple):
       remat: 0, or a number of steps that divides T: only the state at the start of
         each such chunk is kept, the rest computed again in the reverse pass.
       unroll: time steps for each iteration of the compiled loop.
-      backend: `scan`; `pallas`, the whole window as one TPU kernel, see `kernels.resident`,
-        with deferred gradients only; `auto`, that kernel where the chip has room for it.
-      chip: `device_kind` of the accelerator that runs it.
+      backend: `scan`; `pallas`, with deferred gradients only: the whole window as one TPU
+        kernel, see `kernels.resident`, or on a GPU the layers' steps around their products
+        as one each, see `kernels.pointwise`; `auto`, the TPU kernel where the chip has room
+        for it, else `scan`.
+      chip: of the accelerator that runs it, see `parallel.chip`.
+      skip_copies: deferred gradients of an HM-LSTM's kernels leave out the columns in which a
+        layer COPYs, exactly, see `weight_gradients`.
 
     `check` raises `UserError` for an unknown choice or a `remat` that does not divide T.
     """
@@ -53,6 +58,7 @@ class Policy(NamedTuple):
     unroll: int = 1
     backend: str = "scan"
     chip: str = ""
+    skip_copies: bool = False
 
     def check(self, steps):
         require("backend", self.backend, BACKENDS)
@@ -163,7 +169,7 @@ def _step(config, linear, vectors, constants, state, per_step, reset):
     return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
 
 
-def _forward_step(config, precision, resident, state, xs):
+def _forward_step(config, precision, extra, resident, state, xs):
     """Body of the forward scan; its `ys` hold also the value of every product."""
     (kernels, biases, vectors), constants = resident
     addends, (per_step, reset) = xs
@@ -174,7 +180,7 @@ def _forward_step(config, precision, resident, state, xs):
         values[name] = plain(name, operand)
         return values[name]
 
-    state, aux = _step(config, linear, vectors, constants, state, per_step, reset)
+    state, aux = _step(config, linear, vectors, constants, state, per_step | extra, reset)
     return state, (state, aux, values)
 
 
@@ -183,16 +189,22 @@ def _forward(config, policy, weights, state, window, constants):
     kernels, biases, vectors = weights
     # Cast once for the window rather than at every step.
     kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
-    body = functools.partial(_forward_step, config, policy.precision)
+    body = functools.partial(_forward_step, config, policy.precision, _extra(config, policy))
     arguments = (body, ((kernels, biases, vectors), constants), state, window)
     return _scan(_backend(config, policy, "forwards", *arguments), policy, *arguments)
 
 
 def _backend(config, policy, way, *arguments):
-    """The backend of a scan with these arguments: what the policy says, or what fits."""
+    """`pallas`, a TPU's kernel, or `scan`: what the policy says, or what fits."""
+    name = f"{type(config).__module__.rpartition('.')[2]}, {way}"
+    if _is_gpu(policy) and policy.backend != "scan":
+        choice = "scan, as no time has been measured on a GPU; model.backend=pallas has kernels"
+        if policy.backend == "pallas":
+            choice = "scan of a layer's kernels and products"
+        resident_kernel.note(f"{name}: {choice}")
+        return "scan"
     if policy.backend != "auto":
         return policy.backend
-    name = f"{type(config).__module__.rpartition('.')[2]}, {way}"
     if policy.gradient != "deferred" or not resident_kernel.vmem_bytes(policy.chip):
         resident_kernel.note(f"{name}: scan, as {policy.chip or 'this device'} has no kernel")
         return "scan"
@@ -205,6 +217,22 @@ def _backend(config, policy, way, *arguments):
     return backend
 
 
+def _is_gpu(policy):
+    return policy.chip.startswith("GPU")
+
+
+def _extra(config, policy):
+    """Further arguments of the cell's step: what a GPU's kernels stand in for."""
+    if not _is_gpu(policy) or policy.backend != "pallas":
+        return {}
+    if not config.replays:
+        raise UserError(
+            "For GPUs only the HM-LSTM has kernels: set model.backend=scan, or auto, for this cell."
+        )
+    return {"pointwise": pointwise}
+
+
+@jax.named_scope("recurrence")  # for profiles
 def _scan(backend, policy, body, resident, carry, xs, reverse=False):
     """`body(resident, carry, x) -> (carry, y)` over the window."""
     if backend == "pallas":
@@ -247,11 +275,12 @@ def _replay_backward(precision, residuals, gradient):
 _replay.defvjp(_replay_forward, _replay_backward)
 
 
-def _backward_step(config, precision, resident, carry, xs):
+def _backward_step(config, precision, extra, resident, carry, xs):
     """Body of the reverse scan: the pullback of the step, its products replayed."""
     transposed, vectors, constants = resident
     state_gradient, vectors_gradient = carry
     state, after, values, (per_step, reset), step_gradient, aux_gradient = xs
+    per_step = per_step | extra
     if config.replays:  # the cell's step makes use of knowing its own result
         per_step = per_step | {"after": after}
 
@@ -282,7 +311,7 @@ def _deferred_backward(config, policy, residuals, cotangents):
     ends = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s]), state, states)
     before, after = (jax.tree.map(lambda e, k=k: e[k : len(e) - 1 + k], ends) for k in (0, 1))
 
-    plain = functools.partial(_backward_step, config, policy.precision)
+    plain = functools.partial(_backward_step, config, policy.precision, _extra(config, policy))
     resident = (transposed, vectors, constants)
     start = (final_gradient, jax.tree.map(jnp.zeros_like, vectors))
     others = (values, extras, states_gradient, aux_gradient)
@@ -303,16 +332,17 @@ def _deferred_backward(config, policy, residuals, cotangents):
     (state_gradient, vectors_gradient), (values_gradient, operands) = _scan(
         backend, policy, body, resident, start, xs, reverse=True
     )
-    kernels_gradient = {
-        name: jnp.einsum(
-            f"tnb,{columns}->nk",
-            ops.operand(values_gradient[name], policy.precision),
-            ops.operand(operands[name], policy.precision),
-            precision="highest" if policy.precision == "float32" else None,
-            preferred_element_type=kernels[name].dtype,
-        )
-        for name in kernels
-    }
+    resets, active = extras[1], {}
+    if policy.skip_copies and config.replays:
+        active = cells.of(config).active(config, before, after, resets)
+    with jax.named_scope("weight_gradients"):
+        kernels_gradient = {
+            name: weight_gradients.product(
+                values_gradient[name], operands[name], columns, policy.precision,
+                kernels[name].dtype, active.get(name),
+            )
+            for name in kernels
+        }  # fmt: skip
     biases_gradient = {name: values_gradient[name].sum((0, 2))[:, None] for name in biases}
     hoisted_gradient = {name: values_gradient[name] for name in hoisted}
     return (

@@ -209,9 +209,31 @@ def vectors(config, params):
     return {name: {"norm": entry.get("norm")} for name, entry in params.items()}
 
 
+def active(config, before, after, resets):
+    """Where a layer does not COPY: `{product's name: (columns [T, B], number of gate rows)}`.
+
+    Elsewhere the gates have no gradient; the first layer, which never COPYs, is left out, and so
+    is every layer where that cannot be told from z.
+
+    Args:
+      before, after: `State` before and after each step, z `[T, B]`.
+      resets: `[T, B]`, rows that are put back to the initial state before the step.
+    """
+    if config.boundary == "soft" or config.layer_norm == "ba":
+        return {}
+    found = {}
+    for layer in range(1, config.depth):
+        columns = after.z[layer - 1] > 0
+        if config.flush and layer < config.depth - 1:
+            columns |= (before.z[layer] > 0) | resets  # z_init may be 1
+        found[_name(layer)] = (columns, 4 * config.sizes[layer])
+    return found
+
+
 def step(
-    config, params, state, x=None, *, linear=None, slope=1.0, noise: Any = None, after=None
-) -> tuple[State, Aux]:
+    config, params, state, x=None, *, linear=None, slope=1.0, noise: Any = None, after=None,
+    pointwise=operations,
+) -> tuple[State, Aux]:  # fmt: skip
     """One time step.
 
     Args:
@@ -225,6 +247,7 @@ def step(
       noise: `[L - 1, ...]` uniform draws for the `sample` mode.
       after: the new `State`, where it is known and only the derivative is wanted; this is
         then the form that `recurrence` differentiates, its derivative written by hand.
+      pointwise: what does all but the products: `operations` or `kernels.pointwise`.
 
     Returns the new `State` and the detectors' pre-activations.
     """
@@ -244,22 +267,22 @@ def step(
         s = _preactivation(config, params, layer, operands, linear)
         # Not two slices: the gradient of a split is one concatenation.
         gates, detector = (s, None) if last else jnp.split(s, [4 * size])
-        if config.layer_norm == "sum":
-            gates = ops.layer_norm(gates, **norm["s"], groups=4)
-        operands = (p, q, state.h[layer], state.c[layer], gates, norm["c"] if norm else None)
+        operands = operations.Operands(
+            gates, None if last else detector[0], p, q, state.h[layer], state.c[layer], norm,
+            slope, noise[layer] if config.uses_noise and not last else None,
+        )  # fmt: skip
         if after is None:
-            new_h, new_c = operations.operate(config, *operands)
+            new = pointwise.advance(config, operands)
         else:
-            new_h, new_c = operations.replayed(config, (after.h[layer], after.c[layer]), *operands)
-        h.append(new_h)
-        c.append(new_c)
+            known = operations.Advanced(
+                after.h[layer], after.c[layer], None if last else after.z[layer]
+            )
+            new = pointwise.replay(config, known, operands)
+        h.append(new.h)
+        c.append(new.c)
         if not last:
-            draw = noise[layer] if config.uses_noise else None
-            detectors.append(detector[0])
-            if after is None:
-                z.append(ops.boundary(detector[0], slope, config.boundary, draw))
-            else:
-                z.append(ops.straight_through(after.z[layer], detector[0], slope))
+            detectors.append(operands.detector)
+            z.append(new.z)
     return State(tuple(h), tuple(c), tuple(z)), Aux(tuple(detectors))
 
 

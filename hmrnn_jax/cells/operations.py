@@ -1,6 +1,10 @@
-"""UPDATE, COPY and FLUSH of the HM-LSTM (Chung et al. 2017, eq. 2-3), and their derivative."""
+"""A layer's step around its products in the HM-LSTM (Chung et al. 2017, eq. 2-3, 8-9): `advance`.
+
+`replay` is the same with the result known, its derivative written by hand.
+"""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +12,79 @@ import jax.numpy as jnp
 from hmrnn_jax import ops
 
 
+class Operands(NamedTuple):
+    """What a layer's step takes; columns, of one example or of a batch.
+
+    Attributes:
+      gates: `[4H, ...]`, pre-activations of f, i, o, g, not yet normalised under `sum`.
+      detector: pre-activation of the detector, a scalar of an example; None in the last layer.
+      p, q: own boundary of the previous step, boundary below in this step, scalars of an
+        example; p is None (that is 0) in the last layer, q is None (1) in the first.
+      h, c: `[H, ...]` of the previous step.
+      norm: `{s: {gain, bias}, c: {gain, bias}}` as `layer_norm` has them, or None.
+      slope: of the detector. noise: uniform draws like `detector`, or None.
+    """
+
+    gates: jax.Array
+    detector: Any
+    p: Any
+    q: Any
+    h: jax.Array
+    c: jax.Array
+    norm: Any
+    slope: Any
+    noise: Any
+
+
+class Advanced(NamedTuple):
+    """What a layer's step gives: h, c `[H, ...]`, and z, None in the last layer."""
+
+    h: jax.Array
+    c: jax.Array
+    z: Any
+
+
+def advance(config, operands):
+    """One layer's new h, c and z."""
+    pieces = _pieces(config, operands)
+    h, c = operate(config, *pieces)
+    z = operands.detector
+    if z is not None:
+        z = ops.boundary(z, operands.slope, config.boundary, operands.noise)
+    return Advanced(h, c, z)
+
+
+def replay(config, new, operands):
+    """`advance` where the result, `new`, is known and only the derivative is wanted."""
+    h, c = replayed(config, (new.h, new.c), *_pieces(config, operands))
+    z = operands.detector
+    if z is not None:
+        z = ops.straight_through(new.z, z, operands.slope)
+    return Advanced(h, c, z)
+
+
+def _pieces(config, operands):
+    """The arguments of `operate`."""
+    gates, norm = operands.gates, operands.norm
+    if config.layer_norm == "sum":
+        gates = ops.layer_norm(gates, **norm["s"], groups=4)
+    return operands.p, operands.q, operands.h, operands.c, gates, norm["c"] if norm else None
+
+
 def operate(config, p, q, h, c, gates, norm):
     """One layer's new h and c, exact for z in {0, 1}.
 
     c = p i g + (1-p)(1-q) c' + (1-p) q (f c' + i g), collected by operand.
 
-    Args:
-      config: `hm_lstm.Config`; its `gradient` and `flush` matter here.
-      p, q: own boundary of the previous step, boundary below in this step, scalars of an
-        example; p is None (that is 0) in the last layer, q is None (1) in the first.
-      h, c: `[H, ...]` of the previous step.
-      gates: `[4H, ...]`, pre-activations of f, i, o, g.
-      norm: gain and bias that normalise c before its tanh, or None.
+    Args: of `config` its `gradient` and `flush` matter here; the others are as in `Operands`,
+      `gates` normalised, `norm` the gain and bias that normalise c before its tanh, or None.
     """
-    f, i, o, g = _squashed(gates, c)[0]
+    return combine(config, p, q, h, c, _squashed(gates, c)[0], lambda c: _normalised(c, norm))
+
+
+def combine(config, p, q, h, c, squashed, normalise):
+    """`operate` from `squashed`, that is f, i, o, g, and the function that normalises c."""
+    f, i, o, g = squashed
     update = i * g
     if config.gradient == "select":
         p, q = jax.lax.stop_gradient((p, q))
@@ -31,7 +94,7 @@ def operate(config, p, q, h, c, gates, norm):
     else:
         copy = keep * (1 - q)
         new_c = copy * c + (1 - copy) * update + (keep * q) * (f * c)
-    output = o * jnp.tanh(_normalised(new_c, norm))
+    output = o * jnp.tanh(normalise(new_c))
     return (output if q is None else copy * h + (1 - copy) * output), new_c
 
 

@@ -1,1 +1,1 @@
-"""A recurrence's window as one kernel: `resident.scan` in the place of `jax.lax.scan`."""
+"""Kernels: `resident`, a window on a TPU; `pointwise`, a layer's step on a GPU but its products."""

@@ -1,0 +1,62 @@
+"""The gradients of a window's kernels: one large product each, over all columns or some.
+
+Where a layer of an HM-LSTM COPYs, its gates have no gradient, and the column adds nothing but a
+row for the detector. `product` can leave such columns out.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from hmrnn_jax import ops
+
+# The columns that count are gathered into a block of the first of these capacities that holds
+# them, as parts of all; with more than the last, all are multiplied.
+TIERS = (0.25, 0.5, 0.75)
+
+
+def product(to_values, operands, layout, precision, dtype, active=None):
+    """The gradient `[N, K]` of a kernel whose product was made at every step.
+
+    Args:
+      to_values: `[T, N, B]`, gradient of the products' values.
+      operands: what the kernel was multiplied by; `layout` says how it lies, `tkb` or `tbk`.
+      precision: of the products, see `ops.product`. dtype: of the result.
+      active: None, or `(columns [T, B], rows)`: where columns are False, the first so many rows
+        of `to_values` are zero.
+    """
+    if active is None:
+        return _product(f"tnb,{layout}->nk", to_values, operands, precision, dtype)
+    columns, rows = active
+    to_values = to_values.swapaxes(1, 2)
+    operands = operands if layout == "tbk" else operands.swapaxes(1, 2)
+    to_values, operands = (v.reshape(-1, v.shape[-1]) for v in (to_values, operands))
+    count = len(operands)
+
+    def gathered(capacity):
+        def run(to_gates, operands):
+            (place,) = jnp.nonzero(columns.reshape(-1), size=capacity, fill_value=count)
+            chosen = (v.at[place].get(mode="fill", fill_value=0) for v in (to_gates, operands))
+            return _product("mn,mk->nk", *chosen, precision, dtype)
+
+        return run
+
+    def whole(to_gates, operands):
+        return _product("mn,mk->nk", to_gates, operands, precision, dtype)
+
+    capacities = [int(count * part) for part in TIERS]
+    tier = jnp.sum(jnp.sum(columns) > jnp.array(capacities))
+    gates = jax.lax.switch(tier, [*map(gathered, capacities), whole], to_values[:, :rows], operands)
+    if rows == to_values.shape[1]:
+        return gates
+    rest = _product("mn,mk->nk", to_values[:, rows:], operands, precision, dtype)
+    return jnp.concatenate([gates, rest])
+
+
+def _product(formula, to_values, operands, precision, dtype):
+    return jnp.einsum(
+        formula,
+        ops.operand(to_values, precision),
+        ops.operand(operands, precision),
+        precision="highest" if precision == "float32" else None,
+        preferred_element_type=dtype,
+    )

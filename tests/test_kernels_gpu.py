@@ -1,0 +1,75 @@
+"""The GPU kernels give the scan's numbers, and lower for CUDA on a machine without a GPU.
+
+Here they are interpreted; none has run on a GPU.
+"""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_kernels import CASES, assert_equal_to_scan
+
+from hmrnn_jax import recurrence
+from hmrnn_jax.cells import hm_lstm, lstm
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.kernels import resident
+
+GPU = "GPU NVIDIA H200"
+HM_LSTM = [name for name, (config, _) in CASES.items() if isinstance(config, hm_lstm.Config)]
+
+
+@pytest.mark.parametrize("name", HM_LSTM)
+def test_the_kernels_equal_the_scan(name):
+    assert_equal_to_scan(*CASES[name], chip=GPU)
+
+
+def lowered(config, backend="pallas", precision="float32"):
+    """The gradient of a window of Penn Treebank's model for CUDA, as text; and the notes."""
+    policy = recurrence.Policy(precision=precision, backend=backend, chip=GPU)
+    shapes = jax.eval_shape(lambda: hm_lstm.init(jax.random.key(0), config))
+
+    def loss(params, x, resets):
+        state = recurrence.initial_state(config, x.shape[1])
+        out = recurrence.unroll(config, params, state, x, resets=resets, policy=policy)
+        return sum(jnp.sum(h**2) for h in out.states.h)
+
+    x = jax.ShapeDtypeStruct((20, 64, config.input_size), jnp.float32)
+    resets = jax.ShapeDtypeStruct((20, 64), bool)
+    with resident.noted() as notes, as_on_a_gpu():
+        traced = jax.jit(jax.grad(loss)).trace(shapes, x, resets)
+        return traced.lower(lowering_platforms=("cuda",)).as_text(), notes
+
+
+def as_on_a_gpu():
+    """From jax 0.12 on, the Triton lowering asks which GPU: without one it must be told."""
+    if tuple(map(int, jax.__version__.split(".")[:2])) < (0, 12):
+        return contextlib.nullcontext()
+    from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+    device = AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
+    return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("sizes", [(512, 512, 512), (400, 400, 400)])
+def test_a_layer_is_one_kernel_each_way(sizes, precision):
+    text, notes = lowered(hm_lstm.Config(128, sizes), precision=precision)
+    assert text.count("__gpu$xla.gpu.triton") == 2 * len(sizes)
+    assert len(notes) == 2 and all("a layer's kernels" in note for note in notes)
+
+
+def test_auto_stays_with_what_has_been_timed():
+    text, notes = lowered(hm_lstm.Config(16, (32, 32)), backend="auto")
+    assert "triton" not in text and "no time has been measured on a GPU" in notes[0]
+
+
+def test_other_cells_have_none():
+    config = lstm.Config(3, 4)
+    policy = recurrence.Policy(backend="pallas", chip=GPU)
+    state = recurrence.initial_state(config, 2)
+    with pytest.raises(UserError, match="only the HM-LSTM has kernels"):
+        recurrence.unroll(
+            config, lstm.init(jax.random.key(0), config), state, np.zeros((3, 2, 3)), policy=policy
+        )
