@@ -3,10 +3,11 @@
     python benchmarks/sparsity.py --output=FOLDER
     python benchmarks/sparsity.py --output=FOLDER --workdir=runs/ptb
 
-Writes `sparsity.md`, `sparsity.json` and `sparsity.png` into FOLDER. Two programs are timed
+Writes `sparsity.md`, `sparsity.json` and `sparsity.png` into FOLDER. Three programs are timed
 at each batch: `forward`, the recurrence over a window; `generation`, the whole model a symbol
-at a time, what it says next fed back. The boundaries are forced, so that both sides do the
-arithmetic of the same z: independent draws at given rates of (z1, z2), and with --workdir
+at a time, what it says next fed back; `gradient`, that of the recurrence, of which the weight
+gradients alone are sparse (`model.skip_copies`). The boundaries are forced, so that both sides
+do the arithmetic of the same z: independent draws at given rates of (z1, z2), and with --workdir
 those that a trained model fires on its own test text. Ratios are medians of ratios taken
 within a round (see `timing`). `theory` counts the multiplications that remain (Chung, Ahn,
 Bengio 2017, section 2.2.1), in each operand of each layer.
@@ -35,7 +36,7 @@ from hmrnn_jax.looks import text  # noqa: E402
 
 RATES = ((1, 1), (0.5, 0.2), (0.2, 0.05), (0.1, 0.02))
 BATCHES = (1, 16, 64)
-PROGRAMS = ("forward", "generation")
+PROGRAMS = ("forward", "generation", "gradient")
 TRAINED = "of the run"
 
 
@@ -85,10 +86,14 @@ def theory(model, z, program):
         for term, width in config.terms(layer).items():
             if layer or term != "W_bu":
                 dense += 4 * size * width
-                left += 4 * size * width * shares[term].mean()
+                # Columns are left out whole, whatever gates their operands.
+                share = (active if layer else always) if program == "gradient" else shares[term]
+                left += 4 * size * width * share.mean()
         if program == "generation" and model.head == "gated":
             dense += size * model.output
             left += size * model.output * active.mean()
+    if program == "gradient":  # of three products, forwards, backwards and the weights', the last
+        return 3 * dense / (2 * dense + left)
     if program == "generation":
         decoder = model.width * model.vocabulary
         dense += 4 * config.sizes[0] * config.input_size + decoder
@@ -105,6 +110,25 @@ def forward(unroll, model, params, batch):
     @jax.jit
     def run(params, x, noise):
         return unroll(config, params, state, x, per_step={"noise": noise}, policy=policy).final
+
+    def step(noise):
+        x = np.zeros((len(noise), batch, config.input_size), np.float32)
+        jax.block_until_ready(run(params["cell1"], x, noise))
+
+    return step
+
+
+def gradient(model, params, batch, skip_copies):
+    """`step(noise)`: the gradient of the recurrence's parameters over a window, one call."""
+    (config,) = model.cells
+    state = recurrence.initial_state(config, batch)
+    policy = model.inference.policy._replace(skip_copies=skip_copies)
+
+    @jax.jit
+    @jax.grad
+    def run(params, x, noise):
+        out = recurrence.unroll(config, params, state, x, per_step={"noise": noise}, policy=policy)
+        return sum(jnp.sum(h) for h in out.states.h)
 
     def step(noise):
         x = np.zeros((len(noise), batch, config.input_size), np.float32)
@@ -140,6 +164,10 @@ def programs(model, params, batch):
         "generation": (
             generation(model.inference, params, batch),
             generation(*sparse.inference(model, params), batch),
+        ),
+        "gradient": (
+            gradient(model, params, batch, False),
+            gradient(model, params, batch, True),
         ),
     }
 
@@ -191,8 +219,8 @@ def table(rows):
 
 def figure(path, rows, title):
     """Measured speed-up against the theoretical one, a curve for each batch."""
-    drawing = Figure(figsize=(11, 4.6), layout="constrained", facecolor="white")
-    panels = drawing.subplots(1, 2, sharey=True)
+    drawing = Figure(figsize=(14, 4.6), layout="constrained", facecolor="white")
+    panels = drawing.subplots(1, len(PROGRAMS), sharey=True)
     for panel, program in zip(panels, PROGRAMS, strict=True):
         here = [row for row in rows if row["program"] == program]
         most = max(row["theory"] for row in here)
