@@ -83,7 +83,7 @@ def test_boundaries_are_drawn_and_scored_against_pen_ups_and_ends_of_words(scrib
     out = look(scribbles[0], "--boundaries", picture, "--lines=2", "--tolerance=3")
     assert (tmp_path / "lines.png").read_bytes().startswith(b"\x89PNG")
     assert "boundaries against pen_up, 40 sequences" in out
-    assert "boundaries against changes, 40 sequences" in out
+    assert "boundaries against ends of words, 40 sequences" in out
     assert out.count("    1  ±3 ") == out.count("every  ±3   1.000") == 2
     test = synthetic.scribbles(0).splits["test"]
     always = [line for line in out.splitlines() if line.startswith("every  +0")]

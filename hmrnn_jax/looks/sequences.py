@@ -103,7 +103,8 @@ def show_boundaries(run, title, sequences, path, shown=5, scored=200, seed=0, to
             title=f"{heading}, {sequences.names[0]}",
         )
     lines = []
-    true = {run.encoding.event: sequences.events, "changes": sequences.changes}
+    changes = "ends of words" if run.config.data.name in HANDWRITING else "changes"
+    true = {run.encoding.event: sequences.events, changes: sequences.changes}
     for name, gold in true.items():
         if gold is not None and gold.any():
             lines.append(f"boundaries against {name}, {len(sequences):,} sequences")
