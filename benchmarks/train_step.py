@@ -121,6 +121,7 @@ STACK = {BASE: functools.partial(flax_peer, module=naive_stack)} | OURS
 HM_LSTM = {
     BASE: functools.partial(flax_peer, module=naive_hm_lstm),
     **OURS,
+    "ours skip copies f32": functools.partial(ours, skip_copies=True),
     "ours layer norm f32": functools.partial(ours, layer_norm="sum"),
     "ours layer norm bf16": functools.partial(ours, layer_norm="sum", precision="bfloat16"),
 }
