@@ -59,6 +59,7 @@ CASES = {
     "select": (HM(gradient="select", top_down=False, layer_norm="none"), {}),
     "one layer, one step": (hm_lstm.Config(4, (6,)), {"steps": 1}),
     "one row, no resets": (HM(flush=False, layer_norm="none"), {"batch": 1, "resets": False}),
+    "one row, sum": (HM(), {"batch": 1}),
     "rematerialised": (hm_lstm.Config(4, (6,)), {"steps": 4, "remat": 2}),
     "bfloat16": (HM(layer_norm="none"), {"precision": "bfloat16"}),
     "lstm": (lstm.Config(4, 6), {}),

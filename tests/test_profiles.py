@@ -1,5 +1,6 @@
 """A trace holds the updates asked for, whole, and nothing of it changes the run."""
 
+import collections
 import gzip
 import json
 import os
@@ -45,12 +46,11 @@ def test_a_trace_holds_the_updates_asked_for_and_changes_nothing(config, tmp_pat
     assert str(tmp_path / "traced" / "profile") in told and "ui.perfetto.dev" in told
     found = events(tmp_path / "traced")
     assert [int(a["step_num"]) for name, a in found if name == "update"] == [3, 4]
-    # Each of the program's operations outside of loops ran twice on each of the devices: both
-    # updates are there from the start to the end.
-    ran = [a["hlo_op"] for _, a in found if a.get("hlo_module") == "jit_mapped"]
-    loops = [name for name in set(ran) if name.startswith("while")]
-    assert len(loops) >= 2  # one each way
-    assert {ran.count(name) for name in loops} == {2 * jax.device_count()}
+    # The program's operations outside of loops ran twice on each of the devices: both updates
+    # are there from the start to the end. (Not every jax tells of those within.)
+    ran = collections.Counter(a["hlo_op"] for _, a in found if a.get("hlo_module") == "jit_mapped")
+    times = collections.Counter(ran.values())
+    assert min(times) == 2 * jax.device_count() and times[min(times)] > 10
     assert list((tmp_path / "traced" / "profile").rglob("*.xplane.pb"))
 
     run(config, tmp_path / "plain")
