@@ -220,14 +220,16 @@ def test_wrong_flags_are_refused(flag, capsys):
 
 
 def test_the_sparsity_benchmark_tells_what_each_rate_saves(tmp_path):
-    flags = ["--sizes=8,8,8", "--batch=2", "--steps=6", "--rounds=1", f"--output={tmp_path}"]
+    flags = ["--sizes=8,8,8", "--batch=2", "--steps=20", "--rounds=1", f"--output={tmp_path}"]
     sparsity.main(flags)
     rows = json.loads((tmp_path / "sparsity.json").read_text())["rows"]
     assert {row["program"] for row in rows} == set(sparsity.PROGRAMS)
     for program in sparsity.PROGRAMS:
         theory = [row["theory"] for row in rows if row["program"] == program]
-        # Nothing to skip but a first step's top-down product; then more and more.
-        assert theory[0] == pytest.approx(1, abs=0.15) and theory == sorted(theory)
+        # Nothing to skip but a first step's top-down product, and in generation the products with
+        # the inputs, which are made beforehand; then more and more.
+        most = 0.15 if program == "generation" else 0.05
+        assert theory[0] == pytest.approx(1, abs=most) and theory == sorted(theory)
     assert max(row["theory"] for row in rows if row["program"] == "gradient") < 1.5
     assert (tmp_path / "sparsity.png").read_bytes().startswith(b"\x89PNG")
     assert "| generation | 2 |" in (tmp_path / "sparsity.md").read_text()
