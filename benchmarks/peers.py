@@ -154,22 +154,24 @@ def mixture_loss(components, outputs, targets):
     return mixture.negative_log_likelihood(density, targets[..., :2], targets[..., 2])
 
 
-def linen_step(model, inputs, targets, loss=cross_entropy):
-    """Compiles the train step of a Flax peer.
+def linen_training(model, inputs, loss=cross_entropy, axis=None):
+    """`(create, update)` of a Flax peer's training.
 
     Args:
       model: `NaiveHMLSTM`, `FlaxLSTM` or `peer_stacks.NaiveStack`.
-      inputs, targets: int `[T, B]`, or values `[T, B, C]`.
+      inputs: int `[T, B]`, or values `[T, B, C]`; their first step alone is read.
       loss: `loss(outputs, targets)`, `[T, B]`.
+      axis: the devices' axis over which loss and gradients are averaged, if there is one.
 
-    Returns the step, a callable that runs one update and waits for it, the compiled
-    function, and the number of parameters.
+    `create()` makes `(parameters, optimizer state)`; `update(training, carry, inputs, targets)`
+    gives the new ones, the carry and the mean loss.
     """
     optimizer = optax.chain(optim.optimizer(clip=1.0), optax.scale(-LEARNING_RATE))
-    inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
-    carry = model.initial_carry(inputs.shape[1])
-    params = jax.jit(model.init)(jax.random.key(0), inputs[:1], carry)["params"]
-    training = (params, optimizer.init(params))
+
+    def create():
+        carry = model.initial_carry(inputs.shape[1])
+        params = model.init(jax.random.key(0), jnp.asarray(inputs[:1]), carry)["params"]
+        return params, optimizer.init(params)
 
     def update(training, carry, inputs, targets):
         params, optimizer_state = training
@@ -179,15 +181,34 @@ def linen_step(model, inputs, targets, loss=cross_entropy):
             return loss(outputs, targets).mean(), after
 
         (value, after), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        if axis:
+            value, gradients = jax.lax.pmean((value, gradients), axis)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
         return (optax.apply_updates(params, updates), optimizer_state), after, value
 
-    # As exact as the library's float32: no TF32 on GPUs, no bfloat16 passes on TPUs.
-    with jax.default_matmul_precision("highest"):
+    return create, update
+
+
+def exactly():
+    """As exact as the library's float32: no TF32 on GPUs, no bfloat16 passes on TPUs."""
+    return jax.default_matmul_precision("highest")
+
+
+def linen_step(model, inputs, targets, loss=cross_entropy):
+    """Compiles the train step of a Flax peer; arguments as of `linen_training`.
+
+    Returns the step, a callable that runs one update and waits for it, the compiled
+    function, and the number of parameters.
+    """
+    create, update = linen_training(model, inputs, loss)
+    inputs, targets = jnp.asarray(inputs), jnp.asarray(targets)
+    carry = model.initial_carry(inputs.shape[1])
+    training = jax.jit(create)()
+    with exactly():
         compiled = (
             jax.jit(update, donate_argnums=(0, 1)).lower(training, carry, inputs, targets).compile()
         )
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    count = sum(leaf.size for leaf in jax.tree.leaves(training[0]))
     # Donated, so two leaves must not share a buffer.
     state = [training, jax.tree.map(jnp.copy, carry)]
 

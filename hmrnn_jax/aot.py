@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -75,29 +76,17 @@ def compiled_step(config, target):
     create = functools.partial(
         train_state.create, task.init_params, optimizer, config.seed, averages
     )
-    everywhere = NamedSharding(mesh, P())
-    by_rows = NamedSharding(mesh, P(parallel.AXIS))
+    update = functools.partial(train_state.train_step, task.loss, optimizer)
+    carry = functools.partial(task.initial_carry, config.batch)
 
-    def placed(tree, sharding):
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-        )
-
-    def of_batch(x):
+    def of_all_rows(x):
         shape = (config.batch,) if x.ndim == 1 else (x.shape[0], config.batch, *x.shape[2:])
-        sharding = NamedSharding(mesh, parallel.batch_spec(x))
-        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(shape, x.dtype)
 
-    state = placed(jax.eval_shape(create), everywhere)
-    carry = placed(jax.eval_shape(lambda: task.initial_carry(config.batch)), by_rows)
-    batch = jax.tree.map(of_batch, task.stream(0))
-    scalar = jax.ShapeDtypeStruct((), np.float32, sharding=everywhere)
-    knobs = dict.fromkeys(("learning_rate", "slope", "averaged"), scalar)
-    step = parallel.pmapped(functools.partial(train_state.train_step, task.loss, optimizer), mesh)
-    with noted() as notes:
-        lowered = step.lower(state, carry, batch, knobs)
+    batch = jax.tree.map(of_all_rows, task.stream(0))
     try:
-        return lowered.compile(), notes, state.params
+        compiled, notes = compiled_update(update, mesh, create, carry, batch)
+        return compiled, notes, jax.eval_shape(create).params
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
         if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory|exceeds available", text):
@@ -110,30 +99,85 @@ def compiled_step(config, target):
         ) from error
 
 
-def findings(compiled):
-    """What a compiled step takes on a device and does in its loops over time, as lines."""
-    memory, program = compiled.memory_analysis(), computations(compiled.as_text())
-    mib = {
-        name: getattr(memory, f"{name}_size_in_bytes") / 2**20
+def compiled_update(update, mesh, create, carry, batch):
+    """`(compiled, notes)` of an update that `parallel.pmapped` takes, of shapes alone.
+
+    Args:
+      update: `update(state, carry, batch, knobs) -> (state, carry, metrics)`.
+      create, carry: make the state and the carry, when called.
+      batch: a tree of arrays or shapes, of the rows of all devices.
+    """
+    everywhere = NamedSharding(mesh, P())
+    by_rows = NamedSharding(mesh, P(parallel.AXIS))
+
+    def placed(tree, sharding):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+    batch = jax.tree.map(lambda x: placed(x, NamedSharding(mesh, parallel.batch_spec(x))), batch)
+    scalar = jax.ShapeDtypeStruct((), np.float32, sharding=everywhere)
+    knobs = dict.fromkeys(("learning_rate", "slope", "averaged"), scalar)
+    with noted() as notes:
+        lowered = parallel.pmapped(update, mesh).lower(
+            placed(jax.eval_shape(create), everywhere),
+            placed(jax.eval_shape(carry), by_rows), batch, knobs,
+        )  # fmt: skip
+    return lowered.compile(), notes
+
+
+class Summary(NamedTuple):
+    """What a compiled step takes on a device.
+
+    Attributes:
+      memory: MiB by kind: `argument`, `output`, `alias`, `temp`, `generated_code`, and the `peak`.
+      kernels: of ours, in a step.
+      reductions: over devices; `reductions_in_loops`: those of them in loops over time.
+      loops: name of each loop's body, and its operations an iteration.
+    """
+
+    memory: dict[str, float]
+    kernels: int
+    reductions: int
+    reductions_in_loops: int
+    loops: tuple[tuple[str, int], ...]
+
+
+def summary(compiled):
+    """The `Summary` of a compiled step."""
+    analysis, program = compiled.memory_analysis(), computations(compiled.as_text())
+    memory = {
+        name: getattr(analysis, f"{name}_size_in_bytes") / 2**20
         for name in ("argument", "output", "alias", "temp", "generated_code")
     }
-    peak = mib["argument"] + mib["output"] - mib["alias"] + mib["temp"] + mib["generated_code"]
+    memory["peak"] = sum(memory.values()) - 2 * memory["alias"]
     bodies = loop_bodies(program)
     inside = [line for body in bodies for line in reached(program, body)]
     everything = [line for lines in program.values() for line in lines]
-    reductions = sum(map(_is_reduction, everything))
+    return Summary(
+        memory,
+        sum("tpu_custom_call" in line for line in everything),
+        sum(map(_is_reduction, everything)),
+        sum(map(_is_reduction, inside)),
+        tuple((body, sum(not _is_free(line) for line in program[body])) for body in bodies),
+    )
+
+
+def findings(compiled):
+    """The `summary` of a compiled step as lines."""
+    found = summary(compiled)
+    memory = found.memory
     lines = [
-        f"memory of a device: {peak:,.0f} MiB at the most, of which arguments"
-        f" {mib['argument']:,.0f}, temporaries {mib['temp']:,.0f}, program"
-        f" {mib['generated_code']:,.0f}",
-        f"kernels of ours: {sum('tpu_custom_call' in line for line in everything)} in a step",
-        f"reductions over devices: {reductions}, in loops over time"
-        f" {sum(map(_is_reduction, inside))}",
+        f"memory of a device: {memory['peak']:,.0f} MiB at the most, of which arguments"
+        f" {memory['argument']:,.0f}, temporaries {memory['temp']:,.0f}, program"
+        f" {memory['generated_code']:,.0f}",
+        f"kernels of ours: {found.kernels} in a step",
+        f"reductions over devices: {found.reductions}, in loops over time"
+        f" {found.reductions_in_loops}",
     ]
-    for body in bodies:
-        count = sum(not _is_free(line) for line in program[body])
+    for body, count in found.loops:
         lines.append(f"loop {body}: {count} operations an iteration")
-    if not bodies:
+    if not found.loops:
         lines.append("no loop over time outside the kernels")
     return lines
 

@@ -121,8 +121,23 @@ def product(matrix, vector, precision="float32"):
       matrix: `[N, K]`. vector: `[K]`, or `[K, B]`.
     """
     if precision == "float32":
-        return jnp.matmul(matrix, vector, precision="highest")
+        return _multiply(matrix, vector, precision="highest")
     return _rounded_product(matrix, vector)
+
+
+def transposed_product(matrix, vector, precision="float32"):
+    """`matrix.T @ vector`, `[K]`, as `product` multiplies; not differentiable."""
+    if precision == "float32":
+        return _multiply(matrix, vector, 0, precision="highest")
+    return _accumulate(matrix, vector, 0)
+
+
+def _multiply(matrix, vector, axis=-1, **kept):
+    """The product over an axis of the matrix; `vmap` over vectors `[K]` transposes nothing."""
+    axis %= matrix.ndim
+    if vector.ndim == 1 < matrix.ndim:
+        return jax.lax.dot_general(vector, matrix, (((0,), (axis,)), ((), ())), **kept)
+    return jax.lax.dot_general(matrix, vector, (((axis,), (0,)), ((), ())), **kept)
 
 
 @jax.custom_vjp
@@ -130,9 +145,13 @@ def _rounded_product(matrix, vector):
     return _accumulate(matrix, vector)
 
 
-def _accumulate(a, b):
-    return jnp.matmul(
-        a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32
+def _accumulate(a, b, axis=-1):
+    return _multiply(
+        a.astype(jnp.bfloat16),
+        b.astype(jnp.bfloat16),
+        axis,
+        precision="default",  # whatever jax.default_matmul_precision says
+        preferred_element_type=jnp.float32,
     )
 
 
@@ -146,7 +165,7 @@ def _rounded_backward(residuals, gradient):
     columns = vector if vector.ndim == 2 else vector[:, None]
     rows = gradient if vector.ndim == 2 else gradient[:, None]
     to_matrix = _accumulate(rows, columns.T)
-    return to_matrix.astype(matrix.dtype), _accumulate(matrix.T, gradient).astype(vector.dtype)
+    return to_matrix.astype(matrix.dtype), _accumulate(matrix, gradient, 0).astype(vector.dtype)
 
 
 _rounded_product.defvjp(_rounded_forward, _rounded_backward)

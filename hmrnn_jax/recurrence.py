@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from hmrnn_jax import cells, ops, weight_gradients
 from hmrnn_jax.cells.common import Products
@@ -128,8 +129,7 @@ def unroll(
     products = cell.products(config, params)
     kernels = {name: kernel for name, (kernel, _) in products.items()}
     biases = {name: b for name, (_, b) in products.items() if b is not None and name not in hoisted}
-    # As columns, the form that needs no change of layout inside a kernel.
-    weights = (kernels, *jax.tree.map(lambda v: v[:, None], (biases, cell.vectors(config, params))))
+    weights = (kernels, biases, cell.vectors(config, params))
     window = (hoisted, (_features_first(per_step or {}, 1), resets))
     run = functools.partial(_RUN[policy.gradient], config, policy)
     if policy.remat:
@@ -164,7 +164,7 @@ def _in_chunks(run, length, weights, state, window, constants):
 def _step(config, linear, vectors, constants, state, per_step, reset):
     """The cell's step, before it the rows of `reset [B]` put back to the initial state."""
     cell = cells.of(config)
-    first = cell.initial_state(config, (1,), jax.tree.leaves(state)[0].dtype)
+    first = cell.initial_state(config, (1,) * reset.ndim, jax.tree.leaves(state)[0].dtype)
     state = jax.tree.map(lambda new, old: jnp.where(reset, new, old), first, state)
     return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
 
@@ -233,10 +233,10 @@ def _extra(config, policy):
 
 
 @jax.named_scope("recurrence")  # for profiles
-def _scan(backend, policy, body, resident, carry, xs, reverse=False):
+def _scan(backend, policy, body, resident, carry, xs, ends=(), reverse=False):
     """`body(resident, carry, x) -> (carry, y)` over the window."""
     if backend == "pallas":
-        return resident_kernel.scan(body, resident, carry, xs, reverse, policy.chip)
+        return resident_kernel.scan(body, resident, carry, xs, reverse, policy.chip, ends)
     body = functools.partial(body, resident)
     return jax.lax.scan(body, carry, xs, reverse=reverse, unroll=policy.unroll)
 
@@ -251,90 +251,112 @@ def _deferred(config, policy, weights, state, window, constants):
     return _autodiff(config, policy, weights, state, window, constants)
 
 
-def _deferred_forward(config, policy, weights, state, window, constants):
+def _deferred_forward(config, policy, *primals):
+    weights, state, window, constants = jax.tree.map(lambda primal: primal.value, primals)
     final, (states, aux, values) = _forward(config, policy, weights, state, window, constants)
     hoisted = dict.fromkeys(window[0])  # names alone: the values are in `values`
     return (final, states, aux), (weights, state, hoisted, window[1], constants, states, values)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _replay(precision, value, operand, transposed):
-    """A product whose value is known: `value` forwards, `transposed @ g` backwards."""
+def _replay(pull, value, operand, kernel):
+    """A product whose value is known: `value` forwards, `pull(kernel, g)` backwards."""
     return value
 
 
-def _replay_forward(precision, value, operand, transposed):
-    return value, (transposed, operand)
+def _replay_forward(pull, value, operand, kernel):
+    return value, (kernel, operand)
 
 
-def _replay_backward(precision, residuals, gradient):
-    transposed, operand = residuals
-    return gradient, ops.product(transposed, gradient, precision).astype(operand.dtype), None
+def _replay_backward(pull, residuals, gradient):
+    kernel, operand = residuals
+    return gradient, pull(kernel, gradient).astype(operand.dtype), None
 
 
 _replay.defvjp(_replay_forward, _replay_backward)
 
 
-def _backward_step(config, precision, extra, resident, carry, xs):
-    """Body of the reverse scan: the pullback of the step, its products replayed."""
-    transposed, vectors, constants = resident
+def _backward_step(config, precision, extra, product, resident, carry, xs):
+    """Body of the reverse scan: the pullback of the step, its products replayed.
+
+    `product` multiplies a gradient by what `resident` has of a kernel: `ops.product` by its
+    transpose, or `ops.transposed_product` by itself.
+    """
+    kernels, vectors, constants = resident
     state_gradient, vectors_gradient = carry
-    state, after, values, (per_step, reset), step_gradient, aux_gradient = xs
+    state, after, (values, (per_step, reset), step_gradient, aux_gradient) = xs
     per_step = per_step | extra
     if config.replays:  # the cell's step makes use of knowing its own result
         per_step = per_step | {"after": after}
+    pull = functools.partial(product, precision=precision)
 
     def replayed(vectors, state, values):
         operands = {}
 
         def linear(name, operand):
-            if name not in transposed:
+            if name not in kernels:
                 return values[name]
-            operands[name] = operand
-            return _replay(precision, values[name], operand, transposed[name])
+            operands[name] = ops.operand(operand, precision)
+            return _replay(pull, values[name], operand, kernels[name])
 
         return _step(config, linear, vectors, constants, state, per_step, reset), operands
 
-    _, pullback, operands = jax.vjp(replayed, vectors, state, values, has_aux=True)
-    state_gradient = jax.tree.map(jnp.add, state_gradient, step_gradient)
+    (_, aux), pullback, operands = jax.vjp(replayed, vectors, state, values, has_aux=True)
+    state_gradient = jax.tree.map(_plus, state_gradient, step_gradient)
+    aux_gradient = jax.tree.map(_plus, jax.tree.map(jnp.zeros_like, aux), aux_gradient)
     more, state_gradient, values_gradient = pullback((state_gradient, aux_gradient))
     vectors_gradient = jax.tree.map(jnp.add, vectors_gradient, more)
     return (state_gradient, vectors_gradient), (values_gradient, operands)
 
 
+def _plus(a, b):
+    return a if b is None else a + b
+
+
+def _or_none(tree):
+    """A tree of cotangents, None where they are zero for good: a window's zeros take memory."""
+    return jax.tree.map(lambda leaf: None if isinstance(leaf, SymbolicZero) else leaf, tree)
+
+
 def _deferred_backward(config, policy, residuals, cotangents):
     weights, state, hoisted, extras, constants, states, values = residuals
     kernels, biases, vectors = weights
-    final_gradient, states_gradient, aux_gradient = cotangents
-    transposed = jax.tree.map(lambda k: ops.operand(k, policy.precision).T, kernels)
-    # States before the first step and after each: one array for both ends of a step.
-    ends = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s]), state, states)
-    before, after = (jax.tree.map(lambda e, k=k: e[k : len(e) - 1 + k], ends) for k in (0, 1))
-
+    final_gradient, states_gradient, aux_gradient = map(_or_none, cotangents)
+    final_gradient = jax.tree.map(_plus, jax.tree.map(jnp.zeros_like, state), final_gradient)
+    resets, active = extras[1], {}
+    rounded = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
     plain = functools.partial(_backward_step, config, policy.precision, _extra(config, policy))
-    resident = (transposed, vectors, constants)
-    start = (final_gradient, jax.tree.map(jnp.zeros_like, vectors))
-    others = (values, extras, states_gradient, aux_gradient)
-    xs = (before, after, *others)
-    backend = _backend(config, policy, "backwards", plain, resident, start, xs)
+    body = functools.partial(plain, ops.transposed_product)
+    resident = (rounded, vectors, constants)
+    # The kernel is of one row, and so are its gradients of the vectors.
+    rows = jax.tree.map(lambda v: jnp.zeros((*v.shape, resets.shape[1]), v.dtype), vectors)
+    start = (final_gradient, rows)
+    xs, ends = (values, extras, states_gradient, aux_gradient), (state, states)
+    backend = _backend(config, policy, "backwards", body, resident, start, xs, ends)
+    # States before the first step and after each: one array for both ends of a step.
+    around = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s]), state, states)
 
     def batch_major(resident, carry, xs):
         # The layout in which the products below read the operands fastest on CPUs.
-        step, others = xs
-        pair = (jax.tree.map(lambda e, k=k: e[step + k], ends) for k in (0, 1))
-        carry, (values_gradient, operands) = plain(resident, carry, (*pair, *others))
+        step, xs = xs
+        pair = (jax.tree.map(lambda e, k=k: e[step + k], around) for k in (0, 1))
+        carry, (values_gradient, operands) = plain(ops.product, resident, carry, (*pair, xs))
         return carry, (values_gradient, _batch_first(operands))
 
-    body, columns = plain, "tkb"
+    columns = "tkb"
     if backend != "pallas":
-        steps = len(jax.tree.leaves(states)[0])
-        body, columns, xs = batch_major, "tbk", (jnp.arange(steps, dtype=np.uint32), others)
+        body, columns, xs = batch_major, "tbk", (jnp.arange(len(resets), dtype=np.uint32), xs)
+        # Transposed once for the window rather than at every step.
+        resident = (jax.tree.map(jnp.transpose, rounded), vectors, constants)
+        start = (final_gradient, jax.tree.map(jnp.zeros_like, vectors))
     (state_gradient, vectors_gradient), (values_gradient, operands) = _scan(
-        backend, policy, body, resident, start, xs, reverse=True
+        backend, policy, body, resident, start, xs, ends, reverse=True
     )
-    resets, active = extras[1], {}
+    if backend == "pallas":
+        vectors_gradient = jax.tree.map(lambda g: g.sum(-1), vectors_gradient)
     if policy.skip_copies and config.replays:
-        active = cells.of(config).active(config, before, after, resets)
+        before = jax.tree.map(lambda e: e[:-1], around)
+        active = cells.of(config).active(config, before, states, resets)
     with jax.named_scope("weight_gradients"):
         kernels_gradient = {
             name: weight_gradients.product(
@@ -343,7 +365,7 @@ def _deferred_backward(config, policy, residuals, cotangents):
             )
             for name in kernels
         }  # fmt: skip
-    biases_gradient = {name: values_gradient[name].sum((0, 2))[:, None] for name in biases}
+    biases_gradient = {name: values_gradient[name].sum((0, 2)) for name in biases}
     hoisted_gradient = {name: values_gradient[name] for name in hoisted}
     return (
         (kernels_gradient, biases_gradient, vectors_gradient),
@@ -353,6 +375,6 @@ def _deferred_backward(config, policy, residuals, cotangents):
     )
 
 
-_deferred.defvjp(_deferred_forward, _deferred_backward)
+_deferred.defvjp(_deferred_forward, _deferred_backward, symbolic_zeros=True)
 
 _RUN = {"deferred": _deferred, "autodiff": _autodiff}

@@ -57,6 +57,6 @@ def _product(formula, to_values, operands, precision, dtype):
         formula,
         ops.operand(to_values, precision),
         ops.operand(operands, precision),
-        precision="highest" if precision == "float32" else None,
+        precision="highest" if precision == "float32" else "default",
         preferred_element_type=dtype,
     )

@@ -12,7 +12,9 @@ import pytest
 from test_configs import PUBLISHED, load
 from test_mnist import NAMES, image_file, label_file
 
-from hmrnn_jax import aot, defaults
+from benchmarks import tpu
+from benchmarks.problems import SIZES
+from hmrnn_jax import aot, defaults, parallel
 from hmrnn_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -103,6 +105,28 @@ def test_a_tpu_takes_two_kernels_a_window():
     assert "kernels of ours: 2 in a step" in done.stdout
     assert "in loops over time 0" in done.stdout
     assert "no loop over time outside the kernels" in done.stdout
+
+
+@needs_libtpu
+@pytest.mark.parametrize("size", ["ptb", "text8"])
+def test_published_sizes_take_two_kernels_and_half_of_the_plain_steps_memory(size):
+    mesh = parallel.make_mesh(aot.devices("v5e:2x4"))
+    naive, ours = (
+        tpu.compiled(SIZES[size], mesh, tpu.CANDIDATES[name]).summary
+        for name in ("naive f32", "ours bf16")
+    )
+    assert (ours.kernels, ours.loops, ours.reductions_in_loops) == (2, (), 0)
+    assert ours.memory["temp"] <= naive.memory["temp"] / 2
+    # Written plainly it is a loop each way.
+    assert (naive.kernels, len(naive.loops)) == (0, 2)
+
+
+def test_the_table_of_a_tpu_needs_a_target_that_there_is(capsys):
+    with pytest.raises(SystemExit):
+        tpu.main(["--target=v99:2x2"])
+    installed = importlib.util.find_spec("libtpu") is not None
+    sentence = "There is no TPU topology 'v99:2x2'" if installed else "libtpu is needed"
+    assert sentence in capsys.readouterr().err
 
 
 # Every published configuration on eight chips

@@ -112,6 +112,24 @@ def test_scan_goes_both_ways_and_returns_the_carry():
         jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+def test_both_ends_of_a_step_are_read_from_one_array():
+    first, after = jnp.full((2, 3), 9.0), jnp.arange(24.0).reshape(4, 2, 3)
+    xs, start = jnp.arange(12.0).reshape(4, 3), jnp.zeros(3)
+
+    def body(resident, carry, x):
+        before, after, x = x
+        carry = carry + before[0] - after[1] * x
+        return carry, before * carry
+
+    before = jnp.concatenate([first[None], after[:-1]])
+    for reverse in (False, True):
+        expected = jax.lax.scan(
+            functools.partial(body, ()), start, (before, after, xs), reverse=reverse
+        )
+        actual = resident.scan(body, (), start, xs, reverse, ends=(first, after))
+        jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
 def chosen(chip, sizes=(512, 512, 512), batch=64, precision="bfloat16", **policy):
     """What is said of the choice for a window of Penn Treebank's model."""
     config = hm_lstm.Config(128, sizes)
@@ -132,6 +150,8 @@ def chosen(chip, sizes=(512, 512, 512), batch=64, precision="bfloat16", **policy
 def test_auto_takes_the_kernel_where_it_fits():
     notes, kernels = chosen("TPU v5 lite")
     assert kernels == 2 and all("one kernel" in note for note in notes) and len(notes) == 2
+    # A chip's share of text8's batch of 128.
+    assert chosen("TPU v5 lite", sizes=(1024,) * 3, batch=16)[1] == 2
     for chip, size in (("TPU v4", 512), ("TPU v5 lite", 2048)):
         notes, kernels = chosen(chip, sizes=(size,) * 3)
         assert not kernels and all("scan, as a window takes" in note for note in notes)
@@ -146,9 +166,10 @@ def test_bytes_are_those_of_the_tiles():
 
     weights = [shape(9, 130), shape(17, 128, dtype=jnp.bfloat16)]
     assert resident.resident_bytes(weights, (), (), ()) == 16 * 256 * 4 + 32 * 128 * 2
-    # The carry comes in and stays; each step's arrays have two buffers.
-    assert resident.resident_bytes((), shape(8, 128), (), ()) == 2 * 8 * 128 * 4
-    assert resident.resident_bytes((), (), shape(100, 8, 128), shape(100, 64)) == 2 * 2 * 4096
+    # The carry comes in and stays; each step's arrays have two buffers. The 8 rows of a batch, last
+    # outside, are first: one tile for 128 features, and one for their scalars.
+    assert resident.resident_bytes((), shape(128, 8), (), ()) == 2 * 4096
+    assert resident.resident_bytes((), (), shape(100, 128, 8), shape(100, 8)) == 2 * 2 * 4096
 
 
 def test_the_kernel_cannot_be_differentiated_plainly():

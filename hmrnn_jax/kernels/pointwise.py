@@ -31,7 +31,12 @@ def advance(config, operands):
     def kernel(tile, given):
         return _advance(config, tile, given, ops.fired)
 
-    return _call(kernel, operands, like)
+    return _call(kernel, _with_columns(operands), like)
+
+
+def _with_columns(operands):
+    """Gains and biases `[H, 1]`, as `[H]` may be mistaken for a scalar of each of H examples."""
+    return operands._replace(norm=jax.tree.map(lambda v: v[:, None], operands.norm))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -52,8 +57,9 @@ def _replay_backward(config, operands, gradients):
 
         return jax.vjp(varied, operands._replace(**fixed))[1](gradients)[0]
 
-    like = operands._replace(**fixed)
-    return None, _call(kernel, (operands, gradients), like)
+    operands = _with_columns(operands)
+    result = _call(kernel, (operands, gradients), operands._replace(**fixed))
+    return None, result._replace(norm=jax.tree.map(lambda g: g[:, 0], result.norm))
 
 
 replay.defvjp(lambda config, new, operands: (new, operands), _replay_backward)

@@ -8,6 +8,7 @@ inputs are fetched. The body is the same function, so the same cells run in both
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -28,9 +29,10 @@ VMEM = {
     "TPU v6 lite": 128,
     "TPU7x": 64,
 }
-# What the compiler takes beside the buffers, for values that do not fit in registers. Where it was
-# a quarter, text8's size in bfloat16 with 72 MiB of buffers did not compile for 128 MiB.
-_SPARE = 0.5
+# What is left to the compiler, for values that do not fit in registers and for its own use of VMEM
+# around the kernel: it puts arrays of the train step there, which are then no temporaries in HBM.
+_SPARE = 0.25
+_LEAST = 16 * MIB
 
 
 def vmem_bytes(chip):
@@ -44,13 +46,17 @@ def resident_bytes(resident, carry, xs, ys):
     Args: trees of arrays or shapes; `xs` and `ys` have the time first.
     """
 
-    def total(tree, leading):
-        return sum(
-            _padded(_Form.of(leaf, leading).shape(leaf.shape[leading:]), leaf.dtype)
+    def total(name, tree):
+        leading = name not in ("resident", "carry")
+        given = (
+            jax.eval_shape(functools.partial(_Form.of(leaf, name).given, leading=leading), leaf)
             for leaf in jax.tree.leaves(tree)
         )
+        return sum(_padded(leaf.shape[leading:], leaf.dtype) for leaf in given)
 
-    return total(resident, 0) + 2 * total(carry, 0) + 2 * total((xs, ys), 1)
+    return total("resident", resident) + 2 * (
+        total("carry", carry) + total("xs", xs) + total("ys", ys)
+    )
 
 
 def _padded(shape, dtype):
@@ -83,89 +89,89 @@ def note(line):
 
 
 class _Form(NamedTuple):
-    """How a leaf lies in the kernel: booleans as float32, `[B]` as `[1, B]`, `[]` in SMEM.
+    """How a leaf of one row lies in the kernel, where rows come first.
 
-    Those of a step that are narrower than a tile's 128 lanes, `[d, B]` with the few rows of a
-    batch, are `[B, d]` outside the body, in HBM above all: they would take 128 / B times the room.
-    So are single columns. The carry, which every step reads and writes, stays as it is.
+    `[d]` of a row is `[B, d]`, a scalar `[B, 1]`, a boolean a float32. What all rows share is
+    `[1, d]`; a scalar is in SMEM.
     """
 
     rank: int
     boolean: bool
-    turned: bool
+    shared: bool
 
     @classmethod
-    def of(cls, leaf, leading=0):
-        shape = leaf.shape[leading:]
-        narrow = len(shape) == 2 and shape[1] < min(128, shape[0])
-        turned = narrow and (leading > 0 or shape[1] == 1)
-        return cls(len(shape), leaf.dtype == jnp.bool_, turned)
-
-    def shape(self, shape):
-        """The kernel's shape of a leaf without its leading axis."""
-        shape = (1,) * (2 - self.rank) + tuple(shape)
-        return shape[::-1] if self.turned else shape
+    def of(cls, leaf, name):
+        axes = {"resident": 0, "carry": 1, "first": 1}.get(name, 2)
+        return cls(len(leaf.shape) - axes, leaf.dtype == jnp.bool_, name == "resident")
 
     def given(self, leaf, leading=0):
-        """A leaf as the kernel takes it."""
+        """A leaf as the kernel takes it; `[d, ..., B]` after the leading axes."""
         leaf = leaf.astype(jnp.float32) if self.boolean else leaf
-        if self.turned:
-            return leaf.swapaxes(-1, -2)
-        return leaf.reshape(leaf.shape[:leading] + self.shape(leaf.shape[leading:]))
+        if self.shared:
+            return leaf.reshape((1,) * (2 - self.rank) + leaf.shape)
+        leaf = jnp.moveaxis(leaf, -1, leading)
+        return leaf if self.rank else leaf[..., None]
 
-    def taken(self, leaf, shape):
-        """A leaf of the given shape from what the kernel gave."""
-        return leaf.swapaxes(-1, -2) if self.turned else leaf.reshape(shape)
+    def taken(self, leaf, leading=0):
+        """What `given` was given."""
+        leaf = leaf if self.rank else leaf[..., 0]
+        return jnp.moveaxis(leaf, leading, -1)
 
     def read(self, ref, *index):
-        if self.rank == 0:
-            return ref[(*index, 0, 0)]
-        value = ref[(*index, 0)] if self.rank == 1 else ref[index or ...]
-        value = value.T if self.turned else value
+        if self.shared and self.rank < 2:
+            return ref[0] if self.rank else ref[0, 0]
+        value = ref[index or ...]
+        value = value if self.rank or self.shared else value[:, 0]
         return value != 0 if self.boolean else value
 
     def write(self, ref, value, *index):
-        if self.rank == 1:
-            ref[(*index, 0)] = value
-        else:
-            ref[index or ...] = value.T if self.turned else value
+        ref[index or ...] = value if self.rank else value[:, None]
 
 
-def scan(body, resident, carry, xs, reverse=False, chip=""):
+def scan(body, resident, carry, xs, reverse=False, chip="", ends=()):
     """`lax.scan` of `body(resident, carry, x) -> (carry, y)`, as one kernel.
 
     Args:
-      resident: a tree of arrays that all steps read, kept in VMEM.
+      body: of one row: without the axis B.
+      resident: a tree of arrays that all steps and rows read, kept in VMEM.
       carry: a tree of arrays `[B]` or `[d, B]`.
       xs: a tree of arrays `[T, B]` or `[T, d, ..., B]`.
       reverse: from the last step to the first.
       chip: `device_kind` of the TPU; anything else interprets the kernel, slowly.
+      ends: empty, or `(first, after)`, a tree like a carry before the first step and after each,
+        `[T, ...]`: x is then `(before, after, x)`, both read from the one array.
 
     Returns `(carry, ys)`. Nothing is differentiated: see `recurrence`.
     """
     steps = jax.tree.leaves(xs)[0].shape[0]
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    _, ys = jax.eval_shape(body, resident, carry, first)
-    trees = {"resident": resident, "carry": carry, "xs": xs, "ys": ys}
-    leaves, structures = {}, {}
+    ys = results(body, resident, carry, xs, ends)
+    first, after = ends or ((), ())
+    trees = {"resident": resident, "carry": carry, "first": first, "before": after}
+    trees |= {"xs": (after, xs), "ys": ys}
+    leaves, structures, forms = {}, {}, {}
     for name, tree in trees.items():
         leaves[name], structures[name] = jax.tree.flatten(tree)
-    forms = {
-        name: [_Form.of(leaf, name == "xs") for leaf in leaves[name]]
-        for name in ("resident", "carry", "xs")
+        forms[name] = [_Form.of(leaf, name) for leaf in leaves[name]]
+    given = {
+        name: [
+            f.given(x, name in ("before", "xs"))
+            for f, x in zip(forms[name], leaves[name], strict=True)
+        ]
+        for name in trees
+        if name != "ys"
     }
-    forms["ys"] = [_Form.of(_stacked(y, steps), 1) for y in leaves["ys"]]
+    rows = jax.vmap(body, in_axes=(None, 0, 0))
 
     def kernel(*refs):
         refs = iter(refs)
-        given = {name: [next(refs) for _ in leaves[name]] for name in ("resident", "carry", "xs")}
+        origin = {name: [next(refs) for _ in of] for name, of in given.items()}
         y_refs = [next(refs) for _ in leaves["ys"]]
         carry_refs = list(refs)
 
         @pl.when(pl.program_id(0) == 0)
         def _():
-            for to, origin in zip(carry_refs, given["carry"], strict=True):
-                to[...] = origin[...]
+            for to, first in zip(carry_refs, origin["carry"], strict=True):
+                to[...] = first[...]
 
         def read(name, references, *index):
             values = [f.read(r, *index) for f, r in zip(forms[name], references, strict=True)]
@@ -177,75 +183,74 @@ def scan(body, resident, carry, xs, reverse=False, chip=""):
             ):
                 form.write(ref, value, *index)
 
-        new, y = body(
-            read("resident", given["resident"]),
-            read("carry", carry_refs),
-            read("xs", given["xs"], 0),
-        )
+        after, x = read("xs", origin["xs"], 0)
+        if ends:
+            start = at(pl.program_id(0)) == 0
+            before = jax.tree.map(
+                functools.partial(jnp.where, start),
+                read("first", origin["first"]),
+                read("before", origin["before"], 0),
+            )
+            x = (before, after, x)
+        new, y = rows(read("resident", origin["resident"]), read("carry", carry_refs), x)
         write("ys", y_refs, y, 0)
         write("carry", carry_refs, new)
 
     def at(t):
         return steps - 1 - t if reverse else t
 
-    def of_step(shape):
-        return pl.BlockSpec((1, *shape), lambda t: (at(t), *(0,) * len(shape)))
+    def of_step(shape, earlier=0):
+        return pl.BlockSpec(
+            (1, *shape), lambda t: (jnp.maximum(at(t) - earlier, 0), *(0,) * len(shape))
+        )
 
     whole = pl.BlockSpec(memory_space=pltpu.VMEM)
     scalar = pl.BlockSpec(memory_space=pltpu.SMEM)
-    arguments = [
-        *(f.given(x) for f, x in zip(forms["resident"], leaves["resident"], strict=True)),
-        *(f.given(x) for f, x in zip(forms["carry"], leaves["carry"], strict=True)),
-        *(f.given(x, 1) for f, x in zip(forms["xs"], leaves["xs"], strict=True)),
+    y_like = [
+        jax.eval_shape(functools.partial(f.given, leading=1), y)
+        for f, y in zip(forms["ys"], leaves["ys"], strict=True)
     ]
-    y_shapes = [f.shape(y.shape) for f, y in zip(forms["ys"], leaves["ys"], strict=True)]
-    c_shapes = [f.shape(c.shape) for f, c in zip(forms["carry"], leaves["carry"], strict=True)]
     vmem = vmem_bytes(chip)
-    results = pl.pallas_call(
+    needed = resident_bytes(resident, (carry, first), (after, after, xs), ys)
+    limit = min(vmem, max(_LEAST, int(needed / (1 - _SPARE))))
+    outputs = pl.pallas_call(
         kernel,
         grid=(steps,),
         in_specs=[
             *(whole if form.rank else scalar for form in forms["resident"]),
-            *(whole for _ in forms["carry"]),
-            *(of_step(x.shape[1:]) for x in arguments[-len(leaves["xs"]) :]),
+            *(whole for _ in forms["carry"] + forms["first"]),
+            *(of_step(x.shape[1:], earlier=1) for x in given["before"]),
+            *(of_step(x.shape[1:]) for x in given["xs"]),
         ],
-        out_specs=[*(of_step(shape) for shape in y_shapes), *(whole for _ in c_shapes)],
+        out_specs=[*(of_step(y.shape[1:]) for y in y_like), *(whole for _ in given["carry"])],
         out_shape=[
-            *(
-                jax.ShapeDtypeStruct((steps, *shape), y.dtype)
-                for shape, y in zip(y_shapes, leaves["ys"], strict=True)
-            ),
-            *(
-                jax.ShapeDtypeStruct(shape, c.dtype)
-                for shape, c in zip(c_shapes, leaves["carry"], strict=True)
-            ),
+            *y_like,
+            *(jax.ShapeDtypeStruct(c.shape, c.dtype) for c in given["carry"]),
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary",), vmem_limit_bytes=vmem or None
+            dimension_semantics=("arbitrary",), vmem_limit_bytes=limit or None
         ),
         interpret=not vmem,
-    )(*arguments)
-    of_ys, of_carry = results[: len(y_shapes)], results[len(y_shapes) :]
-    ys = [
-        form.taken(y, (steps, *s.shape))
-        for form, y, s in zip(forms["ys"], of_ys, leaves["ys"], strict=True)
-    ]
-    carry = [
-        form.taken(c, s.shape)
-        for form, c, s in zip(forms["carry"], of_carry, leaves["carry"], strict=True)
-    ]
-    return jax.tree.unflatten(structures["carry"], carry), jax.tree.unflatten(structures["ys"], ys)
+    )(*(leaf for of in given.values() for leaf in of))
+    of_ys, of_carry = outputs[: len(y_like)], outputs[len(y_like) :]
+
+    def taken(name, values, leading):
+        values = [f.taken(v, leading) for f, v in zip(forms[name], values, strict=True)]
+        return jax.tree.unflatten(structures[name], values)
+
+    return taken("carry", of_carry, 0), taken("ys", of_ys, 1)
 
 
-def _stacked(leaf, steps):
-    return jax.ShapeDtypeStruct((steps, *leaf.shape), leaf.dtype)
+def results(body, resident, carry, xs, ends=()):
+    """Shapes of the `ys` of `scan`."""
+    x = (ends[1], ends[1], xs) if ends else xs
+    rows = jax.vmap(body, (None, -1, -1), -1)
+    return jax.eval_shape(jax.vmap(rows, (None, None, 0), 0), resident, carry, x)[1]
 
 
-def needs(chip, body, resident, carry, xs):
+def needs(chip, body, resident, carry, xs, ends=()):
     """`(needed, available)` bytes of VMEM for `scan` with these arguments on a chip."""
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    steps = jax.tree.leaves(xs)[0].shape[0]
-    _, y = jax.eval_shape(body, resident, carry, first)
-    ys = jax.tree.map(lambda leaf: _stacked(leaf, steps), y)
-    available = int(vmem_bytes(chip) * (1 - _SPARE))
-    return resident_bytes(resident, carry, xs, ys), available
+    first, after = ends or ((), ())
+    ys = results(body, resident, carry, xs, ends)
+    needed = resident_bytes(resident, (carry, first), (after, after, xs), ys)
+    return needed, int(vmem_bytes(chip) * (1 - _SPARE))

@@ -1,0 +1,121 @@
+"""What the TPU compiler makes of the HM-LSTM's train step, ours and the plain one; needs no TPU.
+
+    python benchmarks/tpu.py --target=v4:2x2x1,v5e:2x4,v5p:2x2x1,v6e:2x4 --size=ptb,text8
+
+Needs libtpu (pip install -e ".[tpu]"). Prints a Markdown table for each size: `naive` is the
+same mathematics as `ours` (see `peers`), the batch is divided over the target's chips, and nothing
+is run. Operations an iteration are those of the forward and of the reverse loop over time, of
+which there is none where the window is a kernel.
+"""
+
+import argparse
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax  # noqa: E402
+import jaxlib  # noqa: E402
+
+from benchmarks import peers  # noqa: E402
+from benchmarks.problems import SIZES, network, one_batch  # noqa: E402
+from benchmarks.train_step import naive_hm_lstm, names_of  # noqa: E402
+from hmrnn_jax import aot, optim, parallel, train_state  # noqa: E402
+from hmrnn_jax.errors import UserError  # noqa: E402
+
+
+class Found(NamedTuple):
+    """Of a compiled step: what `aot.summary` says, and the seconds that compiling took."""
+
+    summary: aot.Summary
+    seconds: float
+
+
+def naive(size, mesh):
+    """`(update, create, carry)` of the plain step, see `peers.NaiveHMLSTM`."""
+    model, batch = naive_hm_lstm(size), one_batch(size)
+    create, update = peers.linen_training(model, batch.inputs, axis=parallel.AXIS)
+
+    def on_devices(training, carry, batch, knobs):
+        return update(training, carry, batch.inputs, batch.targets)
+
+    return on_devices, create, functools.partial(model.initial_carry, size.batch)
+
+
+def ours(size, mesh, **policy):
+    """`(update, create, carry)` of the library's step, as training runs it."""
+    policy |= {"chip": parallel.chip(mesh)}
+    model, init, loss = network(size, size.cell, "none", policy)
+    optimizer = optim.optimizer()
+    return (
+        functools.partial(train_state.train_step, loss, optimizer),
+        functools.partial(train_state.create, init, optimizer, 0),
+        functools.partial(model.initial_carry, size.batch),
+    )
+
+
+CANDIDATES = {
+    "naive f32": naive,
+    "ours f32, scan": functools.partial(ours, backend="scan"),
+    "ours f32": functools.partial(ours, backend="auto"),
+    "ours bf16, scan": functools.partial(ours, precision="bfloat16", backend="scan"),
+    "ours bf16": functools.partial(ours, precision="bfloat16", backend="auto"),
+}
+
+
+def compiled(size, mesh, candidate):
+    """`Found` for a candidate on all devices of a mesh."""
+    update, create, carry = candidate(size, mesh)
+    start = time.perf_counter()
+    with peers.exactly():
+        step, _ = aot.compiled_update(update, mesh, create, carry, one_batch(size))
+    return Found(aot.summary(step), time.perf_counter() - start)
+
+
+def row(target, name, found, base):
+    """A row of the table; `base` is the naive step's `Found`."""
+    mib = found.summary.memory["temp"]
+    operations = " + ".join(str(count) for _, count in found.summary.loops) or "-"
+    return (
+        f"| {target} | {name} | {mib:,.0f} | {mib / base.summary.memory['temp']:.2f}"
+        f" | {found.summary.kernels} | {operations} | {found.summary.reductions},"
+        f" {found.summary.reductions_in_loops} | {found.seconds:.0f} |"
+    )
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--target", default="v5e:2x4", help="comma-separated topologies (v5e:2x4)")
+    sizes = [name for name, size in SIZES.items() if size.kind == "hm_lstm"]
+    parser.add_argument(
+        "--size", type=functools.partial(names_of, known=sizes), default=["ptb", "text8"],
+        help=f"comma-separated, of {', '.join(sizes)} (ptb,text8)",
+    )  # fmt: skip
+    flags = parser.parse_args(arguments)
+    print(f"jax {jax.__version__}, jaxlib {jaxlib.__version__}; batch divided over the chips")
+    for label in flags.size:
+        size = SIZES[label]
+        print(f"\n{label}: {size.describe()}\n")
+        print(
+            "| target | step | temporaries of a device, MiB | of naive's | kernels"
+            " | operations an iteration | reductions, in loops | compiled in, s |\n"
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            flush=True,
+        )
+        for target in flags.target.split(","):
+            try:
+                mesh = parallel.make_mesh(aot.devices(target))
+            except UserError as error:
+                parser.error(str(error))
+            base = None
+            for name, candidate in CANDIDATES.items():
+                found = compiled(size, mesh, candidate)
+                base = base or found
+                print(row(target, name, found, base), flush=True)
+
+
+if __name__ == "__main__":
+    main()
