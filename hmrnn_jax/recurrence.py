@@ -23,52 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from hmrnn_jax import cells, ops, weight_gradients
-from hmrnn_jax.cells.common import Products
-from hmrnn_jax.errors import UserError, require
-from hmrnn_jax.kernels import pointwise
+from hmrnn_jax import cells, loops, ops, weight_gradients
+from hmrnn_jax.cells.common import Products, joined
 from hmrnn_jax.kernels import resident as resident_kernel
-
-GRADIENTS = ("deferred", "autodiff")
-BACKENDS = ("auto", "scan", "pallas")
-
-
-class Policy(NamedTuple):
-    """How a recurrence runs; never what it computes.
-
-    Attributes:
-      gradient: `deferred` or `autodiff`.
-      precision: operands of the products, see `ops.product`.
-      remat: 0, or a number of steps that divides T: only the state at the start of
-        each such chunk is kept, the rest computed again in the reverse pass.
-      unroll: time steps for each iteration of the compiled loop.
-      backend: `scan`; `pallas`, with deferred gradients only: the whole window as one TPU
-        kernel, see `kernels.resident`, or on a GPU the layers' steps around their products
-        as one each, see `kernels.pointwise`; `auto`, the TPU kernel where the chip has room
-        for it, else `scan`.
-      chip: of the accelerator that runs it, see `parallel.chip`.
-      skip_copies: deferred gradients of an HM-LSTM's kernels leave out the columns in which a
-        layer COPYs, exactly, see `weight_gradients`.
-
-    `check` raises `UserError` for an unknown choice or a `remat` that does not divide T.
-    """
-
-    gradient: str = "deferred"
-    precision: str = "float32"
-    remat: int = 0
-    unroll: int = 1
-    backend: str = "scan"
-    chip: str = ""
-    skip_copies: bool = False
-
-    def check(self, steps):
-        require("backend", self.backend, BACKENDS)
-        require("gradient", self.gradient, GRADIENTS)
-        require("precision", self.precision, ops.PRECISIONS)
-        if self.backend == "pallas" and self.gradient != "deferred":
-            raise UserError("The pallas backend has deferred gradients only; choose that or scan.")
-        if self.remat and steps % self.remat:
-            raise UserError(f"remat is {self.remat}; it must divide the window, {steps} steps.")
+from hmrnn_jax.policy import Policy, backend, extra, on_cpu
 
 
 class Unrolled(NamedTuple):
@@ -169,7 +127,7 @@ def _step(config, linear, vectors, constants, state, per_step, reset):
     return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
 
 
-def _forward_step(config, precision, extra, resident, state, xs):
+def _forward_step(config, precision, extra, resident, state, xs, join=joined):
     """Body of the forward scan; its `ys` hold also the value of every product."""
     (kernels, biases, vectors), constants = resident
     addends, (per_step, reset) = xs
@@ -177,7 +135,7 @@ def _forward_step(config, precision, extra, resident, state, xs):
     plain, values = Products(bound, addends, precision), {}
 
     def linear(name, operand):
-        values[name] = plain(name, operand)
+        values[name] = plain(name, join(name, operand))
         return values[name]
 
     state, aux = _step(config, linear, vectors, constants, state, per_step | extra, reset)
@@ -189,56 +147,29 @@ def _forward(config, policy, weights, state, window, constants):
     kernels, biases, vectors = weights
     # Cast once for the window rather than at every step.
     kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
-    body = functools.partial(_forward_step, config, policy.precision, _extra(config, policy))
-    arguments = (body, ((kernels, biases, vectors), constants), state, window)
-    return _scan(_backend(config, policy, "forwards", *arguments), policy, *arguments)
-
-
-def _backend(config, policy, way, *arguments):
-    """`pallas`, a TPU's kernel, or `scan`: what the policy says, or what fits."""
-    name = f"{type(config).__module__.rpartition('.')[2]}, {way}"
-    if _is_gpu(policy) and policy.backend != "scan":
-        choice = "scan, as no time has been measured on a GPU; model.backend=pallas has kernels"
-        if policy.backend == "pallas":
-            choice = "scan of a layer's kernels and products"
-        resident_kernel.note(f"{name}: {choice}")
-        return "scan"
-    if policy.backend != "auto":
-        return policy.backend
-    if policy.gradient != "deferred" or not resident_kernel.vmem_bytes(policy.chip):
-        resident_kernel.note(f"{name}: scan, as {policy.chip or 'this device'} has no kernel")
-        return "scan"
-    needed, available = resident_kernel.needs(policy.chip, *arguments)
-    backend = "pallas" if needed <= available else "scan"
-    resident_kernel.note(
-        f"{name}: {'one kernel' if backend == 'pallas' else 'scan'}, as a window takes"
-        f" {needed / 2**20:.0f} MiB of the {available / 2**20:.0f} MiB of VMEM to be had"
-    )
-    return backend
-
-
-def _is_gpu(policy):
-    return policy.chip.startswith("GPU")
-
-
-def _extra(config, policy):
-    """Further arguments of the cell's step: what a GPU's kernels stand in for."""
-    if not _is_gpu(policy) or policy.backend != "pallas":
-        return {}
-    if not config.replays:
-        raise UserError(
-            "For GPUs only the HM-LSTM has kernels: set model.backend=scan, or auto, for this cell."
-        )
-    return {"pointwise": pointwise}
+    body = functools.partial(_forward_step, config, policy.precision, extra(config, policy))
+    resident = ((kernels, biases, vectors), constants)
+    chosen = backend(config, policy, "forwards", body, resident, state, window)
+    if chosen == "pallas" or not on_cpu(policy):
+        return _scan(chosen, policy, body, resident, state, window)
+    like = jax.tree.leaves(state)[0]
+    scratch = {
+        name: jnp.zeros((kernel.shape[1], like.shape[-1]), like.dtype)
+        for name, kernel in kernels.items()
+    }
+    body = loops.with_scratch(body)
+    (state, _), ys = _scan(chosen, policy, body, resident, (state, scratch), window)
+    return state, ys
 
 
 @jax.named_scope("recurrence")  # for profiles
-def _scan(backend, policy, body, resident, carry, xs, ends=(), reverse=False):
+def _scan(chosen, policy, body, resident, carry, xs, ends=(), reverse=False):
     """`body(resident, carry, x) -> (carry, y)` over the window."""
-    if backend == "pallas":
+    if chosen == "pallas":
         return resident_kernel.scan(body, resident, carry, xs, reverse, policy.chip, ends)
     body = functools.partial(body, resident)
-    return jax.lax.scan(body, carry, xs, reverse=reverse, unroll=policy.unroll)
+    run = loops.scan if on_cpu(policy) else jax.lax.scan
+    return run(body, carry, xs, reverse=reverse, unroll=policy.unroll)
 
 
 def _autodiff(config, policy, weights, state, window, constants):
@@ -296,6 +227,7 @@ def _backward_step(config, precision, extra, product, resident, carry, xs):
         def linear(name, operand):
             if name not in kernels:
                 return values[name]
+            operand = joined(name, operand)
             operands[name] = ops.operand(operand, precision)
             return _replay(pull, values[name], operand, kernels[name])
 
@@ -325,14 +257,14 @@ def _deferred_backward(config, policy, residuals, cotangents):
     final_gradient = jax.tree.map(_plus, jax.tree.map(jnp.zeros_like, state), final_gradient)
     resets, active = extras[1], {}
     rounded = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
-    plain = functools.partial(_backward_step, config, policy.precision, _extra(config, policy))
+    plain = functools.partial(_backward_step, config, policy.precision, extra(config, policy))
     body = functools.partial(plain, ops.transposed_product)
     resident = (rounded, vectors, constants)
     # The kernel is of one row, and so are its gradients of the vectors.
     rows = jax.tree.map(lambda v: jnp.zeros((*v.shape, resets.shape[1]), v.dtype), vectors)
     start = (final_gradient, rows)
     xs, ends = (values, extras, states_gradient, aux_gradient), (state, states)
-    backend = _backend(config, policy, "backwards", body, resident, start, xs, ends)
+    chosen = backend(config, policy, "backwards", body, resident, start, xs, ends)
     # States before the first step and after each: one array for both ends of a step.
     around = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s]), state, states)
 
@@ -344,15 +276,15 @@ def _deferred_backward(config, policy, residuals, cotangents):
         return carry, (values_gradient, _batch_first(operands))
 
     columns = "tkb"
-    if backend != "pallas":
+    if chosen != "pallas":
         body, columns, xs = batch_major, "tbk", (jnp.arange(len(resets), dtype=np.uint32), xs)
         # Transposed once for the window rather than at every step.
         resident = (jax.tree.map(jnp.transpose, rounded), vectors, constants)
         start = (final_gradient, jax.tree.map(jnp.zeros_like, vectors))
     (state_gradient, vectors_gradient), (values_gradient, operands) = _scan(
-        backend, policy, body, resident, start, xs, ends, reverse=True
+        chosen, policy, body, resident, start, xs, ends, reverse=True
     )
-    if backend == "pallas":
+    if chosen == "pallas":
         vectors_gradient = jax.tree.map(lambda g: g.sum(-1), vectors_gradient)
     if policy.skip_copies and config.replays:
         before = jax.tree.map(lambda e: e[:-1], around)

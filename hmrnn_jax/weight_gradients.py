@@ -12,6 +12,7 @@ from hmrnn_jax import ops
 # The columns that count are gathered into a block of the first of these capacities that holds
 # them, as parts of all; with more than the last, all are multiplied.
 TIERS = (0.25, 0.5, 0.75)
+_COLUMNS = ((0,), (0,))
 
 
 def product(to_values, operands, layout, precision, dtype, active=None):
@@ -25,7 +26,9 @@ def product(to_values, operands, layout, precision, dtype, active=None):
         of `to_values` are zero.
     """
     if active is None:
-        return _product(f"tnb,{layout}->nk", to_values, operands, precision, dtype)
+        # As dot_general, for einsum would sum over B first, and copy both to bring it there.
+        time_rows = ((0, 2), (0, layout.index("b")))
+        return _product(to_values, operands, time_rows, precision, dtype)
     columns, rows = active
     to_values = to_values.swapaxes(1, 2)
     operands = operands if layout == "tbk" else operands.swapaxes(1, 2)
@@ -36,27 +39,28 @@ def product(to_values, operands, layout, precision, dtype, active=None):
         def run(to_gates, operands):
             (place,) = jnp.nonzero(columns.reshape(-1), size=capacity, fill_value=count)
             chosen = (v.at[place].get(mode="fill", fill_value=0) for v in (to_gates, operands))
-            return _product("mn,mk->nk", *chosen, precision, dtype)
+            return _product(*chosen, _COLUMNS, precision, dtype)
 
         return run
 
     def whole(to_gates, operands):
-        return _product("mn,mk->nk", to_gates, operands, precision, dtype)
+        return _product(to_gates, operands, _COLUMNS, precision, dtype)
 
     capacities = [int(count * part) for part in TIERS]
     tier = jnp.sum(jnp.sum(columns) > jnp.array(capacities))
     gates = jax.lax.switch(tier, [*map(gathered, capacities), whole], to_values[:, :rows], operands)
     if rows == to_values.shape[1]:
         return gates
-    rest = _product("mn,mk->nk", to_values[:, rows:], operands, precision, dtype)
+    rest = _product(to_values[:, rows:], operands, _COLUMNS, precision, dtype)
     return jnp.concatenate([gates, rest])
 
 
-def _product(formula, to_values, operands, precision, dtype):
-    return jnp.einsum(
-        formula,
+def _product(to_values, operands, summed, precision, dtype):
+    """The sum over the axes `summed` of outer products, `[N, K]`."""
+    return jax.lax.dot_general(
         ops.operand(to_values, precision),
         ops.operand(operands, precision),
+        (summed, ((), ())),
         precision="highest" if precision == "float32" else "default",
         preferred_element_type=dtype,
     )

@@ -7,7 +7,7 @@ from hmrnn_jax import ops
 
 
 class Products:
-    """`linear(name, operand)`: kernel @ operand + addend, the plain form.
+    """`linear(name, operand)`: kernel @ operand + addend, the plain form; operand as in `joined`.
 
     Args:
       kernels: `{name: (kernel [N, K], bias [N] or None)}`, a cell's `products`.
@@ -25,8 +25,13 @@ class Products:
             return self.inputs[name]
         kernel, bias = self.kernels[name]
         addend = self.inputs.get(name, bias)
-        value = ops.product(kernel, operand, self.precision)
+        value = ops.product(kernel, joined(name, operand), self.precision)
         return value if addend is None else value + ops.column(addend, value)
+
+
+def joined(name, operand):
+    """The operand of the product `name`, given whole or as a list of its parts, first row first."""
+    return jnp.concatenate(operand) if isinstance(operand, list) else operand
 
 
 def init_norms(names, size, dtype):

@@ -241,8 +241,9 @@ def step(
       params: tree of `init`, or of `vectors` when `linear` is given.
       state: `State` of step t - 1.
       x: input `[input_size, ...]`; not used when `linear` is given.
-      linear: the products, `linear(name, operand) -> kernel @ operand + bias`, with
-        the first layer's input term included; made from `params` and `x` by default.
+      linear: the products, `linear(name, operand) -> kernel @ operand + bias`, with the first
+        layer's input term included, the operand as in `common.joined`; made from `params` and
+        `x` by default.
       slope: slope a of the hard sigmoid, a scalar, traced.
       noise: `[L - 1, ...]` uniform draws for the `sample` mode.
       after: the new `State`, where it is known and only the derivative is wanted; this is
@@ -293,7 +294,7 @@ def _preactivation(config, params, layer, operands, linear):
         # z gates vectors rather than products: a scalar commutes with the product,
         # and so the terms of a layer are one product of concatenated operands.
         gated = [v if gate is None else gate * v for gate, v in operands.values() if v is not None]
-        return linear(name, jnp.concatenate(gated))
+        return linear(name, gated)
     s = 0.0
     for term, (gate, vector) in operands.items():
         value = linear(f"{name}/{term}", vector)

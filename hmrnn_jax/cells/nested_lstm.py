@@ -123,7 +123,7 @@ def step(config, params, state, x=None, *, linear=None) -> tuple[State, tuple]:
         f, i, o = jax.nn.sigmoid(s[:3])
         g = jnp.tanh(s[3]) if level else PROPOSALS[config.proposal](s[3])
         inner_input, inner_hidden = i * g, f * c
-        operand = jnp.concatenate([inner_input, inner_hidden])
+        operand = [inner_input, inner_hidden]
         outputs.append(o)
     value = inner_hidden + inner_input
     for o in reversed(outputs):

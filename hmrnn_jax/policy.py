@@ -1,0 +1,96 @@
+"""How a recurrence runs: what is asked, and what a device makes of it."""
+
+from typing import NamedTuple
+
+from hmrnn_jax import ops
+from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.kernels import pointwise, resident
+
+GRADIENTS = ("deferred", "autodiff")
+BACKENDS = ("auto", "scan", "pallas")
+
+
+class Policy(NamedTuple):
+    """How a recurrence runs; never what it computes.
+
+    Attributes:
+      gradient: `deferred` or `autodiff`.
+      precision: operands of the products, see `ops.product`.
+      remat: 0, or a number of steps that divides T: only the state at the start of
+        each such chunk is kept, the rest computed again in the reverse pass.
+      unroll: time steps for each iteration of the compiled loop.
+      backend: `scan`; `pallas`, with deferred gradients only: the whole window as one TPU
+        kernel, see `kernels.resident`, or on a GPU the layers' steps around their products
+        as one each, see `kernels.pointwise`; `auto`, the TPU kernel where the chip has room
+        for it, else `scan`.
+      chip: of the accelerator that runs it, see `parallel.chip`.
+      skip_copies: deferred gradients of an HM-LSTM's kernels leave out the columns in which a
+        layer COPYs, exactly, see `weight_gradients`.
+
+    `check` raises `UserError` for an unknown choice or a `remat` that does not divide T.
+    """
+
+    gradient: str = "deferred"
+    precision: str = "float32"
+    remat: int = 0
+    unroll: int = 1
+    backend: str = "scan"
+    chip: str = ""
+    skip_copies: bool = False
+
+    def check(self, steps):
+        require("backend", self.backend, BACKENDS)
+        require("gradient", self.gradient, GRADIENTS)
+        require("precision", self.precision, ops.PRECISIONS)
+        if self.backend == "pallas" and self.gradient != "deferred":
+            raise UserError("The pallas backend has deferred gradients only; choose that or scan.")
+        if self.remat and steps % self.remat:
+            raise UserError(f"remat is {self.remat}; it must divide the window, {steps} steps.")
+
+
+def backend(config, policy, way, *arguments):
+    """`pallas`, a TPU's kernel, or `scan`: what the policy says, or what fits.
+
+    Args:
+      config: of the cell. way: `forwards` or `backwards`, for what is noted of the choice.
+      arguments: what `kernels.resident.scan` would be given.
+    """
+    name = f"{type(config).__module__.rpartition('.')[2]}, {way}"
+    if _is_gpu(policy) and policy.backend != "scan":
+        choice = "scan, as no time has been measured on a GPU; model.backend=pallas has kernels"
+        if policy.backend == "pallas":
+            choice = "scan of a layer's kernels and products"
+        resident.note(f"{name}: {choice}")
+        return "scan"
+    if policy.backend != "auto":
+        return policy.backend
+    if policy.gradient != "deferred" or not resident.vmem_bytes(policy.chip):
+        resident.note(f"{name}: scan, as {policy.chip or 'this device'} has no kernel")
+        return "scan"
+    needed, available = resident.needs(policy.chip, *arguments)
+    chosen = "pallas" if needed <= available else "scan"
+    resident.note(
+        f"{name}: {'one kernel' if chosen == 'pallas' else 'scan'}, as a window takes"
+        f" {needed / 2**20:.0f} MiB of the {available / 2**20:.0f} MiB of VMEM to be had"
+    )
+    return chosen
+
+
+def _is_gpu(policy):
+    return policy.chip.startswith("GPU")
+
+
+def on_cpu(policy):
+    """Whether the loops are to be what a CPU runs fastest; with autodiff they are plain."""
+    return policy.gradient == "deferred" and not policy.chip.startswith(("TPU", "GPU"))
+
+
+def extra(config, policy):
+    """Further arguments of the cell's step: what a GPU's kernels stand in for."""
+    if not _is_gpu(policy) or policy.backend != "pallas":
+        return {}
+    if not config.replays:
+        raise UserError(
+            "For GPUs only the HM-LSTM has kernels: set model.backend=scan, or auto, for this cell."
+        )
+    return {"pointwise": pointwise}
