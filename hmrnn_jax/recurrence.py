@@ -227,9 +227,8 @@ def _backward_step(config, precision, extra, product, resident, carry, xs):
         def linear(name, operand):
             if name not in kernels:
                 return values[name]
-            operand = joined(name, operand)
-            operands[name] = ops.operand(operand, precision)
-            return _replay(pull, values[name], operand, kernels[name])
+            operands[name] = joined(name, operand)
+            return _replay(pull, values[name], operands[name], kernels[name])
 
         return _step(config, linear, vectors, constants, state, per_step, reset), operands
 
@@ -258,7 +257,13 @@ def _deferred_backward(config, policy, residuals, cotangents):
     resets, active = extras[1], {}
     rounded = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
     plain = functools.partial(_backward_step, config, policy.precision, extra(config, policy))
-    body = functools.partial(plain, ops.transposed_product)
+
+    def body(resident, carry, xs):
+        carry, (values_gradient, operands) = plain(ops.transposed_product, resident, carry, xs)
+        # In the precision in which the products below take them. On CPUs this is slower here.
+        operands = jax.tree.map(lambda o: ops.operand(o, policy.precision), operands)
+        return carry, (values_gradient, operands)
+
     resident = (rounded, vectors, constants)
     # The kernel is of one row, and so are its gradients of the vectors.
     rows = jax.tree.map(lambda v: jnp.zeros((*v.shape, resets.shape[1]), v.dtype), vectors)
