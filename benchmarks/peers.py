@@ -195,7 +195,7 @@ def exactly():
 
 
 def linen_step(model, inputs, targets, loss=cross_entropy):
-    """Compiles the train step of a Flax peer; arguments as of `linen_training`.
+    """Compiles the train step of a Flax peer; `targets` are like `inputs`, the rest is as above.
 
     Returns the step, a callable that runs one update and waits for it, the compiled
     function, and the number of parameters.

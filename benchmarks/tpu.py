@@ -67,7 +67,8 @@ CANDIDATES = {
 
 
 def compiled(size, mesh, candidate):
-    """`Found` for a candidate on all devices of a mesh."""
+    """`Found` for a candidate on all devices of a mesh, whose number divides the batch."""
+    parallel.check_batch(size.batch, mesh)
     update, create, carry = candidate(size, mesh)
     start = time.perf_counter()
     with peers.exactly():
@@ -112,7 +113,13 @@ def main(arguments=None):
                 parser.error(str(error))
             base = None
             for name, candidate in CANDIDATES.items():
-                found = compiled(size, mesh, candidate)
+                try:
+                    found = compiled(size, mesh, candidate)
+                except UserError as error:
+                    parser.error(str(error))
+                except jax.errors.JaxRuntimeError as error:
+                    print(f"| {target} | {name} | {str(error).splitlines()[0]} | | | | | |")
+                    continue
                 base = base or found
                 print(row(target, name, found, base), flush=True)
 

@@ -91,6 +91,10 @@ def compiled_step(config, target):
         text = str(error)
         if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory|exceeds available", text):
             raise
+        if "in memory space vmem" in text:
+            raise UserError(
+                f"A kernel does not fit in the VMEM of a chip of {target}; set model.backend=scan."
+            ) from error
         told = re.search(r"\(?[\d.]+[KMG]\)? exceeds available \w+ \(?[\d.]+[KMG]\)?", text)
         raise UserError(
             f"The train step does not fit in a device of {target}"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def scan(body, carry, xs, reverse=False, unroll=1):
-    """`lax.scan`, whose stacked arrays each begin with a number of their own instead of zeros."""
+    """`lax.scan`, whose stacked arrays begin with different numbers, which are never read."""
     steps = len(jax.tree.leaves(xs)[0])
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     like, structure = jax.tree.flatten(jax.eval_shape(body, carry, first)[1])

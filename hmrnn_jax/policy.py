@@ -23,7 +23,7 @@ class Policy(NamedTuple):
         kernel, see `kernels.resident`, or on a GPU the layers' steps around their products
         as one each, see `kernels.pointwise`; `auto`, the TPU kernel where the chip has room
         for it, else `scan`.
-      chip: of the accelerator that runs it, see `parallel.chip`.
+      chip: of the accelerator that runs it, see `parallel.chip`; empty is taken for a CPU.
       skip_copies: deferred gradients of an HM-LSTM's kernels leave out the columns in which a
         layer COPYs, exactly, see `weight_gradients`.
 
@@ -48,7 +48,7 @@ class Policy(NamedTuple):
             raise UserError(f"remat is {self.remat}; it must divide the window, {steps} steps.")
 
 
-def backend(config, policy, way, *arguments):
+def choose_backend(config, policy, way, *arguments):
     """`pallas`, a TPU's kernel, or `scan`: what the policy says, or what fits.
 
     Args:
@@ -80,13 +80,13 @@ def _is_gpu(policy):
     return policy.chip.startswith("GPU")
 
 
-def on_cpu(policy):
+def cpu_loops(policy):
     """Whether the loops are to be what a CPU runs fastest; with autodiff they are plain."""
     return policy.gradient == "deferred" and not policy.chip.startswith(("TPU", "GPU"))
 
 
-def extra(config, policy):
-    """Further arguments of the cell's step: what a GPU's kernels stand in for."""
+def gpu_arguments(config, policy):
+    """Further arguments of the cell's step: a GPU's kernels, where they are asked for."""
     if not _is_gpu(policy) or policy.backend != "pallas":
         return {}
     if not config.replays:

@@ -11,8 +11,9 @@ differentiate give the same numbers:
   instead of a matrix accumulated T times.
 
 Either way the products with the inputs of all time steps are made at once before the
-scan (`cell.inputs`). Inside the scan features come first, `[d, B]` (see `ops`); the
-arrays that go in and out of `unroll` have the batch first, as the rest of the world.
+scan (`cell.inputs`). Inside the scan features come first, `[d, B]` (see `ops`), in a TPU's
+kernel rows; the arrays that go in and out of `unroll` have the batch first, as the rest of
+the world.
 """
 
 import functools
@@ -26,7 +27,7 @@ from jax.custom_derivatives import SymbolicZero
 from hmrnn_jax import cells, loops, ops, weight_gradients
 from hmrnn_jax.cells.common import Products, joined
 from hmrnn_jax.kernels import resident as resident_kernel
-from hmrnn_jax.policy import Policy, backend, extra, on_cpu
+from hmrnn_jax.policy import Policy, choose_backend, cpu_loops, gpu_arguments
 
 
 class Unrolled(NamedTuple):
@@ -71,7 +72,8 @@ def unroll(
       table_ids: optional ids `[T, B]`: the inputs are rows of the table `x`, whose
         product with the input kernel is made once a row rather than once a step.
 
-    Returns `Unrolled`. Gradients reach params, state and x, not the other arguments.
+    Returns `Unrolled`. Gradients reach params, state and x, not the other arguments; under
+    `jax.shard_map` they are for compiled programs only, inside `jax.jit`.
     Raises `UserError`, see `Policy`.
     """
     cell = cells.of(config)
@@ -127,7 +129,7 @@ def _step(config, linear, vectors, constants, state, per_step, reset):
     return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
 
 
-def _forward_step(config, precision, extra, resident, state, xs, join=joined):
+def _forward_step(config, precision, gpu, resident, state, xs, join=joined):
     """Body of the forward scan; its `ys` hold also the value of every product."""
     (kernels, biases, vectors), constants = resident
     addends, (per_step, reset) = xs
@@ -138,7 +140,7 @@ def _forward_step(config, precision, extra, resident, state, xs, join=joined):
         values[name] = plain(name, join(name, operand))
         return values[name]
 
-    state, aux = _step(config, linear, vectors, constants, state, per_step | extra, reset)
+    state, aux = _step(config, linear, vectors, constants, state, per_step | gpu, reset)
     return state, (state, aux, values)
 
 
@@ -147,10 +149,10 @@ def _forward(config, policy, weights, state, window, constants):
     kernels, biases, vectors = weights
     # Cast once for the window rather than at every step.
     kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
-    body = functools.partial(_forward_step, config, policy.precision, extra(config, policy))
+    body = functools.partial(_forward_step, config, policy.precision, gpu_arguments(config, policy))
     resident = ((kernels, biases, vectors), constants)
-    chosen = backend(config, policy, "forwards", body, resident, state, window)
-    if chosen == "pallas" or not on_cpu(policy):
+    chosen = choose_backend(config, policy, "forwards", body, resident, state, window)
+    if chosen == "pallas" or not cpu_loops(policy):
         return _scan(chosen, policy, body, resident, state, window)
     like = jax.tree.leaves(state)[0]
     scratch = {
@@ -164,11 +166,11 @@ def _forward(config, policy, weights, state, window, constants):
 
 @jax.named_scope("recurrence")  # for profiles
 def _scan(chosen, policy, body, resident, carry, xs, ends=(), reverse=False):
-    """`body(resident, carry, x) -> (carry, y)` over the window."""
+    """`body(resident, carry, x) -> (carry, y)` over the window; `ends` are for a TPU's kernel."""
     if chosen == "pallas":
         return resident_kernel.scan(body, resident, carry, xs, reverse, policy.chip, ends)
     body = functools.partial(body, resident)
-    run = loops.scan if on_cpu(policy) else jax.lax.scan
+    run = loops.scan if cpu_loops(policy) else jax.lax.scan
     return run(body, carry, xs, reverse=reverse, unroll=policy.unroll)
 
 
@@ -207,7 +209,7 @@ def _replay_backward(pull, residuals, gradient):
 _replay.defvjp(_replay_forward, _replay_backward)
 
 
-def _backward_step(config, precision, extra, product, resident, carry, xs):
+def _backward_step(config, precision, gpu, product, resident, carry, xs):
     """Body of the reverse scan: the pullback of the step, its products replayed.
 
     `product` multiplies a gradient by what `resident` has of a kernel: `ops.product` by its
@@ -216,7 +218,7 @@ def _backward_step(config, precision, extra, product, resident, carry, xs):
     kernels, vectors, constants = resident
     state_gradient, vectors_gradient = carry
     state, after, (values, (per_step, reset), step_gradient, aux_gradient) = xs
-    per_step = per_step | extra
+    per_step = per_step | gpu
     if config.replays:  # the cell's step makes use of knowing its own result
         per_step = per_step | {"after": after}
     pull = functools.partial(product, precision=precision)
@@ -256,7 +258,9 @@ def _deferred_backward(config, policy, residuals, cotangents):
     final_gradient = jax.tree.map(_plus, jax.tree.map(jnp.zeros_like, state), final_gradient)
     resets, active = extras[1], {}
     rounded = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
-    plain = functools.partial(_backward_step, config, policy.precision, extra(config, policy))
+    plain = functools.partial(
+        _backward_step, config, policy.precision, gpu_arguments(config, policy)
+    )
 
     def body(resident, carry, xs):
         carry, (values_gradient, operands) = plain(ops.transposed_product, resident, carry, xs)
@@ -269,7 +273,7 @@ def _deferred_backward(config, policy, residuals, cotangents):
     rows = jax.tree.map(lambda v: jnp.zeros((*v.shape, resets.shape[1]), v.dtype), vectors)
     start = (final_gradient, rows)
     xs, ends = (values, extras, states_gradient, aux_gradient), (state, states)
-    chosen = backend(config, policy, "backwards", body, resident, start, xs, ends)
+    chosen = choose_backend(config, policy, "backwards", body, resident, start, xs, ends)
     # States before the first step and after each: one array for both ends of a step.
     around = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s]), state, states)
 

@@ -12,7 +12,7 @@ from hmrnn_jax import ops
 # The columns that count are gathered into a block of the first of these capacities that holds
 # them, as parts of all; with more than the last, all are multiplied.
 TIERS = (0.25, 0.5, 0.75)
-_COLUMNS = ((0,), (0,))
+_FIRST_AXES = ((0,), (0,))
 
 
 def product(to_values, operands, layout, precision, dtype, active=None):
@@ -39,19 +39,19 @@ def product(to_values, operands, layout, precision, dtype, active=None):
         def run(to_gates, operands):
             (place,) = jnp.nonzero(columns.reshape(-1), size=capacity, fill_value=count)
             chosen = (v.at[place].get(mode="fill", fill_value=0) for v in (to_gates, operands))
-            return _product(*chosen, _COLUMNS, precision, dtype)
+            return _product(*chosen, _FIRST_AXES, precision, dtype)
 
         return run
 
     def whole(to_gates, operands):
-        return _product(to_gates, operands, _COLUMNS, precision, dtype)
+        return _product(to_gates, operands, _FIRST_AXES, precision, dtype)
 
     capacities = [int(count * part) for part in TIERS]
     tier = jnp.sum(jnp.sum(columns) > jnp.array(capacities))
     gates = jax.lax.switch(tier, [*map(gathered, capacities), whole], to_values[:, :rows], operands)
     if rows == to_values.shape[1]:
         return gates
-    rest = _product(to_values[:, rows:], operands, _COLUMNS, precision, dtype)
+    rest = _product(to_values[:, rows:], operands, _FIRST_AXES, precision, dtype)
     return jnp.concatenate([gates, rest])
 
 

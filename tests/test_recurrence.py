@@ -11,7 +11,7 @@ from fixtures import assert_close
 from oracles import lstm_step
 
 from hmrnn_jax import cells, recurrence, weight_gradients
-from hmrnn_jax.cells import hm_lstm, lstm
+from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.recurrence import Policy
 
@@ -27,6 +27,7 @@ CONFIGS = {
     "lstm none": lstm.Config(3, 4),
     "lstm sum": lstm.Config(3, 4, layer_norm="sum"),
     "lstm ba": lstm.Config(3, 4, layer_norm="ba"),
+    "nested_lstm": nested_lstm.Config(3, 4, depth=3),
 }
 AUTODIFF = Policy(gradient="autodiff")
 
@@ -94,10 +95,10 @@ def test_deferred_gradients_are_those_of_autodiff(name, x64):
 @pytest.mark.parametrize(
     "change",
     [{"policy": Policy(remat=2)}, {"policy": Policy(remat=STEPS)}, {"policy": Policy(unroll=4)},
-     {"table": True}],
-    ids=["remat 2", "remat all", "unroll 4", "table"],
+     {"table": True}, {"policy": Policy(chip="TPU v4")}],
+    ids=["remat 2", "remat all", "unroll 4", "table", "an accelerator's scan"],
 )  # fmt: skip
-@pytest.mark.parametrize("name", ["hm_lstm sample", "lstm none"])
+@pytest.mark.parametrize("name", ["hm_lstm sample", "lstm none", "nested_lstm"])
 def test_how_it_runs_never_changes_what_it_computes(name, change, x64):
     config = CONFIGS[name]
     expected = gradients(config, AUTODIFF, *problem(config))
