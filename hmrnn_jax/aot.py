@@ -122,11 +122,11 @@ def compiled_update(update, mesh, create, carry, batch):
     batch = jax.tree.map(lambda x: placed(x, NamedSharding(mesh, parallel.batch_spec(x))), batch)
     scalar = jax.ShapeDtypeStruct((), np.float32, sharding=everywhere)
     knobs = dict.fromkeys(("learning_rate", "slope", "averaged"), scalar)
-    with noted() as notes:
-        lowered = parallel.pmapped(update, mesh).lower(
-            placed(jax.eval_shape(create), everywhere),
-            placed(jax.eval_shape(carry), by_rows), batch, knobs,
-        )  # fmt: skip
+    state = placed(jax.eval_shape(create), everywhere)
+    carry = placed(jax.eval_shape(carry), by_rows)
+    step = parallel.pmapped(update, mesh)
+    with noted() as notes:  # of the step alone, not of what `create` tries out
+        lowered = step.lower(state, carry, batch, knobs)
     return lowered.compile(), notes
 
 
