@@ -1,5 +1,10 @@
 """The one exception for faults that the user can mend."""
 
+# Exit statuses of the programs, beside 0 and Python's 1 for a fault of ours.
+BAD_INPUT = 2  # a `UserError`
+STOPPED = 75  # SIGTERM came, all is saved, and the same command resumes (EX_TEMPFAIL)
+INTERRUPTED = 130  # Ctrl-C, as the shell counts it
+
 
 class UserError(ValueError):
     """Bad input, told in one sentence: what was wrong and what to do.
