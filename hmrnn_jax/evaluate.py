@@ -29,6 +29,13 @@ class Evaluator:
         step = functools.partial(language.eval_step, model.inference)
         self._step = parallel.pmapped_evaluation(step, mesh)
 
+    def check(self, ids, name):
+        """Raises `UserError` if a text, called `name` in the message, cannot be scored."""
+        try:
+            EvaluationStream(ids, self.batch, self.window, self.warmup)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+
     def __call__(self, params, ids, slope=1.0, seed=0):
         """Scores `ids [N]`: every symbol but the first is predicted once.
 

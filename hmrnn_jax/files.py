@@ -25,17 +25,36 @@ def writing(path):
     """A binary file to write, which is at `path` whole when the block ends, or not at all.
 
     The bytes go to a hidden file beside it first; whatever ends the block early, a full disk
-    or an interrupt, removes that and leaves what was at `path` before.
+    or an interrupt, removes that and leaves what was at `path` before. A device or a pipe, such
+    as /dev/stdout, is written to as it is, and a link's own file is replaced, not the link.
 
     Raises:
-      OSError: the folder is missing, or cannot be written.
+      OSError: the folder is missing, or cannot be written; `filename` is `path`.
     """
-    path = epath.Path(path)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.writing"
+    name = os.fspath(path)
+    try:
+        with _aside(epath.Path(path)) as file:
+            yield file
+    except OSError as error:
+        if error.filename is None or ".writing" in os.fsdecode(error.filename):
+            error.filename, error.filename2 = name, None
+        raise
+
+
+@contextlib.contextmanager
+def _aside(path):
+    remote = "://" in str(path)
+    if not remote:
+        if str(path).startswith("/dev/") or _is_special(path):
+            with path.open("wb") as file:
+                yield file
+            return
+        path = epath.Path(os.path.realpath(path))
+    temporary = path.parent / f".{uuid.uuid4().hex[:12]}.writing"
     try:
         with temporary.open("wb") as file:
             yield file
-            if "://" not in str(path):  # a bucket's object appears whole by itself
+            if not remote:  # a bucket's object appears whole by itself
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
@@ -43,6 +62,28 @@ def writing(path):
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _is_special(path):
+    """Whether something is at a local path that is no file: a device, a pipe, a folder."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def check_writable(path):
+    """Raises `UserError` if a file cannot be written at `path`, as far as can be known before."""
+    name, path = str(path), epath.Path(path)
+    if "://" in name:
+        return
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise UserError(f"The folder {path.parent} does not exist: create it or choose another.")
+    if name.endswith("/") or os.path.isdir(path):
+        raise UserError(f"{path} is a folder: give the name of a file.")
+    if len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX"):
+        raise UserError(f"{path.name} is too long for the name of a file: choose a shorter one.")
+    writable = os.access(folder, os.W_OK) or _is_special(path)
+    if not writable or (os.path.exists(path) and not os.access(path, os.W_OK)):
+        raise UserError(f"{path} cannot be written: choose another, or change its permissions.")
 
 
 def write_bytes(path, content):

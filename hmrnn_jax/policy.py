@@ -47,6 +47,16 @@ class Policy(NamedTuple):
         if self.remat and steps % self.remat:
             raise UserError(f"remat is {self.remat}; it must divide the window, {steps} steps.")
 
+    def check_device(self, config):
+        """Raises `UserError` if the chip has no kernels for a cell that is to have them."""
+        if self.backend != "pallas" or self.chip.startswith("TPU"):
+            return
+        if not _is_gpu(self):
+            raise UserError(
+                f"{self.chip or 'This device'} has no kernels: set model.backend=scan, or auto."
+            )
+        gpu_arguments(config, self)
+
 
 def choose_backend(config, policy, way, *arguments):
     """`pallas`, a TPU's kernel, or `scan`: what the policy says, or what fits.

@@ -11,10 +11,7 @@ symbols, sparsely where the model allows it (see `sparse`).
 
 import functools
 import hashlib
-import io
 import json
-import os
-import pathlib
 import zipfile
 from typing import NamedTuple
 
@@ -22,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmrnn_jax import parallel, sparse
+from hmrnn_jax import files, parallel, sparse
 from hmrnn_jax.analysis import boundaries
 from hmrnn_jax.datasets.vocabulary import as_unit
 from hmrnn_jax.errors import UserError
@@ -215,11 +212,9 @@ class Stream:
         """Writes where the stream stands to `path`, a plain `.npz`, whole or not at all.
 
         Raises:
-          UserError: the folder does not exist.
+          UserError: it cannot be written there.
         """
-        path = pathlib.Path(path)
-        if not path.parent.is_dir():
-            raise UserError(f"The folder {path.parent} does not exist: create it.")
+        files.check_writable(path)
         notes = {
             "model": self._fingerprint,
             "read": self._read,
@@ -227,11 +222,8 @@ class Stream:
             "open": self._open,
         }
         arrays = {f"leaf{k}": leaf for k, leaf in enumerate(jax.tree.leaves(self._held))}
-        buffer = io.BytesIO()
-        np.savez(buffer, notes=np.array(json.dumps(notes)), **jax.device_get(arrays))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
+        with files.writing(path) as file:
+            np.savez(file, notes=np.array(json.dumps(notes)), **jax.device_get(arrays))
 
     def load(self, path):
         """Puts this stream where the one stood that wrote `path`.

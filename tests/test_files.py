@@ -1,10 +1,16 @@
 """Files: one reader of UTF-8, one rule for lines, and a writer that writes whole or not at all."""
 
+import errno
 import gzip
+import os
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hmrnn_jax import files
+from hmrnn_jax import files, official
+from hmrnn_jax.analysis import boundaries, plots, signal_plots, stroke_plots, tree_plots
 from hmrnn_jax.errors import UserError
 
 
@@ -56,3 +62,97 @@ def test_a_damaged_file_is_named(tmp_path):
         files.read_bytes(tmp_path / "cut.gz")
     with pytest.raises(UserError, match="no such.txt cannot be read"):
         files.read_bytes(tmp_path / "no such.txt")
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+LINE = (np.ones((5, 2)), np.array([0, 0, 1, 0, 1]))
+WRITERS = {
+    "curves.png": lambda path: plots.training_curves(path, [{"step": 1, "train/bpc": 2.0}]),
+    "signal.svg": lambda path: signal_plots.signal_figure(path, np.ones((5, 1)), ["a"]),
+    "lines.png": lambda path: stroke_plots.handwriting_sheet(path, [LINE]),
+    "lines.svg": lambda path: stroke_plots.handwriting_sheet(path, [LINE]),
+    "tree.png": lambda path: tree_plots.tree_figure(path, ("a", "b"), np.ones(2), ("a", "b")),
+    "segments.jsonl": lambda path: boundaries.write_segments(path, [{"start": 0}]),
+    "weights.npz": lambda path: official.write(path, {"a": np.ones(2)}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_leaves_what_was_there_and_names_the_file(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    WRITERS[name](path)
+    before = path.read_bytes()
+    assert before and list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as error:
+        WRITERS[name](path)
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "weights.npz"])
+def test_a_missing_folder_is_one_sentence(tmp_path, name):
+    with pytest.raises(UserError, match="missing does not exist: create it or choose another"):
+        WRITERS[name](tmp_path / "missing" / name)
+
+
+def test_nothing_is_written_but_through_the_one_writer():
+    """Figures, weights, samples, segments, tables: what a program makes is whole or not there."""
+    root = Path(__file__).parent.parent
+    # Each has a writer of its own: of a run's metrics, and of what is fetched or converted.
+    own = {"workdir.py", "files.py", "mnist.py", "iam_ondb.py"}
+    sources = [*root.glob("*.py"), *root.glob("hmrnn_jax/**/*.py"), *root.glob("benchmarks/*.py")]
+    pattern = re.compile(
+        r"\.write_(?:text|bytes)\(|savefig\((?!file\b)|np\.savez\w*\((?!file\b)"
+        r"|torch\.save\((?!.*\bfile\))|open\([^)\n]*[\"'][wax]"
+    )
+    for source in sources:
+        for line in source.read_text().splitlines():
+            found = pattern.search(line.replace("files.write_", "").replace('open("wb") as', ""))
+            assert not found or source.name in own, f"{source}: {line}"
+
+
+def test_a_link_goes_on_pointing_to_its_file(tmp_path):
+    (tmp_path / "file").write_text("before")
+    (tmp_path / "link").symlink_to("file")
+    files.write_text(tmp_path / "link", "after")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "after"
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path):
+    files.check_writable(os.devnull)
+    files.write_text(os.devnull, "text")
+    assert Path(os.devnull).is_char_device()
+    with pytest.raises(OSError) as error:
+        files.write_text("/dev/full", "text")
+    assert error.value.filename == "/dev/full" and error.value.errno == errno.ENOSPC
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    files.write_text(tmp_path / "pipe", "text")
+    assert os.read(reader, 10) == b"text" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+
+def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path):
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX")
+    files.check_writable(tmp_path / ("x" * longest))
+    files.write_text(tmp_path / ("x" * longest), "text")
+    with pytest.raises(UserError, match="is too long for the name of a file"):
+        files.check_writable(tmp_path / ("x" * (longest + 1)))
+    with pytest.raises(OSError) as error:
+        files.write_text(tmp_path / ("x" * (longest + 1)), "text")
+    assert error.value.filename == str(tmp_path / ("x" * (longest + 1)))
+
+
+@pytest.mark.parametrize("change", [0o444, 0o555])
+def test_what_is_protected_is_refused(tmp_path, monkeypatch, change):
+    """A file that is not to be written, and a folder; root may do all, so the answer is given."""
+    path = tmp_path / "file"
+    path.write_text("before")
+    protected = path if change == 0o444 else tmp_path
+    monkeypatch.setattr(os, "access", lambda place, _: Path(place) != protected)
+    with pytest.raises(UserError, match="file cannot be written: choose another"):
+        files.check_writable(path)

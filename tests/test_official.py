@@ -256,6 +256,23 @@ def test_every_faulty_tensor_is_named():
     assert "ih" not in str(raised.value) and "encoder" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda a: a * np.nan, "numbers that are not finite"),
+        (lambda a: a.astype(np.float64) + 1e300, "numbers that are not finite"),
+        (lambda a: a + 1j, "no real numbers but complex64"),
+        (lambda a: a.astype(str), "no real numbers but <U"),
+        (lambda a: a > 0, "no real numbers but bool"),
+    ],
+)
+def test_weights_are_finite_real_numbers(change, fault):
+    tensors = official_tensors()
+    for name in ("rnn.cells.0.hh.weight", "decoder.bias"):
+        with pytest.raises(UserError, match=f"{name} holds {fault}"):
+            official.to_ours(tensors | {name: change(tensors[name])}, model_of(), None)
+
+
 def test_another_vocabulary_is_a_fault_of_shape():
     model = model_of().clone(vocabulary=WORDS + 1)
     with pytest.raises(UserError, match=r"encoder.weight has shape \[7, 4\] and not \[8, 4\]"):

@@ -8,11 +8,10 @@ is a list of L-1 arrays.
 """
 
 import json
-import os
-import pathlib
 
 import numpy as np
 
+from hmrnn_jax import files
 from hmrnn_jax.analysis.glyphs import columns, glyph, wrap
 from hmrnn_jax.analysis.scores import checked, score_against
 from hmrnn_jax.errors import UserError
@@ -191,34 +190,15 @@ def write_segments(path_or_file, rows):
       The number of lines written.
 
     Raises:
-      UserError: the folder does not exist.
+      UserError: it cannot be written there.
     """
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if hasattr(path_or_file, "write"):
-        return _write_lines(path_or_file, rows)
-    path = pathlib.Path(path_or_file)
-    if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist: create it or choose another.")
-    # A device or a pipe, such as /dev/stdout, is written to and not replaced.
-    replace = path.is_file() or not path.exists()
-    target = path.with_name(f".{path.name}.{os.getpid()}.tmp") if replace else path
-    try:
+        return sum(bool(path_or_file.write(line)) for line in lines)
+    files.check_writable(path_or_file)
+    with files.writing(path_or_file) as file:
         # A lone surrogate has no UTF-8 form; its backslash escape is the valid JSON for it.
-        with open(target, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            written = _write_lines(file, rows)
-        if replace:
-            os.replace(target, path)
-    finally:
-        if replace:
-            target.unlink(missing_ok=True)
-    return written
-
-
-def _write_lines(file, rows):
-    written = 0
-    for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        written += 1
-    return written
+        return sum(bool(file.write(line.encode("utf-8", "backslashreplace"))) for line in lines)
 
 
 def text_view(text, z, width=90, z_initial=None):

@@ -15,6 +15,10 @@ from hmrnn_jax.errors import UserError
 from hmrnn_jax.stream import spelled
 from hmrnn_jax.tasks import language
 
+MOST_DRAWN = 10**7  # symbols that one call generates, for the memory that they take
+_POEM = 40  # symbols drawn for each poem: one in form has 25 with its newline; some are longer
+MOST_POEMS = MOST_DRAWN // _POEM
+
 
 def read(path, vocabulary):
     """`(ids, symbols, note)` of a text file: symbols as strings, the unknown ones as they are."""
@@ -136,9 +140,10 @@ def segment(run, inputs, path, seed=0):
 
 
 def _draw(run, prompt, length, temperature, seed):
-    if length < 1 or temperature < 0:
+    if length < 1 or not temperature >= 0:
         raise UserError("--sample needs a positive number, --temperature one that is not negative.")
-    given = prompt.encode() if run.encoding.unit == "bytes" else prompt
+    bytes_ = run.encoding.unit == "bytes"
+    given = prompt.encode("utf-8", "surrogateescape") if bytes_ else prompt
     ids, _ = run.encoding.encode(given)
     if not len(ids):
         raise UserError("--prompt is empty; give at least one symbol.")
@@ -164,8 +169,7 @@ def poems(run, count, temperature=1.0, seed=0):
         raise UserError("--poems is for a model of verse; train one, configs/quatrains.py.")
     if count < 1:
         raise UserError(f"--poems is {count}; it must be 1 or more.")
-    # A poem in form has 25 symbols with its newline; some are longer.
-    text, _ = _draw(run, "\n", 40 * count, temperature, seed)
+    text, _ = _draw(run, "\n", _POEM * count, temperature, seed)
     known = set(run.encoding.decode(language.corpus(run.config).splits["train"]).split("\n"))
     drawn = verse.poems(text)[:count]
     share, lines = verse.form_report(drawn, known)

@@ -22,8 +22,6 @@ class Task:
     def __init__(self, config, mesh):
         parallel.check_batch(config.batch, mesh)
         parallel.check_batch(config.evaluation.batch, mesh)
-        if min(config.evaluation.batch, config.evaluation.window) < 1:
-            raise UserError("evaluation.batch and evaluation.window must both be 1 or more.")
         self.data = load(config.data)
         self.name, self.encoding = self.data.name, self.data.scale
         rows = parallel.local_rows(config.batch, mesh)
@@ -38,7 +36,7 @@ class Task:
             _QUANTUM,
         )
         self.model = model_of(config.model, self.data.scale).on(mesh)
-        self.model.policy.check(config.window or _QUANTUM)
+        self.model.check(config.window or _QUANTUM)
         self.initial_carry = self.model.initial_carry
         self.init_params = functools.partial(init_params, self.model)
         self.loss = functools.partial(strokes.loss, self.model)
@@ -93,8 +91,6 @@ def load(data):
 def model_of(config, scale):
     """The `StrokeModel` that a `config.model` describes, for sequences of a `Scale`."""
     require("model.head", config.head, ("gated", "plain"))
-    if config.components < 1:
-        raise UserError(f"model.components is {config.components}; it must be 1 or more.")
     event = bool(scale.event)
     dimensions = len(scale.columns)
     return strokes.StrokeModel(
