@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -320,3 +321,45 @@ def test_chips_of_several_hosts_that_know_nothing_of_each_other_are_refused(
     monkeypatch.setattr(jax, "process_count", lambda: 4)
     with pytest.raises(UserError, match="those of 4 processes, .* give --coordinator"):
         parallel.initialize()
+
+
+# The loops of docs/cloud_tpu.md
+
+
+def ended(first, statuses, folder):
+    """Runs the block of the page that begins so; `(exit status, calls made, what was printed)`."""
+    page = (ROOT / "docs/cloud_tpu.md").read_text()
+    (block,) = re.findall(rf"^```\n({re.escape(first)}.*?)^```", page, re.M | re.S)
+    left = folder / "statuses"
+    left.write_text("".join(f"{status}\n" for status in statuses))
+    commands = f"""
+        sleep() {{ :; }}
+        scontrol() {{ echo "scontrol $*"; }}
+        train() {{ read -r status < {left}; sed -i 1d {left}; return $status; }}
+        srun() {{ train; }}
+        gcloud() {{ if [ $4 = describe ]; then echo READY; else train; fi; }}
+    """
+    done = subprocess.run(["bash", "-c", commands + block], capture_output=True, text=True)
+    return done.returncode, len(statuses) - len(left.read_text().split()), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "calls"),
+    [
+        ([0, 0], 0, 1),
+        ([2, 0], 2, 1),
+        ([130, 0], 130, 1),
+        ([75] * 12 + [255, 134, 1, 75, 1, 1, 1, 1, 0], 0, 21),
+        ([1] * 9, 1, 5),
+    ],
+)
+def test_the_loop_for_spot_capacity_resumes_and_does_not_repeat_bad_input(
+    tmp_path, statuses, status, calls
+):
+    assert ended("failures=0", statuses, tmp_path)[:2] == (status, calls)
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 75, 130])
+def test_the_job_for_slurm_is_put_back_when_it_was_stopped(tmp_path, status):
+    ended_with, _, said = ended("#!/bin/bash", [status], tmp_path)
+    assert ended_with == status and ("scontrol requeue" in said) == (status == 75)
