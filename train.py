@@ -95,7 +95,7 @@ def _train(config, workdir, say, profile, stopping, lock):
     state = train_state.create(task.init_params, optimizer, config.seed, averages)
     state = parallel.replicate(state, mesh)
     rows = parallel.local_rows(config.batch, mesh)
-    carry = jax.tree.map(np.asarray, task.initial_carry(rows.stop - rows.start))
+    carry = jax.device_get(task.initial_carry(rows.stop - rows.start))
     carry = parallel.shard_rows(carry, mesh)
     changed = parallel.from_first(open_run, workdir, config, task.encoding)
     say(report.parameter_table(state.params))
@@ -140,7 +140,7 @@ def _train(config, workdir, say, profile, stopping, lock):
             batch = parallel.shard_batch(stream(done - 1), mesh)
             averaged = plan.averaged(done)
             knobs = {"learning_rate": rate, "slope": slope, "averaged": averaged}
-            knobs = {name: np.float32(value) for name, value in knobs.items()}
+            knobs = {name: _scalar(value, mesh) for name, value in knobs.items()}
             state, carry, metrics = trace(done, step, state, carry, batch, knobs)
             parallel.settle(metrics)
             pending.append(metrics)
@@ -199,7 +199,7 @@ def _train(config, workdir, say, profile, stopping, lock):
 
 
 def _scalar(value, mesh):
-    return parallel.replicate(np.float32(value), mesh)
+    return parallel.scalar(np.float32(value), mesh)
 
 
 def _finite(task, metrics, done, config, checkpoints):
@@ -210,7 +210,8 @@ def _finite(task, metrics, done, config, checkpoints):
                 f"The loss of update {number} is not finite; {checkpoints.kept()}. Try a learning"
                 f" rate below {config.learning_rate:g}, or a smaller clip."
             )
-    result = task.summary(jax.tree.map(lambda *x: np.sum(x, axis=0), *metrics))
+    sums = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *metrics)
+    result = task.summary(sums)
     return result | {"gradient_norm": float(np.mean([m["gradient_norm"] for m in metrics]))}
 
 

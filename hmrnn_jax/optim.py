@@ -1,6 +1,7 @@
 """Optimisers and the schedules that the host keeps: learning rate, averaging, slope."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -233,5 +234,6 @@ def total_steps(config, stream):
 def learning_rate_at(config, plan, done, total):
     """The learning rate of the update after `done` of `total`; `plan` of `schedule`."""
     if config.schedule == "cosine":
-        return float(optax.cosine_decay_schedule(config.learning_rate, total)(done))
+        # That of Optax is computed, and waited for, on the device.
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
     return plan.rate

@@ -107,7 +107,7 @@ class Stream:
     @classmethod
     def open(cls, workdir, seed=0):
         """A stream of the best parameters of a trained run, see `looks.run.restore`."""
-        return cls.of(runs.restore(workdir, parallel.make_mesh(jax.devices()[:1])), seed)
+        return cls.of(runs.restore(workdir, parallel.make_mesh(jax.local_devices()[:1])), seed)
 
     @classmethod
     def of(cls, run, seed=0):

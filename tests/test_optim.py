@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 from fixtures import load, names
 
@@ -318,3 +319,13 @@ def test_learning_rate_of_an_update():
     assert optim.learning_rate_at(settings(), plan, 3, 10) == pytest.approx(1 / 50)
     cosine = [optim.learning_rate_at(settings(schedule="cosine"), plan, k, 10) for k in (0, 5, 10)]
     assert cosine == pytest.approx([0.5, 0.25, 0])
+
+
+def test_the_cosine_is_that_of_optax_and_gives_the_device_no_work():
+    expected = jax.vmap(optax.cosine_decay_schedule(0.5, 97))(np.arange(98))
+    with jax.transfer_guard("disallow"):
+        rates = [
+            optim.learning_rate_at(settings(schedule="cosine"), None, done, 97)
+            for done in range(98)
+        ]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-7)

@@ -4,8 +4,6 @@ Figures are drawn on `matplotlib.figure.Figure` without pyplot: no window, no
 global state, nothing to close.
 """
 
-import pathlib
-
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure

@@ -48,7 +48,7 @@ def restore(workdir, mesh) -> Run:
     """
     config, encoding = load_run(workdir)
     task = tasks.module(config)
-    model = task.model_of(config.model, encoding)
+    model = task.model_of(config.model, encoding).on(mesh)
     shapes = jax.eval_shape(functools.partial(task.init_params, model), jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     target = {"params": zeros, "slope": np.float32(0)}
@@ -66,7 +66,7 @@ def from_official(config, weights, mesh) -> Run:
     if config is None:
         raise UserError("--weights needs --config, for example configs/on_lstm_ptb_word.py.")
     corpus = language.corpus(config)
-    model = models.language_model(config.model, corpus.vocabulary.size)
+    model = models.language_model(config.model, corpus.vocabulary.size).on(mesh)
     params = official.to_ours(official.read(weights), model, official.word_order(corpus))
     params = parallel.replicate(params, mesh)
     return Run(str(weights), config, corpus.vocabulary, model, params, 1.0, mesh)

@@ -75,7 +75,7 @@ def score(run, name, ids, batch=None, warmup=None, seed=0):
     warmup = evaluation.warmup if warmup is None else warmup
     mesh, params = run.mesh, run.params
     if batch == 1:
-        mesh, params = parallel.make_mesh(jax.devices()[:1]), run.plain
+        mesh, params = parallel.make_mesh(jax.local_devices()[:1]), run.plain
     parallel.check_batch(batch, mesh)
     evaluator = evaluate.Evaluator(run.model, mesh, batch, evaluation.window, warmup)
     result = evaluator(params, ids, run.slope, seed)

@@ -42,16 +42,19 @@ class Task:
         self.loss = functools.partial(strokes.loss, self.model)
         self.summary = strokes.summary
         self._mesh, self._evaluation = mesh, config.evaluation
+        self._rows = parallel.local_rows(config.evaluation.batch, mesh)
+        carry = self.model.initial_carry(self._rows.stop - self._rows.start)
+        self._carry = jax.device_get(carry)
         step = functools.partial(strokes.eval_step, self.model.inference)
         self._step = parallel.pmapped_evaluation(step, mesh)
 
     def evaluate(self, params, split, slope, seed=0):
         batch, window = self._evaluation.batch, self._evaluation.window
-        rows = parallel.local_rows(batch, self._mesh)
-        carry = self.model.initial_carry(rows.stop - rows.start)
         stream = buckets.EvaluationSequences(self.data.splits[split], batch, window)
-        batches = (jax.tree.map(lambda x: x[:, rows], part) for part in stream)
-        sums = parallel.accumulate(self._step, params, carry, batches, self._mesh, slope, seed)
+        batches = (jax.tree.map(lambda x: x[:, self._rows], part) for part in stream)
+        sums = parallel.accumulate(
+            self._step, params, self._carry, batches, self._mesh, slope, seed
+        )
         return strokes.whole_summary(sums)
 
     def score(self, result):
