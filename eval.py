@@ -20,6 +20,7 @@ python eval.py --workdir=runs/on-ptb --export=on.pt           # the ON-LSTM auth
 python eval.py --config=configs/on_lstm_ptb_word.py --weights=on.pt           # from it
 """
 
+import functools
 import sys
 
 from absl import flags
@@ -137,7 +138,8 @@ def main(argv):
     elif FLAGS.export:
         _say(export(run, FLAGS.export))
     elif FLAGS.stream:
-        for line in streaming.segments(run, sys.stdin.buffer, FLAGS.seed):
+        tell = functools.partial(_say, file=sys.stderr)
+        for line in streaming.segments(run, sys.stdin.buffer, FLAGS.seed, tell):
             _say(line)
     else:
         _say(_text(run))

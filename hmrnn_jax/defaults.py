@@ -132,6 +132,7 @@ def strokes():
     data.seed = 0  # of the paper's split, and of what is made up
     data.event = ""  # of signals: the 0/1 column that is an event
     data.columns = ()  # of signals: those to be read; all if empty
+    data.header = "guess"  # of signals: whether line 1 of a .csv file has names: yes, no or guess
     data.clip = 0.0  # deviations beyond which values are clipped; 0 clips none
     config.model = model = _network()
     model.sizes = (400, 400, 400)
