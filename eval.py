@@ -141,7 +141,8 @@ def main(argv):
     elif FLAGS.export:
         _say(export(run, FLAGS.export))
     elif FLAGS.stream:
-        for line in streaming.segments(run, sys.stdin.buffer, FLAGS.seed):
+        tell = functools.partial(_say, file=sys.stderr)
+        for line in streaming.segments(run, sys.stdin.buffer, FLAGS.seed, tell):
             _say(line)
     else:
         _say(_text(run))

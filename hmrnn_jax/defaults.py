@@ -131,6 +131,7 @@ def strokes():
     data.seed = 0
     data.event = ""
     data.columns = ()
+    data.header = "guess"
     data.clip = 0.0
     config.model = model = _network()
     model.sizes = (400, 400, 400)

@@ -130,7 +130,7 @@ def distances(model, params, vocabulary, sentences_of_words):
     ids = []
     for words in sentences_of_words:
         words = [w if w in known else treebank.normalise(w) for w in words]
-        ids.append(vocabulary.encode_sentence(" ".join(words))[0])
+        ids.append(vocabulary.encode_symbols(words)[0])
     (end,), _ = vocabulary.encode_sentence("\n")
     return sentences.outputs(model, params, ids, before=end, extract=_forget_distances)
 

@@ -9,7 +9,7 @@ numbered in the order in which train, valid and test bring them up.
 import numpy as np
 from etils import epath
 
-from hmrnn_jax import files
+from hmrnn_jax import archives, files
 from hmrnn_jax.errors import UserError
 
 
@@ -145,11 +145,7 @@ def read(path):
     if not path.exists():
         raise UserError(f"There are no weights {path}; give a .pt or .npz file.")
     if path.suffix == ".npz":
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except Exception as error:  # NumPy raises what it, zipfile or zlib meets
-            raise UserError(f"{path} cannot be read as .npz arrays: {error}.") from error
+        return archives.read_npz(path)
     torch = _torch(path)
     try:
         with path.open("rb") as file:

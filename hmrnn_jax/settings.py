@@ -149,6 +149,10 @@ STROKES = {
     "data.seed": _seed("Of the paper's split, and of what is made up."),
     "data.event": Text("Of signals: the 0/1 column that is an event."),
     "data.columns": Names("Of signals: the columns that are read; all if there are none."),
+    "data.header": Choice(
+        "Of signals: whether the first line of a .csv file names the columns.",
+        ("yes", "no", "guess"),
+    ),
     "data.clip": Number("Deviations beyond which values are clipped; 0 clips none.", least=0),
     "model.head": Choice("What the mixture reads: all layers, or the last.", ("gated", "plain")),
     "model.output": _width("Width of the gated output module."),

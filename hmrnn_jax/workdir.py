@@ -19,7 +19,7 @@ FIXED = (
     "data.path", "data.unit", "data.longest", "data.split", "data.seed", "data.clip",
     "data.columns", "data.event", "model.components", "model.patch", "buckets", "longest", "batch",
     "window", "window_random", "window_quantum", "optimizer", "weight_decay", "detector_rate",
-    "schedule", "nonmono",
+    "schedule", "nonmono", "data.header",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -42,7 +43,16 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["text".encode("utf-16"), "a text".encode("utf-16-le"), b"\xff"]
+    "content",
+    [
+        "text".encode("utf-16"),
+        b"\xff",
+        "a text".encode("utf-16-le"),
+        "a text".encode("utf-16-be"),
+        "Привет, мир".encode("utf-16-le"),  # as UTF-8 no NUL but for the space
+        "γειά".encode("utf-16-be"),
+        "a text".encode("utf-32-le"),
+    ],
 )
 def test_other_encodings_are_refused(tmp_path, content):
     (tmp_path / "other.txt").write_bytes(content)
@@ -50,10 +60,45 @@ def test_other_encodings_are_refused(tmp_path, content):
         files.read_text(tmp_path / "other.txt")
 
 
+def test_a_stray_control_character_is_text():
+    assert files.decode(b"a text with a NUL\0 in it", "it") == "a text with a NUL\0 in it"
+
+
+def test_bytes_that_are_no_text_are_named_with_line_and_offset():
+    with pytest.raises(
+        UserError, match=r"it, line 3, is not UTF-8 \(byte 0xe9 at offset 11\): conv"
+    ):
+        files.decode("\ufeff\u00e9a\r\nb\rc".encode() + b"\xe9", "it")
+
+
 def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path):
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(bytes(1 << 20)))
     with pytest.raises(UserError, match="more than 1,000 bytes"):
         files.read_bytes(tmp_path / "bomb.gz", largest=1000)
+    with pytest.raises(UserError, match="it holds more than 1,000 bytes"):
+        files.gunzip((tmp_path / "bomb.gz").read_bytes(), "it", largest=1000)
+
+
+def test_a_file_may_be_as_large_as_the_memory_is_good_for(tmp_path, monkeypatch):
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < files.room() <= memory // 16
+    # That of the container, where it has less.
+    for name, text in (("new", "max"), ("old", "1600")):
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(files, "_CONTAINER", (tmp_path / "new", tmp_path / "old", tmp_path / "no"))
+    monkeypatch.setattr(files, "room", files.room.__wrapped__)
+    assert files.room() == 100
+    (tmp_path / "text").write_bytes(bytes(100))
+    assert len(files.read_bytes(tmp_path / "text")) == 100
+    (tmp_path / "text").write_bytes(bytes(101))
+    with pytest.raises(UserError, match="text holds more than 100 bytes"):
+        files.read_bytes(tmp_path / "text")
+
+
+def test_contents_are_known_by_sha256_and_by_older_md5():
+    digests = [getattr(hashlib, kind)(b"text").hexdigest() for kind in ("sha256", "md5")]
+    for digest in digests:
+        assert files.same_content(b"text", digest) and not files.same_content(b"test", digest)
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -219,14 +219,14 @@ def test_files_that_cannot_be_read(tmp_path):
     content = (tmp_path / "cut.npz").read_bytes()
     for cut in (0, 10, len(content) // 2):
         (tmp_path / "cut.npz").write_bytes(content[:cut])
-        with pytest.raises(UserError, match="cut.npz cannot be read as .npz arrays"):
+        with pytest.raises(UserError, match="cut.npz cannot be read as an .npz file"):
             official.read(tmp_path / "cut.npz")
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
-    with pytest.raises(UserError, match="one.npz cannot be read as .npz arrays"):
+    with pytest.raises(UserError, match="one.npz cannot be read as an .npz file"):
         official.read(tmp_path / "one.npz")
     np.savez(tmp_path / "objects.npz", a=np.array([{}, None]))
-    with pytest.raises(UserError, match="objects.npz cannot be read as .npz arrays"):
+    with pytest.raises(UserError, match="objects.npz cannot be read as an .npz file"):
         official.read(tmp_path / "objects.npz")
 
 

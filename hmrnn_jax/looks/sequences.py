@@ -50,7 +50,8 @@ def _check_scale(run, data):
 
 def read(run, path):
     """The `Sequences` of a file or folder, standardised as the run's training data were."""
-    return signals.read(path, run.encoding, run.config.data.clip)
+    data = run.config.data
+    return signals.read(path, run.encoding, data.clip, data.get("header", "guess"))
 
 
 def _look(run, sequences, batch=64, seed=0):

@@ -2,17 +2,16 @@
 
 import itertools
 import json
+import string
 
 import jax
 import numpy as np
-from etils import epath
 
 from hmrnn_jax import evaluate, losses, parallel, report, sparse
 from hmrnn_jax.analysis import boundaries, plots, scores, verse
 from hmrnn_jax.datasets import segmented
-from hmrnn_jax.datasets.text import read_file
+from hmrnn_jax.datasets import text as texts
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.stream import spelled
 from hmrnn_jax.tasks import language
 
 MOST_DRAWN = 10**7  # symbols that one call generates, for the memory that they take
@@ -21,13 +20,11 @@ MOST_POEMS = MOST_DRAWN // _POEM
 
 
 def read(path, vocabulary):
-    """`(ids, symbols, note)` of a text file: symbols as strings, the unknown ones as they are."""
-    try:
-        raw = read_file(epath.Path(path))
-        text = raw if vocabulary.unit == "bytes" else raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: byte {error.start} cannot be read.") from None
-    return _encoded(path, text, vocabulary)
+    """`(ids, symbols, note)` of a text file: symbols as strings, see `Vocabulary.spelled`.
+
+    Unknown characters and bytes are as they are in the text.
+    """
+    return _encoded(path, texts.read(path, vocabulary.unit), vocabulary)
 
 
 def read_words(path, vocabulary):
@@ -42,14 +39,12 @@ def read_words(path, vocabulary):
 
 
 def _encoded(path, text, vocabulary):
+    if vocabulary.unit == "words" and not text.strip():
+        raise UserError(f"{path} holds no word: give another text.")
     ids, unknown = vocabulary.encode(text)
     if len(ids) < 2:
         raise UserError(f"{path} has {len(ids)} symbols; at least 2 are needed.")
-    note = ""
-    if unknown:
-        note = f"{path}: {unknown} of {len(ids)} symbols were never seen in training, read as"
-        note += " unknown"
-    return ids, text if vocabulary.unit == "characters" else spelled(ids, vocabulary), note
+    return ids, vocabulary.as_written(text, ids), vocabulary.unknown_note(path, unknown, len(ids))
 
 
 def split(run, name):
@@ -61,7 +56,7 @@ def split(run, name):
             " HMRNN_DATA to the data it was trained on, or give --text."
         )
     ids = corpus.splits[name]
-    return ids, spelled(ids, run.encoding), ""
+    return ids, run.encoding.spelled(ids), ""
 
 
 def score(run, name, ids, batch=None, warmup=None, seed=0):
@@ -112,7 +107,9 @@ def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, s
     heading = f"{run.name}: {title}"
     plots.boundary_figure(path, symbols[:shown], first, norms[:, :shown], heading)
     if ends is None:
-        gold, rows = "a space", boundaries.score_against_spaces(z, symbols)
+        # Some bytes of characters have the numbers of spaces beyond ASCII.
+        spaces = string.whitespace if run.encoding.unit == "bytes" else None
+        gold, rows = "a space", boundaries.score_against_spaces(z, symbols, spaces=spaces)
     else:
         mask = np.array([symbol != "\n" for symbol in symbols])
         gold = "the last character of a word"
@@ -142,22 +139,33 @@ def segment(run, inputs, path, seed=0):
 def _draw(run, prompt, length, temperature, seed):
     if length < 1 or not temperature >= 0:
         raise UserError("--sample needs a positive number, --temperature one that is not negative.")
-    bytes_ = run.encoding.unit == "bytes"
-    given = prompt.encode("utf-8", "surrogateescape") if bytes_ else prompt
-    ids, _ = run.encoding.encode(given)
+    # Bytes that are no UTF-8 come from the command line as surrogates.
+    unit = run.encoding.unit
+    given = prompt.encode("utf-8", "surrogateescape") if unit == "bytes" else prompt
+    encode = run.encoding.encode_sentence if unit == "words" else run.encoding.encode
+    ids, unknown = encode(given)
     if not len(ids):
         raise UserError("--prompt is empty; give at least one symbol.")
     model, params = sparse.inference(run.model, run.plain)
     drawn, log_probabilities = evaluate.generate(
         model, params, ids, length, temperature, seed, run.slope
     )
-    return run.encoding.decode(drawn), -log_probabilities.mean() * losses.BITS
+    note = run.encoding.unknown_note("--prompt", unknown, len(ids))
+    return run.encoding.decode(drawn), -log_probabilities.mean() * losses.BITS, note
 
 
 def sample(run, prompt, length, temperature=1.0, seed=0):
     """Continues `prompt` by `length` symbols."""
-    text, bits = _draw(run, prompt, length, temperature, seed)
-    return f"{prompt}{text}\n\n{length} symbols at {bits:.3f} bits each under the model itself"
+    text, bits, note = _draw(run, prompt, length, temperature, seed)
+    words = run.encoding.unit == "words"
+    space = " " * (words and not prompt[-1].isspace() and not text.startswith("\n"))
+    lines = [
+        f"{prompt}{space}{text}",
+        "",
+        f"{length} symbols at {bits:.3f} bits each under the model itself",
+        note,
+    ]
+    return "\n".join(lines).rstrip()
 
 
 def poems(run, count, temperature=1.0, seed=0):
@@ -169,7 +177,7 @@ def poems(run, count, temperature=1.0, seed=0):
         raise UserError("--poems is for a model of verse; train one, configs/quatrains.py.")
     if count < 1:
         raise UserError(f"--poems is {count}; it must be 1 or more.")
-    text, _ = _draw(run, "\n", _POEM * count, temperature, seed)
+    text, *_ = _draw(run, "\n", _POEM * count, temperature, seed)
     known = set(run.encoding.decode(language.corpus(run.config).splits["train"]).split("\n"))
     drawn = verse.poems(text)[:count]
     share, lines = verse.form_report(drawn, known)

@@ -87,7 +87,8 @@ def load(data):
     if data.name == "signals":
         if not data.path:
             raise UserError("The data 'signals' is your own: give data.path, a file or folder.")
-        return signals.load(data.path, data.event, data.clip, tuple(data.columns))
+        header = data.get("header", "guess")  # which older runs have not
+        return signals.load(data.path, data.event, data.clip, tuple(data.columns), header)
     return getattr(synthetic, data.name)(data.seed)
 
 
