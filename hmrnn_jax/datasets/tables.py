@@ -127,17 +127,18 @@ def _csv(path, text, delimiter, named, names, wanted):
     """Not by `np.loadtxt`: it skips blank lines, each a lost step, and names no column."""
     places = [names.index(name) for name in wanted]
     fewest = max((i for i, name in enumerate(names, 1) if name), default=0)
-    numbers = array.array("d")
+    numbers, most = array.array("d"), files.room() // 8
     with _rows(path, text, delimiter) as rows:
         if named:
             next(rows)
         for row in rows:
-            where = f"{path}, line {rows.line_num}"
             # A mark behind the last cell, of this line or of the first, makes no column.
-            if len(row) < fewest or any(map(str.strip, row[len(names) :])):
+            if len(row) < fewest or (
+                len(row) > len(names) and any(map(str.strip, row[len(names) :]))
+            ):
                 raise UserError(
-                    f"{where} has {len(row)} cells for {len(names)} columns: mend the line"
-                    " (decimals are written with a point)."
+                    f"{path}, line {rows.line_num} has {len(row)} cells for {len(names)} columns:"
+                    " mend the line (decimals are written with a point)."
                 )
             cells = [row[place] for place in places]
             try:
@@ -147,9 +148,11 @@ def _csv(path, text, delimiter, named, names, wanted):
                 plain = False
             if not plain:
                 name, cell = next((n, c) for n, c in zip(wanted, cells, strict=True) if _fault(c))
-                raise UserError(f"{where}, column {name} is {_fault(cell)}")
+                where = f"{path}, line {rows.line_num}, column {name}"
+                raise UserError(f"{where} is {_fault(cell)}")
             numbers.extend(values)
-            files.check_size(8 * len(numbers), f"the table of {path}")
+            if len(numbers) > most:
+                files.check_size(8 * len(numbers), f"the table of {path}")
     return np.array(numbers).reshape(-1, len(places))
 
 
