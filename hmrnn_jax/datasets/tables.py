@@ -35,23 +35,24 @@ class Table(NamedTuple):
     read: Callable
 
 
-def open_table(path, header: str = "guess") -> Table:
+def open_table(path, header: str = "guess", known=()) -> Table:
     """A `.csv` or `.npz` file; see `datasets.signals` for their form.
 
     Args:
       header: whether the first line of a `.csv` file names the columns: 'yes', 'no' or 'guess'.
+      known: names of some columns, by which to guess.
 
     Raises:
       UserError: the file cannot be read, or its first line may be names as well as numbers.
     """
     require("data.header", header, HEADERS)
-    return _open_csv(path, header) if path.suffix.lower() == ".csv" else _open_npz(path)
+    return _open_csv(path, header, known) if path.suffix.lower() == ".csv" else _open_npz(path)
 
 
 # CSV
 
 
-def _open_csv(path, header):
+def _open_csv(path, header, known):
     text = files.universal_newlines(files.read_text(path))
     end = len(text.rstrip())  # blank lines at the end are none
     if not end:
@@ -62,8 +63,12 @@ def _open_csv(path, header):
     with _rows(path, text, delimiter) as rows:
         head = [cell.strip() for cell in next(rows)]
         second = next(rows, [])
-    named = header == "yes" or header == "guess" and _is_header(path, head, second)
-    names = tuple(head) if named else tuple(f"column{i}" for i in range(1, len(head) + 1))
+    names = tuple(f"column{i}" for i in range(1, len(head) + 1))
+    if header == "guess" and known and any(set(known) <= set(found) for found in (head, names)):
+        named = set(known) <= set(head)
+    else:
+        named = header == "yes" or header == "guess" and _is_header(path, head, second)
+    names = tuple(head) if named else names
     return Table(path, names, lambda wanted: _csv(path, text, delimiter, named, names, wanted))
 
 
