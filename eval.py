@@ -39,7 +39,7 @@ flags.DEFINE_string("export", None, "File, .pt or .npz, for a run's weights in o
 flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run.")
 flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "Split to score or to look at.")
 flags.DEFINE_string("text", None, "A UTF-8 file to score or to look at instead of a split.")
-flags.DEFINE_integer("batch", None, "Rows a split is divided in; 1 carries the state all through.")
+flags.DEFINE_integer("batch", None, "Rows a text is divided in; 1 carries the state all through.")
 flags.DEFINE_integer("warmup", None, "Symbols that each row reads, unscored, before its part.")
 flags.DEFINE_boolean("boundaries", False, "Writes the boundary figure and view, and scores spaces.")
 flags.DEFINE_integer("length", 270, "Symbols in the figure and view of --boundaries.")
@@ -158,7 +158,10 @@ def _text(run):
         *inputs, note = text.split(run, FLAGS.split)
     _say(*filter(None, [note]))
     if FLAGS.segment:
-        return text.segment(run, inputs, FLAGS.output or f"{path}.segments.jsonl", FLAGS.seed)
+        return text.segment(
+            run, inputs, FLAGS.output or f"{path}.segments.jsonl", FLAGS.seed, FLAGS.batch,
+            FLAGS.warmup, lambda line: _say(line, file=sys.stderr),
+        )  # fmt: skip
     name = path or FLAGS.split
     if FLAGS.boundaries:
         title, figure = epath.Path(name).name, _output("boundaries.png")
