@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hmrnn_jax import optim, parallel, report, tasks, train_state
+from hmrnn_jax import optim, parallel, report, settings, tasks, train_state
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.kernels.resident import noted
 
@@ -69,7 +69,7 @@ def compiled_step(config, target):
     Raises:
       UserError: as `devices`; a step that does not fit in the devices' memory.
     """
-    optim.check_schedule(config)
+    settings.check(config)
     mesh = parallel.make_mesh(devices(target))
     task, optimizer = tasks.make(config, mesh), optim.optimizer_from(config)
     averages = config.schedule == "nonmonotone"

@@ -85,8 +85,9 @@ class Stream(Epochs):
         length = (len(ids) - 1) // batch
         if length < window:
             raise UserError(
-                f"the text has {len(ids):,} symbols, but {batch} rows of {window} steps need at "
-                f"least {batch * window + 1:,}: use a longer text, or a smaller batch or window."
+                f"the training text has {len(ids):,} symbols, but {batch} rows of {window} steps"
+                f" need at least {batch * window + 1:,}: use a longer text, or a smaller batch or"
+                " window."
             )
         used, rows = batch * length, rows or slice(None)
         self.batch, self.window = batch, window

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from hmrnn_jax import cells, defaults, models, optim, tasks
+from hmrnn_jax import cells, defaults, models, settings, tasks
 from hmrnn_jax.datasets.logic import VOCABULARY
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
@@ -74,7 +74,7 @@ def test_parameters(name, argument, symbols, plain, normalised):
     encoding = SimpleNamespace(size=symbols) if isinstance(symbols, int) else symbols
     module = load(name)
     config = module.get_config(*filter(None, [argument]))
-    optim.check_schedule(config)
+    settings.check(config)
     assert f"{plain:,}" in module.__doc__
     if not normalised:
         assert count(config, encoding) == plain

@@ -70,7 +70,7 @@ def folder(contents, tmp_path):
 
 def publish(monkeypatch, contents):
     """Makes made-up files the published ones."""
-    sums = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setattr(mnist, "FILES", sums)
 
 
@@ -221,7 +221,7 @@ def test_a_download_that_is_not_mnist_is_kept_aside(server, contents, tmp_path, 
         (served / f"{name}.gz").write_bytes(gzip.compress(contents[name]))
     bad = gzip.compress(contents[NAMES[1]][:-1] + b"\x0b") if wrong == "other" else wrong
     (served / f"{NAMES[1]}.gz").write_bytes(bad)
-    with pytest.raises(UserError, match=f"{NAMES[1]} by its md5.*{NAMES[1]}.gz.bad"):
+    with pytest.raises(UserError, match=f"{NAMES[1]} by its sha256.*{NAMES[1]}.gz.bad"):
         mnist.load()
     kept = tmp_path / "data" / "mnist"
     assert {file.name for file in kept.iterdir()} == {f"{NAMES[0]}.gz", f"{NAMES[1]}.gz.bad"}

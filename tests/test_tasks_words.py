@@ -177,7 +177,7 @@ def test_weight_decay_cannot_come_or_go(config, tmp_path):
         ({"model.remat": 5}, "model.remat needs windows of one length; set window_random=False"),
         ({"window_quantum": 0}, "window_quantum is 0"),
         ({"model.dropout.weight": 1.0}, "dropout.weight is 1.0"),
-        ({"nonmono": 0}, "nonmono is 0; it must be positive"),
+        ({"nonmono": 0}, "nonmono is 0; it must be a whole number from 1"),
         ({"batch": 5}, "5 rows cannot be divided over 2 devices"),
     ],
 )

@@ -10,7 +10,6 @@ is a list of L-1 arrays.
 import json
 
 import numpy as np
-from etils import epath
 
 from hmrnn_jax import files
 from hmrnn_jax.analysis.glyphs import columns, glyph, wrap
@@ -226,16 +225,12 @@ def write_segments(path_or_file, rows):
       The number of lines written.
 
     Raises:
-      UserError: the folder does not exist.
+      UserError: it cannot be written there.
     """
     if hasattr(path_or_file, "write"):
         return _write_lines(path_or_file.write, rows)
-    path = epath.Path(path_or_file)
-    if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist: create it or choose another.")
-    # A device or a pipe, such as /dev/stdout, is written to and not replaced.
-    replace = path.is_file() or not path.exists()
-    with files.writing(path) if replace else path.open("wb") as file:
+    files.check_writable(path_or_file)
+    with files.writing(path_or_file) as file:
         # A lone surrogate has no UTF-8 form; its backslash escape is the valid JSON for it.
         return _write_lines(lambda text: file.write(text.encode("utf-8", "backslashreplace")), rows)
 

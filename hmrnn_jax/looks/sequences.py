@@ -5,7 +5,7 @@ import json
 import numpy as np
 from etils import epath
 
-from hmrnn_jax import buckets, evaluate, reading, strokes, tasks
+from hmrnn_jax import buckets, evaluate, files, reading, strokes, tasks
 from hmrnn_jax.analysis import boundaries, scores, signal_plots, stroke_plots
 from hmrnn_jax.datasets import signals
 from hmrnn_jax.errors import UserError
@@ -15,6 +15,7 @@ HANDWRITING = ("iam_ondb", "scribbles")
 # The usual margin of change point detection (van den Burg, Williams 2020), and a quarter of the
 # shortest regime of the made-up oscillators.
 TOLERANCE = 5
+MOST_DRAWN = 10**7  # steps that one call generates, for the memory that they take
 
 
 def score(run, split, seed=0):
@@ -49,7 +50,8 @@ def _check_scale(run, data):
 
 def read(run, path):
     """The `Sequences` of a file or folder, standardised as the run's training data were."""
-    return signals.read(path, run.encoding, run.config.data.clip)
+    data = run.config.data
+    return signals.read(path, run.encoding, data.clip, data.get("header", "guess"))
 
 
 def _look(run, sequences, batch=64, seed=0):
@@ -162,11 +164,13 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
       temperature, bias: see `strokes.generate`.
       path: PNG; what is drawn is also written beside it, as SVG (handwriting) and as `.npz`.
     """
-    if min(count, steps, prime) < 1 or temperature < 0 or bias < 0:
+    if min(count, steps, prime) < 1 or not min(temperature, bias) >= 0:
         raise UserError(
             "--sample, --steps and --prime need positive numbers, --temperature and --bias"
             " numbers that are not negative."
         )
+    if count * (prime + steps) > MOST_DRAWN:
+        raise UserError(f"--sample draws at most {MOST_DRAWN:,} steps in all; give fewer.")
     handwriting = run.config.data.name in HANDWRITING
     if handwriting and count > stroke_plots.MOST_LINES:
         raise UserError(f"--sample draws at most {stroke_plots.MOST_LINES} lines; give fewer.")
@@ -188,7 +192,8 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
     arrays = {name: values[..., k] for k, name in enumerate(run.encoding.columns)}
     if events is not None:
         arrays[run.encoding.event] = events
-    np.savez(folder / f"{stem}.npz", **arrays)
+    with files.writing(folder / f"{stem}.npz") as file:
+        np.savez(file, **arrays)
     written = [str(path), str(folder / f"{stem}.npz")]
     if handwriting:
         lines = [_to_last_stroke(*line) for line in zip(values, events, strict=True)]

@@ -31,7 +31,7 @@ class Task:
         self.model = model_of(config.model, self.encoding).on(mesh)
         if config.window_random and self.model.policy.remat:
             raise UserError("model.remat needs windows of one length; set window_random=False.")
-        self.model.policy.check(config.window)
+        self.model.check(config.window)
         self.init_params = functools.partial(init_params, self.model)
         self.initial_carry = self.model.initial_carry
         penalties = language.Penalties(**config.penalties)
@@ -40,6 +40,8 @@ class Task:
         self._evaluator = Evaluator(
             self.model, mesh, evaluation.batch, evaluation.window, evaluation.warmup
         )
+        for split in ("valid", "test"):
+            self._evaluator.check(self.corpus.splits[split], f"{self.name}'s {split} split")
         self._view = config.finish == "view"
 
     def evaluate(self, params, split, slope):
