@@ -49,7 +49,7 @@ flag("export", None, Place("File, .pt or .npz, for a run's weights in official f
 flag("workdir", "runs/quickstart", Place("Folder of the run."))
 flag("split", "test", Choice("Split to score or to look at.", ("train", "valid", "test")))
 flag("text", None, Place("A UTF-8 file to score or to look at instead of a split."))
-flag("batch", None, Whole("Rows a split is divided in; 1 carries the state all through.", 1, ROWS))
+flag("batch", None, Whole("Rows a text is divided in; 1 carries the state all through.", 1, ROWS))
 flag("warmup", None, Whole("Symbols that each row reads, unscored, before its part."))
 flag("boundaries", False, Switch("Writes the boundary figure and view, and scores spaces."))
 flag("length", 270, Whole("Symbols in the figure and view of --boundaries.", 1, plots.MOST_SYMBOLS))
@@ -183,7 +183,10 @@ def _text(run):
         *inputs, note = text.split(run, FLAGS.split)
     _say(*filter(None, [note]))
     if FLAGS.segment:
-        return text.segment(run, inputs, _output(f"{path}.segments.jsonl", ""), FLAGS.seed)
+        return text.segment(
+            run, inputs, _output(f"{path}.segments.jsonl", ""), FLAGS.seed, FLAGS.batch,
+            FLAGS.warmup, functools.partial(_say, file=sys.stderr),
+        )  # fmt: skip
     name = path or FLAGS.split
     if FLAGS.boundaries:
         title, figure = epath.Path(name).name, _output("boundaries.png")

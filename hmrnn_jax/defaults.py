@@ -61,6 +61,17 @@ def text():
     return config.lock()
 
 
+def as_published(config):
+    """Sets what the HM-LSTM's paper says of training (section 4) where the defaults do otherwise.
+
+    Gradients are clipped at norm 1, no exception is made for detectors, and the rate is divided
+    by 50 when validation, at the end of each epoch, stops decreasing: at the first that does.
+    """
+    config.clip = config.detector_rate = config.model.hm_lstm.detector_scale = 1.0
+    config.patience = 1
+    config.evaluation.every = 0
+
+
 def words(variant="official"):
     """Word language modelling with the ON-LSTM's recipe (Shen et al. 2019, section 5.1).
 
@@ -81,7 +92,7 @@ def words(variant="official"):
     config.model.on_lstm.chunk = 10
     config.model.lstm.update(initialisation="uniform", recurrent_bias=True, layer_norm="none")
     config.penalties.update(activation=2.0, temporal=1.0, after_dropout=inverted)
-    config.batch, config.window, config.window_random = 20, 70, True
+    config.batch, config.window, config.window_random, config.window_quantum = 20, 70, True, 1
     config.epochs, config.finetune = 1000, 500
     config.optimizer, config.learning_rate, config.clip = "sgd", 30.0, 0.25
     config.weight_decay = 1.2e-6

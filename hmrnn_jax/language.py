@@ -33,11 +33,12 @@ class Penalties(NamedTuple):
     after_dropout: bool = False
 
 
-def loss(model, penalties, params, carry, batch, knobs, key):
+def loss(model, penalties, params, carry, batch, knobs, key, padded=False):
     """The mean negative log-likelihood of the counted steps, in nats, and the penalties.
 
     Args:
-      model: a `LanguageModel`. penalties: `Penalties`. Both static.
+      model: a `LanguageModel`. penalties: `Penalties`. padded: whether windows may end in steps
+        that do not count and the next window goes on before these. All static.
       carry, batch: this device's rows. knobs: `{slope}`. key: of the update.
 
     Returns `(share, (carry, sums))`; `sums`: `nats`, `count` and those of `diagnostics`.
@@ -68,7 +69,12 @@ def loss(model, penalties, params, carry, batch, knobs, key):
             total, number = function(h, batch.mask)
             value += weight * total / jnp.maximum(jax.lax.psum(number, AXIS), 1)
     sums = {"nats": nats, "count": batch.mask.sum()}
-    return value, (out.carry, sums | diagnostics(model, carry, out, batch, knobs["slope"]))
+    sums |= diagnostics(model, carry, out, batch, knobs["slope"])
+    after = out.carry
+    if padded:
+        last = batch.mask[:, 0].sum().astype(int) - 1
+        after = jax.tree.map(lambda states: states[last], out.states)
+    return value, (after, sums)
 
 
 def eval_step(model, params, carry, batch, knobs):

@@ -130,7 +130,7 @@ LANGUAGE = {
     "penalties.after_dropout": Switch("Whether AR reads the dropped output."),
     "window": Whole("Steps of truncated back-propagation; the state is carried on.", 1, STEPS),
     "window_random": Switch("Windows of random length, see data.VariableStream."),
-    "window_quantum": Whole("What random lengths are multiples of.", 1, STEPS),
+    "window_quantum": Whole("What random lengths are rounded to; 1: not at all.", 1, STEPS),
     "evaluation.window": Whole("Steps that are scored by one call.", 1, STEPS),
     "evaluation.warmup": Whole("Symbols that each row reads, unscored, before its part."),
     "finish": Choice("view: at the end also the n-gram and the boundaries.", ("metrics", "view")),

@@ -310,7 +310,16 @@ class SparseModel:
           variables: `{"params": weights of prepare}`.
           carry: of `initial_carry` or of the call before.
         """
-        (config,), weights = self.cells, variables["params"]
+        weights = variables["params"]
+        carry, results = self.run(weights, ids, carry, slope, noise)
+        states, readouts, aux = _batch_at(results, 1)
+        top = self._top(readouts) if readouts else states.h[-1]
+        logits = models.dense(top, weights["kernel"], self._precision) + weights["bias"]
+        return models.Output(logits, carry, (states,), (aux,), (top, top))
+
+    def run(self, weights, ids, carry, slope, noise):
+        """`(carry, (states, readouts, aux))`, features and rows last; readouts if carried."""
+        (config,) = self.cells
 
         def given(ids):
             if "table" in weights:
@@ -318,13 +327,8 @@ class SparseModel:
             return inputs(config, weights["input"], weights["embedding"][ids].T, self._precision)
 
         noise = _batch_last(noise, 1) if config.uses_noise else None
-        carry, (states, readouts, aux) = _scan(
-            config, weights["cell"], carry, (ids, None, noise), given, slope, self._precision
-        )
-        states, readouts, aux = _batch_at((states, readouts, aux), 1)
-        top = self._top(readouts) if readouts else states.h[-1]
-        logits = models.dense(top, weights["kernel"], self._precision) + weights["bias"]
-        return models.Output(logits, carry, (states,), (aux,), (top, top))
+        xs = (ids, None, noise)
+        return _scan(config, weights["cell"], carry, xs, given, slope, self._precision)
 
     def _top(self, readouts):
         """The output module of the readouts of each layer, `[T, B, output + L]`."""

@@ -184,7 +184,7 @@ def test_a_broken_configuration_is_one_sentence(train_says, tmp_path, content):
         ("configs/nothing.py", "There is no configuration configs/nothing.py; see configs/."),
         (str(ROOT / "configs"), "Is a directory; give a file"),
         (f"{QUICKSTART}:fast", "takes no argument: drop :fast."),
-        (f"{ROOT}/configs/hm_lstm_ptb_char.py:fast", "one of sample, soft, step, annealed."),
+        (f"{ROOT}/configs/hm_lstm_ptb_char.py:fast", "one of sample, soft, step, annealed, paper,"),
         (f"{QUICKSTART}/deeper.py", "Not a directory"),
         ("x" * 300, "File name too long; choose a shorter name."),
     ],

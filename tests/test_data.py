@@ -232,6 +232,20 @@ def test_quantum_limits_the_number_of_shapes():
     assert means[0] == pytest.approx(means[1], rel=0.02)
 
 
+def test_padding_limits_the_number_of_shapes_and_keeps_the_lengths():
+    ids = np.random.default_rng(0).integers(0, 50, 200_001)
+    exact, padded = (VariableStream(ids, 2, 70, quantum=1, padding=n) for n in (1, 5))
+    shapes = set()
+    for step in range(exact.steps_in(1)):
+        own, longer = exact(step), padded(step)
+        length = len(own.mask)
+        shapes.add(len(longer.mask))
+        assert longer.mask[:length].all() and not longer.mask[length:].any()
+        np.testing.assert_array_equal(longer.inputs[:length], own.inputs)
+        assert padded.scale(step) == exact.scale(step) == length / 70
+    assert len(shapes) <= 20 and not any(steps % 5 for steps in shapes)
+
+
 def test_scale_is_the_share_of_the_window():
     """The learning rate of a step is multiplied by length / 70."""
     stream = VariableStream(np.arange(6_001), 3, 70)

@@ -1,13 +1,12 @@
 """What is shown of language models: whatever stands in the text, and what comes of it."""
 
 import json
-import types
 
 import jax
 import numpy as np
 import pytest
 
-from hmrnn_jax import language, models, parallel, report
+from hmrnn_jax import defaults, language, models, parallel, report
 from hmrnn_jax.analysis import parsing
 from hmrnn_jax.cells import hm_lstm, on_lstm
 from hmrnn_jax.data import Corpus, Vocabulary
@@ -23,7 +22,8 @@ def run_of(vocabulary, cells=None):
     head = "plain" if len(cells) > 1 else "gated"
     model = models.LanguageModel(vocabulary.size, 4, cells, 8, head)
     params = language.init_params(model, jax.random.key(0))
-    config = types.SimpleNamespace(task="language", data=types.SimpleNamespace(name="text"))
+    config = defaults.text()
+    config.data.name = "text"
     mesh = parallel.make_mesh(jax.devices()[:1])
     return Run("mine", config, vocabulary, model, params, 1.0, mesh)
 
@@ -82,7 +82,7 @@ def test_a_byte_order_mark_and_blanks_are_no_words(tmp_path, of_words):
     path = tmp_path / "mine.txt"
     path.write_bytes("\ufeffthe cat\r\nsat".encode())
     _, symbols, note = text.read(path, of_words.encoding)
-    assert symbols == ["the ", "cat ", "<eos> ", "sat "] and note == ""
+    assert list(symbols) == ["the ", "cat ", "<eos> ", "sat "] and note == ""
     path.write_text(" \n \n\n")
     with pytest.raises(UserError, match="mine.txt holds no word"):
         text.read(path, of_words.encoding)

@@ -60,6 +60,19 @@ def restore(workdir, mesh) -> Run:
     return Run(name, config, encoding, model, params, slope, mesh, tuple(notes))
 
 
+def untrained(run, seeds=range(5)):
+    """Yields the run as it was before its first update, had its seed been each of `seeds`.
+
+    The control of whatever is said of trained boundaries: detectors with random weights
+    follow their input too.
+    """
+    task = tasks.module(run.config)
+    init = jax.jit(functools.partial(task.init_params, run.model))
+    for seed in seeds:
+        key, _ = jax.random.split(jax.random.key(seed))  # as `train_state.create` does
+        yield dataclasses.replace(run, params=init(key), slope=run.config.slope.start)
+
+
 def from_official(config, weights, mesh) -> Run:
     """A model of the ON-LSTM authors' weights, a `.pt` or `.npz` file, under our `config`."""
     if config is None:

@@ -1,22 +1,38 @@
 """Language models: scores, boundaries, segments, samples."""
 
-import itertools
+import collections.abc
 import json
 import string
 
 import jax
 import numpy as np
 
-from hmrnn_jax import evaluate, losses, parallel, report, sparse
+from hmrnn_jax import evaluate, losses, parallel, reading, report, sparse
 from hmrnn_jax.analysis import boundaries, plots, scores, verse
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.datasets import text as texts
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.looks import run as runs
 from hmrnn_jax.tasks import language
 
 MOST_DRAWN = 10**7  # symbols that one call generates, for the memory that they take
 _POEM = 40  # symbols drawn for each poem: one in form has 25 with its newline; some are longer
 MOST_POEMS = MOST_DRAWN // _POEM
+
+
+class Spelled(collections.abc.Sequence):
+    """The symbols of ids as strings, see `Vocabulary.spelled`, made when they are asked for."""
+
+    def __init__(self, ids, vocabulary):
+        self.ids, self.vocabulary = ids, vocabulary
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return self.vocabulary.spelled(self.ids[place])
+        return self.vocabulary.spelled(self.ids[[place]])[0]
 
 
 def read(path, vocabulary):
@@ -44,7 +60,10 @@ def _encoded(path, text, vocabulary):
     ids, unknown = vocabulary.encode(text)
     if len(ids) < 2:
         raise UserError(f"{path} has {len(ids)} symbols; at least 2 are needed.")
-    return ids, vocabulary.as_written(text, ids), vocabulary.unknown_note(path, unknown, len(ids))
+    note = vocabulary.unknown_note(path, unknown, len(ids))
+    if vocabulary.unit == "words":
+        return ids, Spelled(ids, vocabulary), note
+    return ids, vocabulary.as_written(text, ids), note
 
 
 def split(run, name):
@@ -56,7 +75,7 @@ def split(run, name):
             " HMRNN_DATA to the data it was trained on, or give --text."
         )
     ids = corpus.splits[name]
-    return ids, run.encoding.spelled(ids), ""
+    return ids, Spelled(ids, run.encoding), ""
 
 
 def score(run, name, ids, batch=None, warmup=None, seed=0):
@@ -85,15 +104,22 @@ def score(run, name, ids, batch=None, warmup=None, seed=0):
     )
 
 
-def binary(z):
-    """z of each layer as int8; a soft boundary counts from 1/2 on."""
-    if not z:
-        raise UserError("This run's cell has no boundary detectors; train with model.cell=hm_lstm.")
-    return [(layer > 0.5).astype(np.int8) for layer in z]
+def _read(run, ids, rows, warmup, seed, progress=lambda done: None):
+    """`(z, how)`: the boundaries of a text, see `reading.boundaries`, and how they were read."""
+    rows = reading.rows_for(len(ids)) if rows is None else rows
+    warmup = max(reading.WARMUP, run.config.evaluation.warmup) if warmup is None else warmup
+    z = reading.boundaries(run.model, run.plain, ids, run.slope, seed, rows, warmup, progress)
+    if rows == 1:
+        return z, "read in one pass, exactly"
+    past = f"{warmup:,} symbols of its own past"
+    return z, f"read in {rows} rows, each after {past}, nearly as in one pass (--batch=1)"
 
 
 def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, seed=0):
     """Figure and text view of the first `length` symbols, and the boundaries' F1.
+
+    The scores stand beside those of detectors that read nothing and of untrained models, see
+    `scores.score_against`.
 
     Args:
       inputs: `(ids, symbols)`. ends: the true ends of words, bool `[N]`; None where a space
@@ -101,39 +127,57 @@ def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, s
     """
     ids, symbols = inputs
     ids, symbols = ids[:scored], symbols[:scored]
-    z, norms = evaluate.look(*sparse.inference(run.model, run.plain), ids, run.slope, seed)
-    z, shown = binary(z), min(len(ids), length)
-    first = [layer[:shown] for layer in z]
-    heading = f"{run.name}: {title}"
-    plots.boundary_figure(path, symbols[:shown], first, norms[:, :shown], heading)
+    z, how = _read(run, ids, None, None, seed)
+    untrained = [_read(fresh, ids, None, None, seed)[0] for fresh in runs.untrained(run)]
+    shown = min(len(ids), length)
+    first = z[:, :shown]
+    weights = sparse.inference(run.model, run.plain)
+    _, norms = evaluate.look(*weights, ids[:shown], run.slope, seed)
+    plots.boundary_figure(path, symbols[:shown], first, norms, f"{run.name}: {title}")
     if ends is None:
         # Some bytes of characters have the numbers of spaces beyond ASCII.
         spaces = string.whitespace if run.encoding.unit == "bytes" else None
-        gold, rows = "a space", boundaries.score_against_spaces(z, symbols, spaces=spaces)
+        gold = "a space"
+        rows = boundaries.score_against_spaces(z, symbols, spaces=spaces, untrained=untrained)
     else:
         mask = np.array([symbol != "\n" for symbol in symbols])
         gold = "the last character of a word"
-        rows = scores.score_against(z, ends[:scored], mask=mask)
+        rows = scores.score_against(z, ends[:scored], mask=mask, untrained=untrained)
+    against = "spaces" if ends is None else "words"
     return "\n".join(
         [
             boundaries.text_view(symbols[:shown], first),
-            f"\nboundaries against {'spaces' if ends is None else 'words'}, {len(ids):,} symbols",
+            f"\nboundaries against {against}, {len(ids):,} symbols, {how}",
             scores.format_scores(rows, gold),
             f"figure: {path}",
         ]
     )
 
 
-def segment(run, inputs, path, seed=0):
-    """Writes the segments of each layer as JSON lines; says how many."""
+def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None):
+    """Writes the segments of each layer as JSON lines; says how many.
+
+    A layer's segments cover the text, and those of two layers need not be nested: a detector
+    is evaluated while its layer COPYs too, so that layer 2 may end a segment in the middle of
+    one of layer 1.
+
+    Args:
+      inputs: `(ids, symbols)`.
+      batch, warmup: rows side by side and symbols that each reads before its part, see
+        `reading.boundaries`, which says what is exact; by default a single pass up to
+        `reading.SINGLE_PASS` symbols, and the longer of `reading.WARMUP` and the
+        configuration's warm-up.
+      say: is told how far it is, a line every few seconds.
+    """
     ids, symbols = inputs
-    z, _ = evaluate.look(*sparse.inference(run.model, run.plain), ids, run.slope, seed)
-    z = binary(z)
-    rows = itertools.chain.from_iterable(
-        boundaries.segments(symbols, layer, number) for number, layer in enumerate(z, start=1)
+    z, how = _read(run, ids, batch, warmup, seed, reading.Pace(len(ids), say))
+    count = boundaries.write_segments(path, boundaries.segment_lines(symbols, z))
+    return "\n".join(
+        [
+            f"{count:,} segments of {len(z)} layers: {path}",
+            f"{how}; segments of layers need not be nested",
+        ]
     )
-    count = boundaries.write_segments(path, rows)
-    return f"{count:,} segments of {len(z)} layers: {path}"
 
 
 def _draw(run, prompt, length, temperature, seed):

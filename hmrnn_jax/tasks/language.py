@@ -8,6 +8,9 @@ from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluate import Evaluator
 from hmrnn_jax.language import init_params
 
+# What windows of random length are padded to multiples of: a step is compiled for each.
+_PADDING = 5
+
 
 class Task:
     """See `hmrnn_jax.tasks`."""
@@ -25,7 +28,7 @@ class Task:
         rows = parallel.local_rows(config.batch, mesh)
         arguments = (self.corpus.splits["train"], config.batch, config.window, rows)
         if config.window_random:
-            self.stream = VariableStream(*arguments, config.seed, config.window_quantum)
+            self.stream = VariableStream(*arguments, config.seed, config.window_quantum, _PADDING)
         else:
             self.stream = Stream(*arguments)
         self.model = model_of(config.model, self.encoding).on(mesh)
@@ -35,7 +38,8 @@ class Task:
         self.init_params = functools.partial(init_params, self.model)
         self.initial_carry = self.model.initial_carry
         penalties = language.Penalties(**config.penalties)
-        self.loss = functools.partial(language.loss, self.model, penalties)
+        padded = config.window_random and config.window_quantum < _PADDING
+        self.loss = functools.partial(language.loss, self.model, penalties, padded=padded)
         self.summary = language.summary
         self._evaluator = Evaluator(
             self.model, mesh, evaluation.batch, evaluation.window, evaluation.warmup
