@@ -60,11 +60,16 @@ def files(folder):
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
 
 
-def flips(case, number):
-    """Flips `number` single bits, one at a time, in every file of a checkpoint in turn.
+def of_values(paths):
+    """Those of a checkpoint's files that TensorStore keeps arrays in."""
+    return [path for path in paths if path.parent.name == "d"] or paths
 
-    The newest and the best, of a run that has ended and of one that has not; restored in this
-    process as the programs do.
+
+def flips(case, number):
+    """Flips `number` single bits, one at a time: in every file in turn, and in those of the values.
+
+    The newest and the best checkpoint, of a run that has ended and of one that has not; restored
+    in this process as the programs do.
     """
     reader, copy = case.stage.reader, case.folder / "run"
     bases = [case.stage.half, case.stage.whole]
@@ -75,7 +80,9 @@ def flips(case, number):
         shutil.copytree(bases[base], copy)
         places = Folders.of(copy)
         damaged = files(places.newest if kind == "latest" else places.best)
-        what = flip(damaged[turn // 4 % len(damaged)], case.random)
+        if turn // 4 % 2:
+            damaged = of_values(damaged)
+        what = flip(damaged[turn // 8 % len(damaged)], case.random)
         before = checks.listing(copy)
         latest = reader.latest(copy)
         best = reader.best(copy)
@@ -114,11 +121,10 @@ def _known(case, base):
 
 
 def met_flip(case, number):
-    """A flipped bit in one of the largest files, met by the programs themselves."""
+    """A flipped bit in one of the files of the values, met by the programs themselves."""
     places = _copy(case)
     folder, kind = (places.best, "best") if number % 2 else (places.newest, "latest")
-    largest = sorted(files(folder), key=lambda path: path.stat().st_size)[-6:]
-    case.tell(flip(case.random.choice(largest), case.random))
+    case.tell(flip(case.random.choice(of_values(files(folder))), case.random))
     met(case, places.run, places.expected(newest=kind != "latest", best=kind != "best"))
     case.counts["met_flips"] += 1
 
