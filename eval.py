@@ -26,7 +26,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from hmrnn_jax import cli, parallel
+from hmrnn_jax import cli, metrics, parallel
 from hmrnn_jax.analysis import plots, syneval
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.looks import examples, sequences, streaming, syntax, text
@@ -207,7 +207,7 @@ def _curves():
     """The training curves of a run, and of --control over them."""
     path = _output("curves.png")
     runs = {
-        epath.Path(workdir).name: plots.read_metrics(epath.Path(workdir) / "metrics.jsonl")
+        epath.Path(workdir).name: metrics.read_metrics(epath.Path(workdir) / "metrics.jsonl")
         for workdir in filter(None, (FLAGS.workdir, FLAGS.control))
     }
     if FLAGS.control:

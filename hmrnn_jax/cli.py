@@ -25,8 +25,8 @@ def run(main, default_config=None):
     named = any(argument.split("=")[0] in ("--config", "-config") for argument in sys.argv[1:])
     if default_config and not named:
         sys.argv.insert(1, f"--config={default_config}")
-    # Orbax and absl report their own progress at INFO.
-    logging.set_verbosity(logging.ERROR)
+    # Orbax and absl report their own progress, and as errors also what they raise.
+    logging.set_verbosity(logging.FATAL)
     app.run(guarded, flags_parser=_parse)
 
 

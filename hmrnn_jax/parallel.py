@@ -1,5 +1,6 @@
 """Data parallelism: one wrapper for one device, many devices and many hosts."""
 
+import json
 import os
 import re
 
@@ -60,6 +61,54 @@ def any_process(flag):
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def from_first(decide, *arguments):
+    """What `decide(*arguments)` returns in process 0, a value that JSON can hold, in all of them.
+
+    The others wait for it, however long it takes.
+
+    Raises:
+      UserError: in every process, if `decide` raised it.
+    """
+    if jax.process_count() == 1:
+        return decide(*arguments)
+    # Where processes meet for the first time they must come within seconds of each other.
+    multihost_utils.sync_global_devices("decision")
+    answer = {}
+    if jax.process_index() == 0:
+        try:
+            answer["value"] = decide(*arguments)
+        except UserError as error:
+            answer["error"] = str(error)
+    answer = json.loads(_broadcast(json.dumps(answer), source=0))
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return answer["value"]
+
+
+def in_all(act, *arguments):
+    """`act(*arguments)` of each process; a `UserError` of any is raised in all of them."""
+    if jax.process_count() == 1:
+        return act(*arguments)
+    result, fault = None, ""
+    try:
+        result = act(*arguments)
+    except UserError as error:
+        fault = str(error)
+    failed = np.flatnonzero(multihost_utils.process_allgather(np.asarray(bool(fault))))
+    if failed.size:
+        raise UserError(_broadcast(fault, source=int(failed[0])))
+    return result
+
+
+def _broadcast(text, source):
+    """The text of the process `source`."""
+    own = jax.process_index() == source
+    content = np.frombuffer(text.encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content)), own))
+    content = content if own else np.zeros(length, np.uint8)
+    return multihost_utils.broadcast_one_to_all(content, own).tobytes().decode()
 
 
 def make_mesh(devices=None):

@@ -109,8 +109,7 @@ def test_truncated_checkpoint_falls_back_to_the_one_before(config, tmp_path):
     for file in (tmp_path / "checkpoints/latest/12").rglob("d/*"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     result, said = run(config, tmp_path)
-    assert "latest/12 cannot be read" in said and "resumed after update 6" in said
-    assert (tmp_path / "checkpoints/unreadable-latest-12").exists()
+    assert "latest/12 is not a whole checkpoint" in said and "resumed after update 6" in said
     assert result == whole
     assert_equal(before, latest(tmp_path))
 
@@ -119,9 +118,11 @@ def test_no_readable_checkpoint_is_an_error_and_keeps_the_files(config, tmp_path
     run(config, tmp_path)
     for file in (tmp_path / "checkpoints/latest").rglob("d/*"):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="None of the checkpoints"):
-        run(config, tmp_path)
-    assert len(list((tmp_path / "checkpoints").glob("unreadable-*"))) == 2
+    before = sorted(tmp_path.rglob("*"))
+    for _ in range(2):
+        with pytest.raises(UserError, match="None of the checkpoints"):
+            run(config, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_relative_workdir(config, tmp_path, monkeypatch):

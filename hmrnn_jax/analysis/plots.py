@@ -4,7 +4,6 @@ Figures are drawn on `matplotlib.figure.Figure` without pyplot: no window, no
 global state, nothing to close.
 """
 
-import json
 import pathlib
 
 import numpy as np
@@ -175,33 +174,6 @@ def _draw_bars(axes, fired, long):
     axes.spines[:].set_visible(False)
 
 
-def read_metrics(path):
-    """The rows of a `metrics.jsonl`, one dict per line.
-
-    A last line that is cut short, as a killed run leaves it, is dropped.
-
-    Raises:
-      UserError: there is no such file, or another line is not a JSON object.
-    """
-    try:
-        lines = pathlib.Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"Cannot read {path} ({error.strerror}): give a run's metrics.") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif number < len(lines):
-            raise UserError(f"Line {number} of {path} is not a JSON object: mend or delete it.")
-    return rows
-
-
 def _series(rows, key):
     """The steps and values of one key, over the rows that have both."""
     pairs = [(row["step"], row[key]) for row in rows if "step" in row and row.get(key) is not None]
@@ -237,7 +209,7 @@ def training_curves(path, metrics_rows):
     Args:
       path: of the PNG file to write.
       metrics_rows: dicts with `step` and any of `train/bpc`, `valid/bpc`,
-        `rate/layerN`, `live/layerN`, as `read_metrics` returns them.
+        `rate/layerN`, `live/layerN`, as `metrics.read_metrics` returns them.
 
     Raises:
       UserError: the folder does not exist.

@@ -50,8 +50,14 @@ class Scale(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> "Scale":
+        """The scale that `to_json` wrote. Raises ValueError, KeyError or TypeError for others."""
         fields = json.loads(text)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        columns, mean, deviation = (tuple(fields[k]) for k in ("columns", "mean", "deviation"))
+        if not len(columns) == len(mean) == len(deviation):
+            raise ValueError("a mean and a deviation belong to each column")
+        if not all(isinstance(value, int | float) for value in mean + deviation):
+            raise TypeError("means and deviations are numbers")
+        return cls(columns, str(fields["event"]), mean, deviation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -155,7 +155,11 @@ class Vocabulary:
         """The vocabulary that `to_json` wrote. Raises UserError for anything else."""
         try:
             fields = json.loads(text)
-            return cls(fields["unit"], tuple(fields["symbols"]), bool(fields["unknown"]))
+            symbols, unit = tuple(fields["symbols"]), fields["unit"]
+            for symbol in symbols:
+                if not _is_symbol(symbol, unit):
+                    raise TypeError(f"{symbol!r} is not one of the {unit}")
+            return cls(unit, symbols, bool(fields["unknown"]))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"this is not a stored vocabulary ({error}).") from error
 
@@ -168,6 +172,12 @@ def split_words(text: str) -> list[str]:
         words += line.split()
         words.append(LINE_END)
     return words + last.split()
+
+
+def _is_symbol(symbol, unit: str) -> bool:
+    if unit == "bytes":
+        return isinstance(symbol, int) and -1 <= symbol <= 255
+    return isinstance(symbol, str) and (unit == "words" or len(symbol) == 1)
 
 
 def check_unit(unit: str) -> None:

@@ -53,12 +53,12 @@ def restore(workdir, mesh) -> Run:
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     target = {"params": zeros, "slope": np.float32(0)}
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        step, tree = checkpoints.restore_best(parallel.replicate(target, mesh))
-        notes = [f"warning: {note}" for note in checkpoints.notes]
-    notes.append(f"{workdir}: parameters of update {step:,}")
+        best = checkpoints.restore_best(parallel.replicate(target, mesh))
+    warning = "warning: " if best.lost else ""
+    notes = [*checkpoints.notes, f"{warning}{workdir}: {best.origin}"]
     name = str(workdir).rstrip("/").rpartition("/")[2]
-    slope = float(tree["slope"])
-    return Run(name, config, encoding, model, tree["params"], slope, mesh, tuple(notes))
+    slope, params = float(best.tree["slope"]), best.tree["params"]
+    return Run(name, config, encoding, model, params, slope, mesh, tuple(notes))
 
 
 def from_official(config, weights, mesh) -> Run:
