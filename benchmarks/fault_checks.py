@@ -95,7 +95,7 @@ class Reader:
 
     def best(self, workdir, read_only=True):
         """The parameters that `eval.py` looks at, or that the final score is of."""
-        return self._read(workdir, read_only, lambda c: c.restore_best(self._best))
+        return self._read(workdir, read_only, lambda c: c.restore_best(self._best)[:2])
 
     def newest_as_best(self, workdir):
         """What `best` may give, with a word, where the best is lost: the newest parameters."""
