@@ -6,6 +6,7 @@ import os
 import uuid
 import zlib
 
+import fsspec
 from etils import epath
 
 from hmrnn_jax.errors import UserError
@@ -14,6 +15,9 @@ from hmrnn_jax.errors import UserError
 # less than takes a machine down.
 LARGEST = 8 << 30
 _CHUNK = 1 << 24
+
+# What others write to a bucket, TensorStore among them, must be seen: no listing is remembered.
+fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 @contextlib.contextmanager

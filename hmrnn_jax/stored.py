@@ -5,7 +5,6 @@ import json
 import re
 import textwrap
 
-import fsspec
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -17,8 +16,6 @@ from hmrnn_jax.manifest import Damaged
 ITEM = "default"  # the folder that Orbax puts the tree in
 # What TensorStore says of files that are not what it wrote.
 _DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
-# TensorStore writes to buckets past `epath`, whose listings must not be remembered then.
-fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 def steps(folder):

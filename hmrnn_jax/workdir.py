@@ -113,6 +113,8 @@ def _move(source, target):
     elif source.is_dir():  # buckets have no folders that could be renamed
         for path in source.iterdir():
             _move(path, target / path.name)
+        if source.exists():
+            source.rmtree()
     else:
         source.copy(target)
         source.unlink()
@@ -133,6 +135,7 @@ def _begin(folder, config, encoding):
     """Writes what a run begins with; a first state that was saved already is another run's."""
     if (folder / "checkpoints").exists():
         (folder / "checkpoints").rmtree()
+    folder.mkdir(parents=True, exist_ok=True)
     for name, kind in ENCODINGS.items():
         if isinstance(encoding, kind):
             files.write_text(folder / name, encoding.to_json())
