@@ -205,6 +205,24 @@ def test_steps_lost_and_restarts_are_counted_and_the_case_kept(case):
     assert "5 instead of 8" in (kept / "case.txt").read_text()
 
 
+def test_a_program_that_takes_signals_for_its_end_is_seen(case):
+    case = case()
+    script = 'trap "exit 0" TERM INT; echo parameters; echo "update 24/24"; sleep 1 & wait; echo'
+    case.stage.command = lambda program, workdir: ["sh", "-c", f'{script} "test 1"']
+    case.stage.startup = 0
+    fault_runs.signals(case, 2)
+    assert case.counts == {"signals": 2, "wrong_statuses": 2}
+
+
+def test_a_program_that_begins_anew_after_a_kill_is_seen(case):
+    case = case()
+    script = 'printf "%s\\n" parameters "update 5/24" "update 24/24"; sleep 1'
+    case.stage.command = lambda program, workdir: ["sh", "-c", script]
+    case.stage.startup = 0.5
+    fault_runs.kills(case, 1)
+    assert case.counts == {"kills": 1, "restarts_from_zero": 1}
+
+
 class Heedless:
     """A reader that verifies nothing, and renames what it cannot read."""
 
