@@ -176,12 +176,25 @@ def kills(case, number):
 
 
 def _anywhere(case, program, workdir):
-    """Kills at any moment, of the start now and then; whether it was in time."""
-    if case.random.random() < 0.25:
+    """Kills at any moment; whether it was in time."""
+    if case.random.random() < 0.15:
         time.sleep(case.random.uniform(0, case.stage.startup))
-    elif program.wait_for_updates(case.random.randint(1, 8)):
-        time.sleep(case.random.uniform(0, 0.2))
+    else:
+        _wait_for_any_moment(case, program)
     return program.send(signal.SIGKILL)
+
+
+def _wait_for_any_moment(case, program):
+    """Waits for a moment from the first word on: of the start, between updates, or of the end."""
+    part, startup = case.random.random(), case.stage.startup
+    if part < 0.3:
+        program.wait_for(lambda: program.text)
+        time.sleep(startup * case.random.random() ** 3)  # most of them soon
+    elif part < 0.8:
+        if program.wait_for_updates(case.random.randint(1, 8)):
+            time.sleep(case.random.uniform(0, 0.2))
+    elif program.wait_for_updates(STEPS):
+        time.sleep(case.random.uniform(0, startup / 4))
 
 
 def _while_saving(case, program, workdir):
@@ -220,11 +233,7 @@ def signals(case, number):
             program, sent = case.start(workdir), None
             if case.counts["signals"] < number:
                 sent = list(SIGNALS)[(case.counts["signals"] + case.stage.seed) % 2]
-                if case.random.random() < 0.25:  # while it starts, as soon as it has said a word
-                    program.wait_for(lambda program=program: program.text)
-                    time.sleep(case.random.uniform(0, case.stage.startup / 2))
-                elif program.wait_for_updates(case.random.randint(1, 10)):
-                    time.sleep(case.random.uniform(0, 0.2))
+                _wait_for_any_moment(case, program)
                 case.counts["signals"] += program.send(sent)
             status = program.end()
             said = case.look(program, status)
