@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmrnn_jax import losses, regularisation
+from hmrnn_jax import losses, ops, regularisation
 from hmrnn_jax.parallel import AXIS
 
 
@@ -107,9 +107,9 @@ def row_noise(key, width, steps, rows):
 def diagnostics(model, carry, out, batch, slope):
     """Sums over counted steps of what the detectors and layers do, `{name: [layers]}`.
 
-    `fired` (z), `alive` (|a x| < 1, where the straight-through gradient is not zero) for
-    each detector; `update`, `copy`, `flush` for each layer of an HM-LSTM. Empty for
-    cells without detectors. Divide by `count` for rates.
+    `fired` (z), `alive` (the straight-through derivative at x over that at 0: with the hard
+    sigmoid's the share where |a x| < 1) for each detector; `update`, `copy`, `flush` for each
+    layer of an HM-LSTM. Empty for cells without detectors. Divide by `count` for rates.
     """
     sums = {}
     for config, before, states, aux in zip(model.cells, carry, out.states, out.aux, strict=True):
@@ -124,7 +124,7 @@ def diagnostics(model, carry, out, batch, slope):
         flush = [p if config.flush else zero for p in own]
         update = [(1 - p) * q for p, q in zip(flush, below, strict=True)]
         copy = [(1 - p) * (1 - q) for p, q in zip(flush, below, strict=True)]
-        alive = [(jnp.abs(slope * x) < 1).astype(one.dtype) for x in aux.x]
+        alive = [ops.surrogate_derivative(x, slope, config.surrogate) * 2 / slope for x in aux.x]
         rows = {"fired": states.z, "alive": alive, "update": update, "copy": copy, "flush": flush}
         for name, values in rows.items():
             if values:
