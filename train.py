@@ -114,6 +114,7 @@ def train(config, workdir, say=_say, profile=None):
             batch = parallel.shard_batch(stream(done - 1), mesh)
             averaged = plan.averaged(done)
             knobs = {"learning_rate": rate, "slope": slope, "averaged": averaged}
+            knobs |= task.knobs(done - 1)
             knobs = {name: np.float32(value) for name, value in knobs.items()}
             state, carry, metrics = trace(done, step, state, carry, batch, knobs)
             parallel.settle(metrics)

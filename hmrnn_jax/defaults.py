@@ -7,7 +7,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from hmrnn_jax import cells, language, regularisation
+from hmrnn_jax import cells, language, objectives, regularisation
 from hmrnn_jax.errors import require
 
 
@@ -32,6 +32,7 @@ def text():
     model.output = 512  # width of the gated output module
     model.dropout = ConfigDict(regularisation.Dropout()._asdict())
     config.penalties = ConfigDict(language.Penalties()._asdict())
+    config.boundaries = ConfigDict(objectives.Boundaries()._asdict())
 
     config.slope = slope = ConfigDict()  # annealing: min(maximum, start + increment * epoch)
     slope.start = 1.0
@@ -138,6 +139,7 @@ def strokes():
     model.head = "gated"
     model.output = 400
     model.components = 20  # Gaussians of the mixture
+    config.boundaries = ConfigDict(objectives.Boundaries()._asdict())
     config.slope = ConfigDict({"start": 1.0, "increment": 0.0, "maximum": 3.0})
     _training(config)
     config.batch = 32

@@ -317,6 +317,52 @@ def recurrent_gate(config, p):
     return 1 - p if config.reset_recurrent and p is not None else None
 
 
+def detectors(config, params, x, before, after):
+    """The detectors' pre-activations from known states, for objectives that stop at these.
+
+    Args:
+      params: tree of `init`.
+      x: the inputs, `[..., input_size]`: features are the last axis here.
+      before, after: `State` before and after each step, `[..., d]` and z `[...]`.
+
+    Returns a tuple of `[...]`, one for each layer but the last.
+    """
+    found = []
+    for layer in range(config.depth - 1):
+        rows = params[_name(layer)]["detector"]
+        p, q = before.z[layer], after.z[layer - 1] if layer else None
+        operands = {
+            "U_rec": (recurrent_gate(config, p), before.h[layer]),
+            "U_td": (p, before.h[layer + 1]),
+            "W_bu": (q, after.h[layer - 1] if layer else x),
+        }
+        value = rows["b"][0]
+        for name in config.terms(layer):
+            gate, vector = operands[name]
+            term = vector @ rows[name][0]
+            value += term if gate is None else gate * term
+        if config.detector_reads_h:
+            value += after.h[layer] @ rows["V"][0]
+        found.append(value)
+    return tuple(found)
+
+
+def before_each_step(config, first, states, resets):
+    """`State` before each step `[T, B, ...]`, from that before the window and those after.
+
+    Args:
+      first: `[B, ...]`. states: `[T, B, ...]`.
+      resets: `[T, B]`, rows that are put back to the initial state before the step.
+    """
+    start = initial_state(config)
+
+    def shifted(initial, first, states):
+        moved = jnp.concatenate([first[None], states[:-1]])
+        return jnp.where(resets.reshape(resets.shape + (1,) * (moved.ndim - 2)), initial, moved)
+
+    return jax.tree.map(shifted, start, first, states)
+
+
 def _preactivation(config, params, layer, operands, linear):
     """s of eq. 5-7: gate rows, and the detector row last; `operands[name] = (gate, vector)`."""
     name = _name(layer)

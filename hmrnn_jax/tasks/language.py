@@ -2,8 +2,9 @@
 
 import functools
 
-from hmrnn_jax import datasets, language, models, parallel, report
+from hmrnn_jax import datasets, language, models, objectives, parallel, report
 from hmrnn_jax.data import Stream, VariableStream
+from hmrnn_jax.datasets.vocabulary import LINE_END
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluate import Evaluator
 from hmrnn_jax.language import init_params
@@ -35,12 +36,20 @@ class Task:
         self.init_params = functools.partial(init_params, self.model)
         self.initial_carry = self.model.initial_carry
         penalties = language.Penalties(**config.penalties)
-        self.loss = functools.partial(language.loss, self.model, penalties)
+        self.boundaries = objectives.Boundaries.of(config)
+        newline = line_end(self.encoding)
+        self.boundaries.check(objectives.detectors(self.model), newline is not None)
+        self.loss = functools.partial(
+            language.loss, self.model, penalties, boundaries=self.boundaries, newline=newline
+        )
         self.summary = language.summary
         self._evaluator = Evaluator(
             self.model, mesh, evaluation.batch, evaluation.window, evaluation.warmup
         )
         self._view = config.finish == "view"
+
+    def knobs(self, done):
+        return self.boundaries.knobs(done)
 
     def evaluate(self, params, split, slope):
         return self._evaluator(params, self.corpus.splits[split], slope)
@@ -64,6 +73,12 @@ def corpus(config):
     """The text of a configuration."""
     data = config.data
     return datasets.load(data.name, path=data.path or None, unit=data.unit)
+
+
+def line_end(vocabulary):
+    """The id of the symbol that ends a line, or None."""
+    symbol = {"characters": "\n", "bytes": ord("\n"), "words": LINE_END}[vocabulary.unit]
+    return vocabulary.symbols.index(symbol) if symbol in vocabulary.symbols else None
 
 
 def model_of(config, vocabulary):
