@@ -36,7 +36,7 @@ class Penalties(NamedTuple):
 
 
 def loss(
-    model, penalties, params, carry, batch, knobs, key, *, boundaries=objectives.Boundaries(),
+    model, penalties, params, carry, batch, knobs, key, *, boundaries=objectives.NOTHING,
     newline=None,
 ):  # fmt: skip
     """The mean negative log-likelihood of the counted steps, in nats, and what is added to it.

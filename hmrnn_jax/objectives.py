@@ -98,6 +98,9 @@ class Boundaries(NamedTuple):
         return {"objectives": self.weight(done)} if self.active else {}
 
 
+NOTHING = Boundaries()
+
+
 def detectors(model):
     """Number of boundary detectors of a model; objectives need one HM-LSTM as its cells."""
     (config, *others) = model.cells

@@ -103,7 +103,7 @@ def _score(model, params, carry, batch, knobs, key):
     return out, nll, sums | language.diagnostics(model, carry, out, batch, knobs["slope"])
 
 
-def loss(model, params, carry, batch, knobs, key, *, boundaries=objectives.Boundaries()):
+def loss(model, params, carry, batch, knobs, key, *, boundaries=objectives.NOTHING):
     """The mean negative log-likelihood of the counted steps, in nats; see `train_state`.
 
     The papers sum over a sequence; a mean makes long and short batches weigh alike, so that
