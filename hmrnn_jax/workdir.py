@@ -14,7 +14,8 @@ from hmrnn_jax.errors import UserError
 # carried states' shapes, the optimiser's parts, or what a step number means in the data.
 FIXED = (
     "task", "seed", "model.cell", "model.sizes", "model.embedding", "model.output", "model.head",
-    "model.hidden", "model.hm_lstm.layer_norm", "model.hm_lstm.top_down", "model.lstm.layer_norm",
+    "model.hidden", "model.hm_lstm.layer_norm", "model.hm_lstm.top_down",
+    "model.hm_lstm.detector_reads_h", "model.lstm.layer_norm",
     "model.lstm.recurrent_bias", "model.nested_lstm.depth", "model.on_lstm.chunk", "data.name",
     "data.path", "data.unit", "data.longest", "data.split", "data.seed", "data.clip",
     "data.columns", "data.event", "model.components", "model.patch", "buckets", "longest", "batch",
