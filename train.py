@@ -39,9 +39,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("process", None, "With --coordinator: the number of this process, from 0.")
 flags.DEFINE_string("profile", None, "FIRST:LAST, updates to trace (number 1 compiles).")
-flags.DEFINE_boolean(
-    "fresh", False, "Sets the run in --workdir aside and trains anew; not for a loop of restarts."
-)
+flags.DEFINE_boolean("fresh", False, "Sets the run that is in --workdir aside and begins anew.")
 
 
 def main(argv):
