@@ -42,9 +42,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("process", None, "With --coordinator: the number of this process, from 0.")
 flags.DEFINE_string("profile", None, "FIRST:LAST, updates to trace (number 1 compiles).")
-flags.DEFINE_boolean(
-    "fresh", False, "Sets the run in --workdir aside and trains anew; not for a loop of restarts."
-)
+flags.DEFINE_boolean("fresh", False, "Sets the run that is in --workdir aside and begins anew.")
 
 
 def main(argv):
@@ -153,6 +151,7 @@ def _train(config, workdir, say, profile, stopping, lock):
             reporting = validating or saving or done % config.report == 0
             stop = parallel.any_process(bool(stopping)) if reporting else _alone(stopping)
             if reporting or stop:
+                lock.check()
                 for line in notes[told:]:
                     say(f"recurrence: {line}")
                 told = len(notes)
@@ -176,7 +175,6 @@ def _train(config, workdir, say, profile, stopping, lock):
                 if plan.averaged(done + 1) == 1:
                     say("averaging of the parameters begins")
             if validating or saving or stop:
-                lock.check()
                 logger.flush()
                 checkpoints.save(done, whole(slope))
                 progress.skip()
@@ -188,12 +186,12 @@ def _train(config, workdir, say, profile, stopping, lock):
         # 4. The test score of the parameters that validated best.
         checkpoints.wait()
         target = {"params": state.params, "slope": _scalar(0.0, mesh)}
-        best = checkpoints.restore_best(target)
-    params = best.tree["params"]
-    result = task.evaluate(params, "test", float(best.tree["slope"]))
+        chosen = checkpoints.restore_best(target)
+    params = chosen.tree["params"]
+    result = task.evaluate(params, "test", float(chosen.tree["slope"]))
     logger.log(int(state.step), {f"test/{name}": value for name, value in result.items()})
     logger.close()
-    say(f"test {task.headline(result)} on {task.name} ({best.origin})")
+    say(f"test {task.headline(result)} on {task.name} ({chosen.origin})")
     if jax.process_count() == 1 and (view := task.finish(jax.device_get(params), result)):
         say(view)
     return result

@@ -111,7 +111,9 @@ def delete(folder):
 def reason(error):
     """What went wrong, short enough for a sentence."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return textwrap.shorten(text.partition(" [tensorstore_spec")[0], 160, placeholder=" ...")
+    if re.match("[A-Z_]+: ", text):  # TensorStore goes from the code to the cause, then details
+        text = text.partition(" [")[0].rpartition(": ")[2]
+    return textwrap.shorten(text, 160, placeholder=" ...")
 
 
 @contextlib.contextmanager

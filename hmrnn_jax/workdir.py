@@ -125,19 +125,22 @@ def _move(source, target):
 
 def _done(folder):
     """What a folder holds of a run that came beyond its beginning, in words; '' if nothing."""
+    # An earlier version moved aside what it could not read, which may be whole.
+    found = sorted((folder / "checkpoints").glob("unreadable-*"))
     for name in ("latest", "best"):
-        steps = folder / "checkpoints" / name
-        for path in steps.iterdir() if steps.exists() else ():
-            if path.name.isdecimal() and int(path.name):
-                return f"the checkpoint {name}/{path.name}"
+        paths = sorted((folder / "checkpoints" / name).glob("*"))
+        found += [path for path in paths if path.name.isdecimal() and int(path.name)]
+    if found:
+        return f"the checkpoint {found[-1].parent.name}/{found[-1].name}"
     last = metrics.last_step(folder)
     return f"metrics up to update {last:,}" if last else ""
 
 
 def _begin(folder, config, encoding):
     """Writes what a run begins with; a first state that was saved already is another run's."""
-    if (folder / "checkpoints").exists():
-        (folder / "checkpoints").rmtree()
+    first = folder / "checkpoints/latest/0"
+    if first.exists():
+        first.rmtree()
     folder.mkdir(parents=True, exist_ok=True)
     for name, kind in ENCODINGS.items():
         if isinstance(encoding, kind):

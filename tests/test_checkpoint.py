@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from hmrnn_jax import manifest, parallel, writer
+from hmrnn_jax import manifest, parallel, stored, writer
 from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.train_state import TrainState
@@ -183,6 +183,7 @@ def test_a_damaged_manifest_is_told_and_a_state_with_a_good_one_comes_first(run)
         assert read(run)[0] == 2
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [halve, lambda path: path.unlink()])
 def test_where_nothing_vouches_what_orbax_refuses_is_damage(run, damage):
     for path in (run / "checkpoints").rglob("manifest.json"):
@@ -190,6 +191,16 @@ def test_where_nothing_vouches_what_orbax_refuses_is_damage(run, damage):
     damage(next((run / "checkpoints/latest/2/default/d").iterdir()))
     step, said = read(run)
     assert step == 1 and "latest/2 is not a whole checkpoint" in said
+
+
+def test_the_cause_is_what_is_told_of_a_long_error():
+    long = (
+        "RESOURCE_EXHAUSTED: Failed writing: \"/a/b\": No space left on device [os_error_code='28']"
+    )
+    assert stored.reason(ValueError(long)) == "No space left on device"
+    assert stored.reason(OSError(5, "Input/output error", "/a/b")) == "Input/output error"
+    assert stored.reason(MemoryError()) == "MemoryError"
+    assert len(stored.reason(ValueError("many words " * 99))) <= 160
 
 
 @pytest.mark.parametrize(

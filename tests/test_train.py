@@ -19,6 +19,7 @@ from hmrnn_jax.errors import UserError
 from hmrnn_jax.looks.run import restore
 from hmrnn_jax.stream import Stream
 
+OLD = Path(__file__).parent / "reference/run_f78d648.tar.xz"
 WORDS = "the cat sat on a mat and then it went to see who was there by sun light again".split()
 
 
@@ -234,7 +235,7 @@ def test_a_second_training_in_a_folder_is_refused(quick, tmp_path):
 
 def test_a_run_of_an_earlier_version_resumes_and_is_evaluated(config, tmp_path, monkeypatch):
     """Made by f78d648; its figures after update 4, and after 8 where it was not stopped."""
-    with tarfile.open(Path(__file__).parent / "reference/run_f78d648.tar.xz") as archive:
+    with tarfile.open(OLD) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
     found = restore("run", parallel.make_mesh())
@@ -253,6 +254,16 @@ def test_a_run_of_an_earlier_version_resumes_and_is_evaluated(config, tmp_path, 
     assert after["bpc"] == pytest.approx(4.1829, abs=1e-3)
     steps = [json.loads(line)["step"] for line in open("run/metrics.jsonl")]
     assert steps == sorted(steps) and set(steps) == {2, 4, 6, 8}
+
+
+def test_a_vocabulary_that_does_not_fit_the_parameters_is_told(tmp_path):
+    with tarfile.open(OLD) as archive:
+        archive.extractall(tmp_path, filter="data")
+    vocabulary = json.loads((tmp_path / "run/vocabulary.json").read_text())
+    vocabulary["symbols"].append("?")
+    (tmp_path / "run/vocabulary.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(UserError, match=r"embedding has the shape \(19, 8\) there and \(20, 8\) h"):
+        restore(tmp_path / "run", parallel.make_mesh())
 
 
 # Signals
