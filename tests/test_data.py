@@ -457,3 +457,13 @@ def test_a_line_end_at_a_cut_is_one(tmp_path):
     corpus = user_text(tmp_path / "a", "words")
     ends = [np.sum(ids == corpus.vocabulary.encode("\n")[0]) for ids in corpus.splits.values()]
     assert sum(ends) == 40
+
+
+def test_texts_that_are_too_many_together_are_refused(tmp_path, monkeypatch):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("a text of 20 symbols")
+    monkeypatch.setattr(vocabulary_module.files, "room", lambda: 60)
+    assert len(user_text(tmp_path).splits["test"]) == 20
+    (tmp_path / "test.txt").write_text("a text of 21 symbols.")
+    with pytest.raises(UserError, match=f"{tmp_path} holds more than 60 bytes"):
+        user_text(tmp_path)

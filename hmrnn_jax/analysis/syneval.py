@@ -132,11 +132,8 @@ def read_items(path):
       UserError: the file is unreadable, empty, or a line is not an item; all lines of a
         construction must have the same number of sentences.
     """
-    text = files.read_text(path)
-    if not text:
-        raise UserError(f"{path} is empty: it must hold one item a line.")
     items, counts = [], {}
-    for number, line in enumerate(files.each_line(text), start=1):
+    for number, line in enumerate(files.read_lines(path), start=1):
         fields = line.split("\t")
         construction, *rest = (field.strip() for field in fields)
         expected = counts.setdefault(construction, len(fields))
@@ -154,6 +151,8 @@ def read_items(path):
         if fault:
             raise UserError(f"line {number} of {path} {fault}: correct or remove the line.")
         items.append(Item(construction, rest[0], tuple(rest[1:])))
+    if not items:
+        raise UserError(f"{path} is empty: it must hold one item a line.")
     return items
 
 

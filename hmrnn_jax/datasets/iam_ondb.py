@@ -30,9 +30,10 @@ from hmrnn_jax.errors import UserError
 
 # What a file is called: the form, and of lines the number.
 _NAMES = {
-    "lineStrokes": re.compile(r"([^.].*)-([0-9]+)\.xml"),
+    "lineStrokes": re.compile(r"([^.].*)-([0-9]{1,9})\.xml"),
     "ascii": re.compile(r"([^.].*)\.txt"),
 }
+_LARGEST = 1 << 26  # bytes of a file; the trees of XML take many times as many
 _OFFSETS, _POSITIONS = np.iinfo(np.int16), np.iinfo(np.int32)
 
 
@@ -199,12 +200,12 @@ def _files(raw, kind):
         return pattern.fullmatch(path.rpartition("/")[2])
 
     if archive.is_file():
-        for name, content in archives.untar(archive, match):
+        for name, content in archives.untar(archive, match, _LARGEST):
             yield f"{archive}: {name}", match(name), content
     elif folder.is_dir():
         for path in sorted(folder.rglob("*")):
             if path.is_file() and match(path.name):
-                yield str(path), match(path.name), files.read_bytes(path)
+                yield str(path), match(path.name), files.read_bytes(path, _LARGEST)
     else:
         raise UserError(
             f"{raw} has neither {archive.name} nor a folder {kind}: register at {URL} and"

@@ -61,7 +61,7 @@ def chinese(root=None) -> Corpus:
     for split in SPLITS:
         parts = []
         for name, digest in FILES[split].items():
-            content = files.read_bytes(found[name])
+            content = files.read_bytes(found[name], files.room() // 4)
             genuine &= files.same_content(content, digest)
             parts.append(unspaced(_words(content, found[name]))[0])
         texts[split] = "".join(parts)
@@ -85,7 +85,7 @@ def read_words(path) -> list[list[str]]:
     Raises:
       UserError: an unreadable file, text that is not UTF-8 (the line is named), no words.
     """
-    return _words(files.read_bytes(path), path)
+    return _words(files.read_bytes(path, files.room() // 4), path)
 
 
 def unspaced(sentences) -> tuple[str, np.ndarray]:

@@ -43,7 +43,7 @@ def quatrains(root=None, path=None, seed: int = 0) -> Corpus:
         are named), or too few poems for three splits.
     """
     file = epath.Path(path) if path else _find(root or os.environ.get("HMRNN_DATA"))
-    content = files.read_bytes(file)
+    content = files.read_bytes(file, files.room() // 4)
     poems = []
     for number, line in lines_of(content, file):
         poem = "".join(line.split())

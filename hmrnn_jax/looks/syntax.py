@@ -43,7 +43,7 @@ def trees(run, bank, control=None):
 
 def read_sentences(path):
     """The lines of a text file as tuples of words, those of a blank line empty."""
-    words = [tuple(line.split()) for line in files.each_line(files.read_text(path))]
+    words = [tuple(line.split()) for line in files.read_lines(path)]
     if not any(words):
         raise UserError(f"{path} holds no sentence; give one a line.")
     return words
