@@ -191,7 +191,7 @@ class LanguageModel(CellStack, nn.Module):
           resets, slope, noise: see `run_cells`.
           masks: of `masks`, in training; None in evaluation.
         """
-        initial = symmetric_uniform if self.embedding_uniform else nn.initializers.normal
+        initial = ops.symmetric_uniform if self.embedding_uniform else nn.initializers.normal
         table = self.param(
             "embedding", initial(self.embedding_scale), (self.vocabulary, self.embedding)
         )
@@ -231,13 +231,6 @@ class LanguageModel(CellStack, nn.Module):
         bias = self.param("softmax_bias", nn.initializers.zeros, (self.vocabulary,))
         logits = dense(dropped, kernel, self.policy.precision) + bias
         return Output(logits, final, states, aux, (top, dropped))
-
-
-def symmetric_uniform(limit):
-    """An initialiser, uniform in +-limit."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -limit, limit
-    )
 
 
 def _times(x, mask):

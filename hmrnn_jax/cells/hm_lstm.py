@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from hmrnn_jax import ops
 from hmrnn_jax.cells import operations
-from hmrnn_jax.cells.common import Products, init_norms
+from hmrnn_jax.cells.common import Products, cast_like, check_input, check_sizes, init_norms
 from hmrnn_jax.errors import require
 
 TERMS = ("U_rec", "U_td", "W_bu")
@@ -76,6 +76,7 @@ class Config:
     replays = True
 
     def __post_init__(self):
+        check_sizes(input_size=self.input_size, sizes=self.sizes)
         require("boundary", self.boundary, ops.BOUNDARY_MODES)
         require("gradient", self.gradient, ("blend", "select"))
         require("layer_norm", self.layer_norm, ("none", "sum", "ba"))
@@ -152,8 +153,7 @@ def _gate_bias(key, config, size, dtype):
     pre-activation and c would be exactly zero, where layer normalisation has derivative
     1/sqrt(epsilon), step after step: the gradient overflows.
     """
-    limit = size**-0.5
-    bias = jax.random.uniform(key, (4 * size,), dtype, -limit, limit)
+    bias = ops.drawn(ops.symmetric_uniform(size**-0.5), key, (4 * size,), dtype)
     return bias.at[:size].add(config.forget_bias)
 
 
@@ -192,7 +192,11 @@ def products(config, params):
 
 
 def inputs(config, params, x, precision="float32"):
-    """The part of the first layer's pre-activation that x alone decides, `{name: [N, ...]}`."""
+    """The part of the first layer's pre-activation that x alone decides, `{name: [N, ...]}`.
+
+    Raises `UserError` where x, `[input_size, ...]`, is of another width.
+    """
+    check_input(config, x)
     entry = params[_name(0)]
     value = ops.product(_rows(entry, "W_bu"), x, precision)
     if config.layer_norm == "ba":
@@ -279,6 +283,8 @@ def step(
                 after.h[layer], after.c[layer], None if last else after.z[layer]
             )
             new = pointwise.replay(config, known, operands)
+        old = operations.Advanced(state.h[layer], state.c[layer], p)
+        new = cast_like(old, new)
         h.append(new.h)
         c.append(new.c)
         if not last:
@@ -293,7 +299,7 @@ def _preactivation(config, params, layer, operands, linear):
     if config.layer_norm != "ba":
         # z gates vectors rather than products: a scalar commutes with the product,
         # and so the terms of a layer are one product of concatenated operands.
-        gated = [v if gate is None else gate * v for gate, v in operands.values() if v is not None]
+        gated = [_gated(gate, v) for gate, v in operands.values() if v is not None]
         return linear(name, gated)
     s = 0.0
     for term, (gate, vector) in operands.items():
@@ -304,5 +310,9 @@ def _preactivation(config, params, layer, operands, linear):
             value = jnp.concatenate([normalised, value[rows:]])
         else:
             value = normalised
-        s += value if gate is None else gate * value
+        s += _gated(gate, value)
     return s + ops.column(params[name]["b"], s)
+
+
+def _gated(gate, vector):
+    return vector if gate is None else ops.row(gate) * vector
