@@ -3,31 +3,38 @@
     python train.py                                        # quickstart, runs/quickstart
     python train.py --config=configs/hm_lstm_ptb_char.py --workdir=runs/ptb
 
-The same command again resumes where the run stopped.
+The same command again resumes where the run stopped. Exit statuses: 0 at the end, 75 after SIGTERM
+and 130 after Ctrl-C with everything saved, 2 for what the user can mend, in one sentence.
 """
 
 import contextlib
 import functools
+import os
 import signal
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Until `cli.run` a Ctrl-C would show where the imports are.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
-from hmrnn_jax import aot, cli, optim, parallel, profiles, report, tasks, train_state
+from hmrnn_jax import aot, cli, optim, parallel, profiles, report, settings, tasks, train_state
 from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluate import collapsed
+from hmrnn_jax.fields import Text, flag
 from hmrnn_jax.kernels.resident import noted
-from hmrnn_jax.workdir import Logger, open_run
+from hmrnn_jax.lock import Lock
+from hmrnn_jax.metrics import Logger
+from hmrnn_jax.signals import Stopping
+from hmrnn_jax.workdir import check_new, open_run, set_aside
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file(
-    "config", None, "Configuration; configs/quickstart.py if not given."
-)
-flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run: checkpoints and metrics.")
+flags.DEFINE_string("config", None, "Configuration; configs/quickstart.py if not given.")
+flag(FLAGS, "workdir", "runs/quickstart", Text("Folder of the run.", empty=False))
 flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes by hand.")
 flags.DEFINE_integer("processes", None, "With --coordinator: the number of processes.")
 flags.DEFINE_string(
@@ -35,37 +42,51 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("process", None, "With --coordinator: the number of this process, from 0.")
 flags.DEFINE_string("profile", None, "FIRST:LAST, updates to trace (number 1 compiles).")
+flags.DEFINE_boolean(
+    "fresh", False, "Sets the run in --workdir aside and trains anew; not for a loop of restarts."
+)
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is not a flag; did you mean --{argv[1]}?")
     if FLAGS.compile_only:
         return _say("\n".join(aot.describe(FLAGS.config, FLAGS.compile_only)))
     parallel.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
     say = (lambda line: None) if jax.process_index() else _say
-    train(FLAGS.config, FLAGS.workdir, say, FLAGS.profile)
+    stopping = Stopping()
+    result = train(FLAGS.config, FLAGS.workdir, say, FLAGS.profile, FLAGS.fresh, stopping)
+    return stopping.status if result is None else 0
 
 
 def _say(line):
     print(line, flush=True)
 
 
-def train(config, workdir, say=_say, profile=None):
+def train(config, workdir, say=_say, profile=None, fresh=False, stopping=None):
     """Trains `config` in `workdir` to its end; returns the test result. `profile`: see `Trace`.
+
+    Args:
+      fresh: whether a run that is there already is set aside.
+      stopping: a `Stopping` that tells afterwards which signal came.
 
     Returns None after SIGTERM or SIGINT, with everything saved. Raises `UserError` for bad
     input, before anything is compiled or written.
     """
+    stopping = Stopping() if stopping is None else stopping
+    with Lock(workdir, say) as lock:
+        if fresh:
+            say(parallel.from_first(set_aside, workdir))
+        return _train(config, workdir, say, profile, stopping, lock)
+
+
+def _train(config, workdir, say, profile, stopping, lock):
     # 1. Data, devices, model: everything that can be wrong is found here.
-    optim.check_schedule(config)
+    settings.check(config)
     mesh = parallel.make_mesh()
     task = tasks.make(config, mesh)
     stream = task.stream
     total = optim.total_steps(config, stream)
     plan = optim.schedule(config)
     trace = profiles.Trace(profile, total, workdir, say)
-    changed = open_run(workdir, config, task.encoding)
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
     # Data, slope and random draws are functions of the update's number.
@@ -74,8 +95,9 @@ def train(config, workdir, say=_say, profile=None):
     state = train_state.create(task.init_params, optimizer, config.seed, averages)
     state = parallel.replicate(state, mesh)
     rows = parallel.local_rows(config.batch, mesh)
-    carry = jax.tree.map(np.asarray, task.initial_carry(rows.stop - rows.start))
+    carry = jax.device_get(task.initial_carry(rows.stop - rows.start))
     carry = parallel.shard_rows(carry, mesh)
+    changed = parallel.from_first(open_run, workdir, config, task.encoding)
     say(report.parameter_table(state.params))
     say(report.devices())
     say(task.describe())
@@ -86,23 +108,27 @@ def train(config, workdir, say=_say, profile=None):
         progress = parallel.replicate(plan.progress(), mesh)
         return {"state": state, "carry": carry, "progress": progress, "slope": _scalar(slope, mesh)}
 
-    with Checkpoints(workdir) as checkpoints, contextlib.ExitStack() as context, trace:
+    with Checkpoints(workdir, say=say) as checkpoints, contextlib.ExitStack() as context, trace:
         saved = checkpoints.restore(whole(0.0))
-        for note in checkpoints.notes:
-            say(f"warning: {note}")
         if saved:
             state, carry = saved["state"], saved["carry"]
             plan.resume(saved["progress"])
             say(f"resumed after update {int(state.step):,}")
+        else:
+            # From here on there is always a state to go on from, even if this process is killed.
+            parallel.from_first(check_new, workdir)
+            checkpoints.save(0, whole(0.0))
+            checkpoints.wait()
         first = int(state.step)
         logger = Logger(workdir, first)
+        context.callback(logger.flush)
 
         # 3. The loop: update, now and then report, validate, save.
         step = parallel.pmapped(
             functools.partial(train_state.train_step, task.loss, optimizer), mesh
         )
         progress = report.Progress(task, first, total)
-        stopping = _signals()
+        context.enter_context(stopping)
         pending = []  # metrics still on the devices: nothing is waited for before a report
         notes, told = context.enter_context(noted()), 0
         for done in range(first + 1, total + 1):
@@ -114,7 +140,8 @@ def train(config, workdir, say=_say, profile=None):
             batch = parallel.shard_batch(stream(done - 1), mesh)
             averaged = plan.averaged(done)
             knobs = {"learning_rate": rate, "slope": slope, "averaged": averaged}
-            knobs = {name: np.float32(value) for name, value in knobs.items()}
+            knobs |= task.knobs(done - 1)
+            knobs = {name: _scalar(value, mesh) for name, value in knobs.items()}
             state, carry, metrics = trace(done, step, state, carry, batch, knobs)
             parallel.settle(metrics)
             pending.append(metrics)
@@ -129,7 +156,7 @@ def train(config, workdir, say=_say, profile=None):
                 for line in notes[told:]:
                     say(f"recurrence: {line}")
                 told = len(notes)
-                result = _finite(task, jax.device_get(pending), done, config.learning_rate)
+                result = _finite(task, jax.device_get(pending), done, config, checkpoints)
                 pending.clear()
                 more = {"epoch": epoch, "slope": slope, "learning_rate": rate}
                 line, result = progress.report(done, result | more)
@@ -145,10 +172,12 @@ def train(config, workdir, say=_say, profile=None):
                     say(f"warning: {warning}")
                 if best:
                     best_tree = {"params": params, "slope": _scalar(slope, mesh)}
-                    checkpoints.save_best(done, best_tree)
+                    checkpoints.save_best(done, best_tree, plan.best)
                 if plan.averaged(done + 1) == 1:
                     say("averaging of the parameters begins")
             if validating or saving or stop:
+                lock.check()
+                logger.flush()
                 checkpoints.save(done, whole(slope))
                 progress.skip()
             if stop:
@@ -159,44 +188,32 @@ def train(config, workdir, say=_say, profile=None):
         # 4. The test score of the parameters that validated best.
         checkpoints.wait()
         target = {"params": state.params, "slope": _scalar(0.0, mesh)}
-        best_step, best_tree = checkpoints.restore_best(target)
-    params = best_tree["params"]
-    result = task.evaluate(params, "test", float(best_tree["slope"]))
+        best = checkpoints.restore_best(target)
+    params = best.tree["params"]
+    result = task.evaluate(params, "test", float(best.tree["slope"]))
     logger.log(int(state.step), {f"test/{name}": value for name, value in result.items()})
     logger.close()
-    say(f"test {task.headline(result)} on {task.name} (parameters of update {best_step:,})")
+    say(f"test {task.headline(result)} on {task.name} ({best.origin})")
     if jax.process_count() == 1 and (view := task.finish(jax.device_get(params), result)):
         say(view)
     return result
 
 
 def _scalar(value, mesh):
-    return parallel.replicate(np.float32(value), mesh)
+    return parallel.scalar(np.float32(value), mesh)
 
 
-def _finite(task, metrics, done, learning_rate):
+def _finite(task, metrics, done, config, checkpoints):
     """The summary of the updates up to `done`; one that is not finite ends the run."""
     for number, m in enumerate(metrics, start=done - len(metrics) + 1):
         if not np.isfinite(m["nats"]) or not np.isfinite(m["gradient_norm"]):
             raise UserError(
-                f"The loss of update {number} is not finite; the last good checkpoint is kept."
-                f" Try a learning rate below {learning_rate:g}."
+                f"The loss of update {number} is not finite; {checkpoints.kept()}. Try a learning"
+                f" rate below {config.learning_rate:g}, or a smaller clip."
             )
-    result = task.summary(jax.tree.map(lambda *x: np.sum(x, axis=0), *metrics))
+    sums = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *metrics)
+    result = task.summary(sums)
     return result | {"gradient_norm": float(np.mean([m["gradient_norm"] for m in metrics]))}
-
-
-def _signals():
-    """A list that SIGTERM (preemption) or the first Ctrl-C puts something in."""
-    received = []
-
-    def receive(number, frame):
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, receive)
-    return received
 
 
 def _alone(stopping):
@@ -205,4 +222,8 @@ def _alone(stopping):
 
 
 if __name__ == "__main__":
-    cli.run(main, default_config=Path(__file__).parent / "configs" / "quickstart.py")
+    cli.run(
+        main,
+        default_config=Path(__file__).parent / "configs" / "quickstart.py",
+        words="--config.data.name=text --config.data.path={}",
+    )

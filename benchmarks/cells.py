@@ -27,7 +27,7 @@ import jax  # noqa: E402
 import train  # noqa: E402
 from hmrnn_jax import cli, parallel, tasks  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
-from hmrnn_jax.workdir import write_text  # noqa: E402
+from hmrnn_jax.files import write_text  # noqa: E402
 
 
 def score(config, workdir, say=print):

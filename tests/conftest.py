@@ -15,7 +15,9 @@ if "XLA_FLAGS" not in os.environ:
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
+# A folder of one's own is kept from one run of the tests to the next.
+CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or tempfile.mkdtemp()
+jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from hmrnn_jax.analysis import plots
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.metrics import read_metrics
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -113,12 +114,12 @@ def test_read_metrics(tmp_path):
     path = tmp_path / "metrics.jsonl"
     whole = "".join(json.dumps(row) + "\n" for row in ROWS)
     path.write_text(whole)
-    assert plots.read_metrics(path) == ROWS
+    assert read_metrics(path) == ROWS
     for cut in ('{"step": 30, "val', '{"a": "é'):
         path.write_bytes((whole + cut).encode()[: -1 if "é" in cut else None])
-        assert plots.read_metrics(path) == ROWS
+        assert read_metrics(path) == ROWS
     path.write_text('{"step": 1\n' + whole)
     with pytest.raises(UserError, match="Line 1 "):
-        plots.read_metrics(path)
+        read_metrics(path)
     with pytest.raises(UserError):
-        plots.read_metrics(tmp_path / "missing.jsonl")
+        read_metrics(tmp_path / "missing.jsonl")

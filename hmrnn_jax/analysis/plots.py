@@ -4,14 +4,12 @@ Figures are drawn on `matplotlib.figure.Figure` without pyplot: no window, no
 global state, nothing to close.
 """
 
-import json
-import pathlib
-
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from hmrnn_jax import files
 from hmrnn_jax.analysis.boundaries import update_counts
 from hmrnn_jax.analysis.glyphs import glyph
 from hmrnn_jax.errors import UserError
@@ -31,14 +29,29 @@ _FONTS = (
     "Microsoft YaHei",
     "SimHei",
 )
-_MOST_ROWS = 40
+_MOST_ROWS, _WIDTH = 40, 90  # rows of a figure of boundaries, and symbols in one
+MOST_SYMBOLS = _MOST_ROWS * _WIDTH  # that `boundary_figure` draws
 
 
 def _save(figure, path):
-    path = pathlib.Path(path)
-    if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist: create it or choose another.")
-    figure.savefig(path, format="png", dpi=150)
+    """Writes a figure as SVG or PNG, by the path's ending, whole or not at all.
+
+    An SVG has no date, so that the same figure is the same file.
+
+    Raises:
+      UserError: it cannot be written there.
+    """
+    files.check_writable(path)
+    with files.writing(path) as file:
+        if _is_svg(path):
+            figure.savefig(file, format="svg", metadata={"Date": None})
+        else:
+            figure.savefig(file, format="png", dpi=150)
+
+
+def _is_svg(path):
+    """Whether a path is that of an SVG."""
+    return str(path).lower().endswith(".svg")
 
 
 def _open_axes(axes):
@@ -59,7 +72,7 @@ def _fonts():
     return names, drawable
 
 
-def boundary_figure(path, text, z, h_norms, title="", width=90):
+def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
     """The paper's figure of a stretch of text: boundaries of every layer and norms of h.
 
     Rows of `width` symbols, each with three strips: the detectors' bars (one
@@ -175,33 +188,6 @@ def _draw_bars(axes, fired, long):
     axes.spines[:].set_visible(False)
 
 
-def read_metrics(path):
-    """The rows of a `metrics.jsonl`, one dict per line.
-
-    A last line that is cut short, as a killed run leaves it, is dropped.
-
-    Raises:
-      UserError: there is no such file, or another line is not a JSON object.
-    """
-    try:
-        lines = pathlib.Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"Cannot read {path} ({error.strerror}): give a run's metrics.") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        elif number < len(lines):
-            raise UserError(f"Line {number} of {path} is not a JSON object: mend or delete it.")
-    return rows
-
-
 def _series(rows, key):
     """The steps and values of one key, over the rows that have both."""
     pairs = [(row["step"], row[key]) for row in rows if "step" in row and row.get(key) is not None]
@@ -237,7 +223,7 @@ def training_curves(path, metrics_rows):
     Args:
       path: of the PNG file to write.
       metrics_rows: dicts with `step` and any of `train/bpc`, `valid/bpc`,
-        `rate/layerN`, `live/layerN`, as `read_metrics` returns them.
+        `rate/layerN`, `live/layerN`, as `metrics.read_metrics` returns them.
 
     Raises:
       UserError: the folder does not exist.

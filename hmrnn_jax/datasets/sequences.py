@@ -50,8 +50,14 @@ class Scale(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> "Scale":
+        """The scale that `to_json` wrote. Raises ValueError, KeyError or TypeError for others."""
         fields = json.loads(text)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        columns, mean, deviation = (tuple(fields[k]) for k in ("columns", "mean", "deviation"))
+        if not len(columns) == len(mean) == len(deviation):
+            raise ValueError("a mean and a deviation belong to each column")
+        if not all(isinstance(value, int | float) for value in mean + deviation):
+            raise TypeError("means and deviations are numbers")
+        return cls(columns, str(fields["event"]), mean, deviation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,8 +151,8 @@ def make_corpus(name, source, splits, columns, event="", clip=0.0, notes=()) -> 
         in the notes; 0 moves nothing.
 
     Raises:
-      UserError: an empty split, a sequence of fewer than two steps, a value that is not
-        finite or, without `clip`, further than 1,000 deviations from the mean, an event other
+      UserError: an empty split, a sequence of fewer than two steps, a value that float32 does
+        not hold or, without `clip`, further than 1,000 deviations from the mean, an event other
         than 0 and 1, a column that never changes.
     """
     if clip < 0:
@@ -206,12 +212,13 @@ def _check(name, part, columns):
     if part.lengths.min() < 2:
         short = part.names[int(np.argmin(part.lengths))]
         raise UserError(f"{short} of {name} is shorter than two steps: leave it out.")
-    bad = ~np.isfinite(part.values)
+    bad = ~(np.abs(part.values) <= np.finfo(np.float32).max)  # squares of more may overflow
     if bad.any():
         step, column = np.argwhere(bad)[0]
         raise UserError(
             f"{_where(part, step)} of {name} has {columns[column]} ="
-            f" {part.values[step, column]}: mend or remove the sequence."
+            f" {part.values[step, column]}, no number that float32 holds: mend or remove the"
+            " sequence."
         )
     if part.events is not None and not np.isin(part.events, (0, 1)).all():
         step = int(np.argmax(~np.isin(part.events, (0, 1))))
