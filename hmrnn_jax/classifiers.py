@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hmrnn_jax import language, models, recurrence
+from hmrnn_jax import language, models, ops, recurrence
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.parallel import AXIS
 
@@ -53,7 +53,7 @@ class _Reader(models.CellStack):
 
     def affine(self, name, x, width):
         """PyTorch's default for a linear layer, as in the ON-LSTM authors' program."""
-        uniform = models.symmetric_uniform(x.shape[-1] ** -0.5)
+        uniform = ops.symmetric_uniform(x.shape[-1] ** -0.5)
         kernel = self.param(f"{name}_kernel", uniform, (x.shape[-1], width))
         bias = self.param(f"{name}_bias", uniform, (width,))
         return models.dense(x, kernel, self.policy.precision) + bias
@@ -102,7 +102,7 @@ class PairClassifier(_Reader, nn.Module):
     @nn.compact
     def __call__(self, batch, *, slope=1.0, masks=None):
         """`Output` of a `pairs.PairBatch`; `masks` of `masks`, in training."""
-        uniform = models.symmetric_uniform
+        uniform = ops.symmetric_uniform
         table = self.param("embedding", uniform(0.1), (self.vocabulary, self.embedding))
         ids = jnp.concatenate([batch.left, batch.right], axis=1)
         resets = jnp.concatenate([batch.left_resets, batch.right_resets], axis=1)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 def scan(body, carry, xs, reverse=False, unroll=1):
     """`lax.scan`, whose stacked arrays begin with different numbers, which are never read."""
     steps = len(jax.tree.leaves(xs)[0])
+    if not steps:
+        return jax.lax.scan(body, carry, xs)
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     like, structure = jax.tree.flatten(jax.eval_shape(body, carry, first)[1])
     stacked = [jnp.full((steps, *y.shape), number, y.dtype) for number, y in enumerate(like)]
@@ -44,6 +46,8 @@ def with_scratch(body):
         def join(name, operand):
             if not isinstance(operand, list):
                 return operand
+            if any(part.dtype != scratch[name].dtype for part in operand):
+                return jnp.concatenate(operand)
             row = 0
             for part in operand:
                 scratch[name] = jax.lax.dynamic_update_slice(scratch[name], part, (row, 0))

@@ -212,7 +212,7 @@ class LanguageModel(CellStack, nn.Module):
           resets, slope, noise: see `run_cells`.
           masks: of `masks`, in training; None in evaluation.
         """
-        initial = symmetric_uniform if self.embedding_uniform else nn.initializers.normal
+        initial = ops.symmetric_uniform if self.embedding_uniform else nn.initializers.normal
         table = self.param(
             "embedding", initial(self.embedding_scale), (self.vocabulary, self.embedding)
         )
@@ -259,13 +259,6 @@ def host_memory():
     if not hasattr(os, "sysconf"):
         return math.inf
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def symmetric_uniform(limit):
-    """An initialiser, uniform in +-limit."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -limit, limit
-    )
 
 
 def _times(x, mask):

@@ -44,7 +44,8 @@ def straight_through(value, x, slope, surrogate="hard_sigmoid"):
       slope: scalar `a > 0`, traced, so that annealing never recompiles.
       surrogate: one of `SURROGATES`.
 
-    Returns `value`. The gradient reaches `x` alone.
+    Returns `value`. The gradient reaches `x` alone, in reverse mode alone, as of every
+    `jax.custom_vjp`; see `straight_through_both_ways`.
     """
     del x, slope, surrogate
     return value
@@ -56,10 +57,25 @@ def _straight_through_forward(value, x, slope, surrogate):
 
 def _straight_through_backward(surrogate, residuals, gradient):
     to_x = gradient * surrogate_derivative(*residuals, surrogate)
-    return None, to_x.astype(gradient.dtype), None
+    return None, to_x.astype(residuals[0].dtype), None
 
 
 straight_through.defvjp(_straight_through_forward, _straight_through_backward)
+
+
+def straight_through_both_ways(value, x, slope, surrogate="hard_sigmoid"):
+    """`straight_through` in forward mode too, and of any order: `jax.jvp`, `jax.hessian`.
+
+    Plain arithmetic, for JAX has no custom rule of both modes that holds within loops in every
+    order: what is added to `value` is 0 to the last digit, and has the derivatives.
+    """
+    value, slope = jax.lax.stop_gradient((value, slope))
+    if surrogate == "logistic":
+        function = jax.nn.sigmoid(2 * slope * x)
+    else:
+        function = jnp.where(jnp.abs(slope * x) < 1, x, 0) * (slope / 2)
+    return value + (function - jax.lax.stop_gradient(function)).astype(value.dtype)
+
 
 BOUNDARY_MODES = ("step", "sample", "soft")
 
@@ -70,9 +86,9 @@ def boundary(x, slope, mode, noise=None, surrogate="hard_sigmoid"):
     Modes: `step`, 1 iff the hard sigmoid exceeds 1/2; `sample`, Bernoulli with the
     hard sigmoid as probability, drawn with `noise` uniform in [0, 1); `soft`, the
     hard sigmoid itself. The step is written `x > 0`: through the hard sigmoid, f32
-    rounding would swallow 0 < x < 6e-8 / a.
+    rounding would swallow 0 < x < 6e-8 / a. Differentiable in both modes.
     """
-    return straight_through(fired(x, slope, mode, noise), x, slope, surrogate)
+    return straight_through_both_ways(fired(x, slope, mode, noise), x, slope, surrogate)
 
 
 def fired(x, slope, mode, noise=None):
@@ -81,12 +97,17 @@ def fired(x, slope, mode, noise=None):
         return (x > 0).astype(x.dtype)
     if mode == "sample":
         return (noise < hard_sigmoid(x, slope)).astype(x.dtype)
-    return hard_sigmoid(x, slope)
+    return hard_sigmoid(x, slope).astype(x.dtype)
 
 
 def column(vector, like):
     """`vector` with trailing axes of length 1, so that it broadcasts over `like`'s batch."""
     return vector.reshape(vector.shape + (1,) * (like.ndim - vector.ndim))
+
+
+def row(scalars):
+    """Scalars of the examples, `[]` or `[B]`, as a row that broadcasts over their features."""
+    return scalars[None]
 
 
 # Added to the variance that layer normalisation divides by.
@@ -100,7 +121,7 @@ def layer_norm(x, gain, bias, groups=1):
       x: `[d]` or `[d, B]`. gain, bias: `[d]`.
       groups: number of equal slices of the features, each normalised by itself.
     """
-    grouped = x.reshape(groups, -1, *x.shape[1:])
+    grouped = x.reshape(groups, len(x) // groups, *x.shape[1:])
     centred = grouped - jnp.mean(grouped, axis=1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
     scaled = (centred * jax.lax.rsqrt(variance + EPSILON)).reshape(x.shape)
@@ -189,15 +210,33 @@ def _rounded_backward(residuals, gradient):
 _rounded_product.defvjp(_rounded_forward, _rounded_backward)
 
 
+def drawn(make, key, shape, dtype):
+    """`make(key, shape, dtype)` of a random initialiser, drawn in float32 at least and then cast.
+
+    Half precisions have no QR decomposition, and few different uniform numbers.
+    """
+    return make(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+
+
 def orthogonal_blocks(key, rows, columns, blocks, dtype=jnp.float32):
     """`[blocks * rows, columns]`: one (semi-)orthogonal matrix for each gate."""
-    make = jax.nn.initializers.orthogonal()
-    keys = jax.random.split(key, blocks)
-    return jnp.concatenate([make(k, (rows, columns), dtype) for k in keys])
+    return _blocks(jax.nn.initializers.orthogonal(), key, (rows, columns), blocks, dtype)
 
 
 def glorot_blocks(key, rows, columns, blocks, dtype=jnp.float32):
     """`[blocks * rows, columns]`: Glorot-uniform, the fans counted for one gate."""
-    make = jax.nn.initializers.glorot_uniform()
+    return _blocks(jax.nn.initializers.glorot_uniform(), key, (rows, columns), blocks, dtype)
+
+
+def _blocks(make, key, shape, blocks, dtype):
     keys = jax.random.split(key, blocks)
-    return jnp.concatenate([make(k, (rows, columns), dtype) for k in keys])
+    return jnp.concatenate([drawn(make, k, shape, dtype) for k in keys])
+
+
+def symmetric_uniform(limit):
+    """An initialiser, uniform in +-limit."""
+
+    def make(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return make

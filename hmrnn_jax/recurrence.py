@@ -81,7 +81,9 @@ def unroll(
     policy.check(steps)
     columns = cell.inputs(config, params, x.reshape(-1, x.shape[-1]).T, policy.precision)
     if table_ids is None:
-        hoisted = {name: v.reshape(-1, steps, batch).swapaxes(0, 1) for name, v in columns.items()}
+        hoisted = {
+            name: v.reshape(len(v), steps, batch).swapaxes(0, 1) for name, v in columns.items()
+        }
     else:
         hoisted = {name: v.T[table_ids].swapaxes(1, 2) for name, v in columns.items()}
     if resets is None:
@@ -110,7 +112,7 @@ def _features_first(tree, leading=0):
 
 def _in_chunks(run, length, weights, state, window, constants):
     """The window as a scan over rematerialised chunks of `length` steps."""
-    window = jax.tree.map(lambda v: v.reshape(-1, length, *v.shape[1:]), window)
+    window = jax.tree.map(lambda v: v.reshape(len(v) // length, length, *v.shape[1:]), window)
 
     @jax.checkpoint
     def chunk(state, window):
@@ -118,7 +120,7 @@ def _in_chunks(run, length, weights, state, window, constants):
         return final, (states, aux)
 
     final, ys = jax.lax.scan(chunk, state, window)
-    return final, *jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), ys)
+    return final, *jax.tree.map(lambda v: v.reshape(len(v) * length, *v.shape[2:]), ys)
 
 
 def _step(config, linear, vectors, constants, state, per_step, reset):

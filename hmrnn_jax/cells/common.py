@@ -2,8 +2,42 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hmrnn_jax import ops
+from hmrnn_jax.errors import UserError
+
+
+def check_sizes(**sizes):
+    """Raises `UserError` unless each is a positive int, or for `sizes` a tuple of such."""
+    for field, value in sizes.items():
+        many = field == "sizes"
+        if many and not (isinstance(value, tuple) and value):
+            raise UserError(
+                f"sizes is {value!r}; it must be a tuple of the layers' widths, such as (128, 128)."
+            )
+        if not all(map(is_size, value if many else (value,))):
+            kind = "hold positive whole numbers" if many else "be a positive whole number"
+            raise UserError(f"{field} is {value!r}; it must {kind}.")
+
+
+def is_size(value):
+    """Whether `value` is a positive whole number."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0
+
+
+def check_input(config, x):
+    """Raises `UserError` unless x is as wide as a cell's `config` says, `[input_size, ...]`."""
+    if len(x) != config.input_size:
+        raise UserError(
+            f"The input is {len(x)} wide, but the cell's config says input_size="
+            f"{config.input_size}; make the two agree."
+        )
+
+
+def cast_like(old, new):
+    """The tree `new` in the dtypes of `old`: a state keeps its own, whatever the parameters'."""
+    return jax.tree.map(lambda like, value: value.astype(like.dtype), old, new)
 
 
 class Products:
@@ -61,8 +95,7 @@ def init_affine(key, config, dtype, input_size=None, biases=("b_W", "b_U"), fan_
     if config.initialisation == "uniform":
 
         def uniform(key, shape, fan_in):
-            limit = fan_in**-0.5
-            return jax.random.uniform(key, shape, dtype, -limit, limit)
+            return ops.drawn(ops.symmetric_uniform(fan_in**-0.5), key, shape, dtype)
 
         fans = {"U": size, "b_U": size} if fan_in is None else dict.fromkeys(("U", "b_U"), fan_in)
         shapes = {"U": (rows, size), "W": (rows, width)} | dict.fromkeys(biases, (rows,))

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from hmrnn_jax import ops
 from hmrnn_jax.cells import operations
-from hmrnn_jax.cells.common import Products, init_norms
+from hmrnn_jax.cells.common import Products, cast_like, check_input, check_sizes, init_norms
 from hmrnn_jax.errors import require
 
 TERMS = ("U_rec", "U_td", "W_bu")
@@ -91,6 +91,7 @@ class Config:
     replays = True
 
     def __post_init__(self):
+        check_sizes(input_size=self.input_size, sizes=self.sizes)
         require("boundary", self.boundary, ops.BOUNDARY_MODES)
         require("gradient", self.gradient, ("blend", "select"))
         require("layer_norm", self.layer_norm, ("none", "sum", "ba"))
@@ -173,8 +174,7 @@ def _gate_bias(key, config, size, dtype):
     pre-activation and c would be exactly zero, where layer normalisation has derivative
     1/sqrt(epsilon), step after step: the gradient overflows.
     """
-    limit = size**-0.5
-    bias = jax.random.uniform(key, (4 * size,), dtype, -limit, limit)
+    bias = ops.drawn(ops.symmetric_uniform(size**-0.5), key, (4 * size,), dtype)
     return bias.at[:size].add(config.forget_bias)
 
 
@@ -213,7 +213,11 @@ def products(config, params):
 
 
 def inputs(config, params, x, precision="float32"):
-    """The part of the first layer's pre-activation that x alone decides, `{name: [N, ...]}`."""
+    """The part of the first layer's pre-activation that x alone decides, `{name: [N, ...]}`.
+
+    Raises `UserError` where x, `[input_size, ...]`, is of another width.
+    """
+    check_input(config, x)
     entry = params[_name(0)]
     value = ops.product(_rows(entry, "W_bu"), x, precision)
     if config.layer_norm == "ba":
@@ -304,11 +308,11 @@ def step(
                 operands.detector,
             )  # fmt: skip
             new = pointwise.replay(config, known, operands)
-        h.append(new.h)
-        c.append(new.c)
+        h.append(cast_like(state.h[layer], new.h))
+        c.append(cast_like(state.c[layer], new.c))
         if not last:
             detectors.append(new.x)
-            z.append(new.z)
+            z.append(cast_like(p, new.z))
     return State(tuple(h), tuple(c), tuple(z)), Aux(tuple(detectors))
 
 
@@ -358,7 +362,8 @@ def before_each_step(config, first, states, resets):
 
     def shifted(initial, first, states):
         moved = jnp.concatenate([first[None], states[:-1]])
-        return jnp.where(resets.reshape(resets.shape + (1,) * (moved.ndim - 2)), initial, moved)
+        where = resets.reshape(resets.shape + (1,) * (moved.ndim - 2))
+        return jnp.where(where, jnp.broadcast_to(initial, moved.shape), moved)
 
     return jax.tree.map(shifted, start, first, states)
 
@@ -369,7 +374,7 @@ def _preactivation(config, params, layer, operands, linear):
     if config.layer_norm != "ba":
         # z gates vectors rather than products: a scalar commutes with the product,
         # and so the terms of a layer are one product of concatenated operands.
-        gated = [v if gate is None else gate * v for gate, v in operands.values() if v is not None]
+        gated = [_gated(gate, v) for gate, v in operands.values() if v is not None]
         return linear(name, gated)
     s = 0.0
     for term, (gate, vector) in operands.items():
@@ -380,5 +385,9 @@ def _preactivation(config, params, layer, operands, linear):
             value = jnp.concatenate([normalised, value[rows:]])
         else:
             value = normalised
-        s += value if gate is None else gate * value
+        s += _gated(gate, value)
     return s + ops.column(params[name]["b"], s)
+
+
+def _gated(gate, vector):
+    return vector if gate is None else ops.row(gate) * vector

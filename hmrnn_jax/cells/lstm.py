@@ -15,7 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
-from hmrnn_jax.cells.common import Products, init_affine, init_norms
+from hmrnn_jax.cells.common import (
+    Products,
+    cast_like,
+    check_input,
+    check_sizes,
+    init_affine,
+    init_norms,
+)
 from hmrnn_jax.errors import require
 
 
@@ -45,6 +52,7 @@ class Config:
     uses_noise = 0
 
     def __post_init__(self):
+        check_sizes(input_size=self.input_size, size=self.size)
         require("layer_norm", self.layer_norm, ("none", "sum", "ba"))
         require("initialisation", self.initialisation, ("uniform", "orthogonal"))
 
@@ -90,6 +98,7 @@ def products(config, params):
 
 def inputs(config, params, x, precision="float32"):
     """The input products, which need no state: `{name: [4H, ...]}`, x is `[input_size, ...]`."""
+    check_input(config, x)
     value = ops.product(params["W"], x, precision)
     bias = params["b"] + params["b_U"] if config.recurrent_bias else params["b"]
     if config.layer_norm == "ba":
@@ -120,4 +129,4 @@ def step(config, params, state, x=None, *, linear=None) -> tuple[State, Aux]:
     f, i, o = jax.nn.sigmoid(s[:3])
     c = f * state.c + i * jnp.tanh(s[3])
     h = o * jnp.tanh(ops.layer_norm(c, **norm["c"]) if norm else c)
-    return State(h, c), Aux(1 - jnp.mean(f, axis=0))
+    return cast_like(state, State(h, c)), Aux(1 - jnp.mean(f, axis=0))

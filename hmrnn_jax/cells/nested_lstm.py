@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
-from hmrnn_jax.cells.common import Products, init_affine
-from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.cells.common import Products, cast_like, check_input, check_sizes, init_affine
+from hmrnn_jax.errors import require
 
 PROPOSALS = {"identity": lambda s: s, "tanh": jnp.tanh}
 
@@ -52,10 +52,9 @@ class Config:
     uses_noise = 0
 
     def __post_init__(self):
+        check_sizes(input_size=self.input_size, size=self.size, depth=self.depth)
         require("proposal", self.proposal, tuple(PROPOSALS))
         require("initialisation", self.initialisation, ("uniform", "orthogonal"))
-        if self.depth < 1:
-            raise UserError(f"A Nested LSTM of depth {self.depth} is none; choose 1 or more.")
 
     @property
     def blocks(self):
@@ -103,6 +102,7 @@ def products(config, params):
 
 def inputs(config, params, x, precision="float32"):
     """The outermost input products, `{name: [4H, ...]}`; x is `[input_size, ...]`."""
+    check_input(config, x)
     entry = params[_name(0)]
     value = ops.product(entry["W"], x, precision)
     return {_name(0): value + ops.column(entry["b"], value)}
@@ -129,4 +129,4 @@ def step(config, params, state, x=None, *, linear=None) -> tuple[State, tuple]:
     for o in reversed(outputs):
         memories.insert(0, value)
         value = o * jnp.tanh(value)
-    return State(value, tuple(memories)), ()
+    return cast_like(state, State(value, tuple(memories))), ()

@@ -24,7 +24,14 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
-from hmrnn_jax.cells.common import Products, init_affine
+from hmrnn_jax.cells.common import (
+    Products,
+    cast_like,
+    check_input,
+    check_sizes,
+    init_affine,
+    is_size,
+)
 from hmrnn_jax.errors import UserError, require
 
 
@@ -51,8 +58,9 @@ class Config:
     uses_noise = 0
 
     def __post_init__(self):
+        check_sizes(input_size=self.input_size, size=self.size)
         require("initialisation", self.initialisation, ("uniform", "orthogonal"))
-        if self.chunk < 1 or self.size % self.chunk:
+        if not is_size(self.chunk) or self.size % self.chunk:
             raise UserError(
                 f"An ON-LSTM layer of {self.size} units cannot be cut in chunks of {self.chunk};"
                 " choose a size that the chunk divides."
@@ -104,6 +112,7 @@ def products(config, params):
 
 def inputs(config, params, x, precision="float32"):
     """The input products, which need no state: `{name: [4D+2n, ...]}`; x is `[input_size, ...]`."""
+    check_input(config, x)
     value = ops.product(params["W"], x, precision)
     return {"recurrent": value + ops.column(params["b_W"] + params["b_U"], value)}
 
@@ -134,5 +143,5 @@ def step(config, params, state, x=None, *, linear=None, masters=None) -> tuple[S
     # f^ and i^ of the paper with the overlap w = f~ i~ factored out.
     c = mf * (f * mi + (1 - mi)) * state.c.reshape(chunked) + mi * (i * mf + (1 - mf)) * g
     h = o * jnp.tanh(c)
-    state = State(h.reshape(size, *batch), c.reshape(size, *batch))
-    return state, Aux(1 - jnp.mean(master_f, axis=0), jnp.mean(master_i, axis=0))
+    new = State(h.reshape(size, *batch), c.reshape(size, *batch))
+    return cast_like(state, new), Aux(1 - jnp.mean(master_f, axis=0), jnp.mean(master_i, axis=0))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
+from hmrnn_jax.cells.common import cast_like
 
 
 class Operands(NamedTuple):
@@ -73,11 +74,13 @@ def detect(config, operands, x, z=None):
     if x is None:
         return None, None
     nested = config.nested and operands.q is not None
-    if z is None or nested:
-        fired = ops.fired(x, operands.slope, config.boundary, operands.noise)
+    if z is not None and not nested:
+        return ops.straight_through(z, x, operands.slope, config.surrogate), x
+    fired = ops.fired(x, operands.slope, config.boundary, operands.noise)
+    if z is not None:
         # Where the layer below has no boundary the known z does not tell what fired.
-        z = fired if z is None else jnp.where(operands.q == 1, z, fired)
-    z = ops.straight_through(z, x, operands.slope, config.surrogate)
+        fired = jnp.where(operands.q == 1, z, fired)
+    z = ops.straight_through_both_ways(fired, x, operands.slope, config.surrogate)
     return (operands.q * z if nested else z), x
 
 
@@ -86,7 +89,8 @@ def _pieces(config, operands):
     gates, norm = operands.gates, operands.norm
     if config.layer_norm == "sum":
         gates = ops.layer_norm(gates, **norm["s"], groups=4)
-    return operands.p, operands.q, operands.h, operands.c, gates, norm["c"] if norm else None
+    p, q = (z if z is None else ops.row(z) for z in (operands.p, operands.q))
+    return p, q, operands.h, operands.c, gates, norm["c"] if norm else None
 
 
 def operate(config, p, q, h, c, gates, norm):
@@ -95,7 +99,8 @@ def operate(config, p, q, h, c, gates, norm):
     c = p i g + (1-p)(1-q) c' + (1-p) q (f c' + i g), collected by operand.
 
     Args: of `config` its `gradient` and `flush` matter here; the others are as in `Operands`,
-      `gates` normalised, `norm` the gain and bias that normalise c before its tanh, or None.
+      but p and q rows, `[1, ...]`, `gates` normalised, `norm` the gain and bias that normalise c
+      before its tanh, or None.
     """
     return combine(config, p, q, h, c, _squashed(gates, c)[0], lambda c: _normalised(c, norm))
 
@@ -148,7 +153,10 @@ def _replayed_backward(config, residuals, gradients):
 
     Automatic differentiation sums the gradient of p and q once for each of their uses.
     """
-    (_, new_c), (p, q, h, c, gates, norm) = residuals
+    (_, new_c), operands = residuals
+    p, q, h, c, gates, norm = operands
+    if config.gradient == "select":
+        p, q = jax.lax.stop_gradient((p, q))  # of second derivatives as of the first
     to_h, to_c = gradients
     (f, i, o, g), slopes = _squashed(gates, c)
     keep = 1 if p is None or not config.flush else 1 - p
@@ -158,7 +166,8 @@ def _replayed_backward(config, residuals, gradients):
     normalised, pullback = jax.vjp(_normalised, new_c, norm)
     squashed = jnp.tanh(normalised)
     to_output = write * to_h
-    to_new_c, to_norm = pullback(to_output * o * (1 - squashed**2))
+    to_normalised = to_output * o * (1 - squashed**2)
+    to_new_c, to_norm = pullback(to_normalised.astype(normalised.dtype))
     to_new_c += to_c
     to_forgotten = forget * to_new_c
     number = _numbers(c)
@@ -170,11 +179,18 @@ def _replayed_backward(config, residuals, gradients):
         kept = f * c * to_new_c
         copied = 0 if q is None else (c - i * g) * to_new_c + (h - o * squashed) * to_h
         if p is not None and config.flush:
-            to_p = -jnp.sum(kept if q is None else (1 - q) * copied + q * kept, axis=0)
+            to_p = -_sum(kept if q is None else (1 - q) * copied + q * kept)
         if q is not None:
-            to_q = keep * jnp.sum(kept - copied, axis=0)
+            to_q = keep * _sum(kept - copied)
     to_old_c = copy * to_new_c + f * to_forgotten
-    return None, to_p, to_q, copy * to_h, to_old_c, to_gates, to_norm
+    results = to_p, to_q, copy * to_h, to_old_c, to_gates, to_norm
+    pairs = zip(operands, results, strict=True)
+    return None, *(g if g is None else cast_like(v, g) for v, g in pairs)
+
+
+def _sum(x):
+    """Over the features, as a row."""
+    return jnp.sum(x, axis=0, keepdims=True)
 
 
 replayed.defvjp(lambda config, new, *operands: (new, (new, operands)), _replayed_backward)
