@@ -42,6 +42,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks import compare_report, matched, timing  # noqa: E402
 from hmrnn_jax import (  # noqa: E402
+    cli,
     datasets,
     defaults,
     evaluate,
@@ -331,4 +332,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    cli.start(main)

@@ -30,6 +30,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
 from hmrnn_jax import (  # noqa: E402
+    cli,
     defaults,
     files,
     language,
@@ -282,6 +283,7 @@ def main(arguments=None):
     parser.add_argument("--rounds", type=positive, default=7, help="rounds (7)")
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (float32)")
     flags = parser.parse_args(arguments)
+    flags.output.mkdir(parents=True, exist_ok=True)
 
     def report(line):
         print(line, file=sys.stderr, flush=True)
@@ -305,7 +307,6 @@ def main(arguments=None):
             boundaries[TRAINED] = z
         rows += measure(model, params, batch, boundaries, flags.rounds, report)
     report_text = f"{title}; {timing.hardware_line(facts)}\n\n{table(rows)}\n"
-    flags.output.mkdir(parents=True, exist_ok=True)
     files.write_text(flags.output / "sparsity.md", report_text)
     everything = {"hardware": facts, "title": title, "rows": rows}
     files.write_text(flags.output / "sparsity.json", json.dumps(everything, indent=1) + "\n")
@@ -314,4 +315,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    cli.start(main)

@@ -23,7 +23,7 @@ import jaxlib  # noqa: E402
 from benchmarks import peers  # noqa: E402
 from benchmarks.problems import SIZES, network, one_batch  # noqa: E402
 from benchmarks.train_step import naive_hm_lstm, names_of  # noqa: E402
-from hmrnn_jax import aot, optim, parallel, train_state  # noqa: E402
+from hmrnn_jax import aot, cli, optim, parallel, train_state  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
 
 
@@ -125,4 +125,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    cli.start(main)

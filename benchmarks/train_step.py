@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks import peer_stacks, peers, timing  # noqa: E402
 from benchmarks.problems import SIZES, network, one_batch, padding, stream  # noqa: E402
-from hmrnn_jax import files, losses, optim, parallel, train_state  # noqa: E402
+from hmrnn_jax import cli, files, losses, optim, parallel, train_state  # noqa: E402
 
 BASE = "naive"
 
@@ -264,6 +264,8 @@ def main(arguments=None):
     flags = parser.parse_args(arguments)
     if flags.rounds < 1:
         parser.error("--rounds must be 1 or more")
+    if flags.json:
+        files.check_writable(flags.json)
 
     def report(line):
         print(line, file=sys.stderr, flush=True)
@@ -289,4 +291,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    cli.start(main)

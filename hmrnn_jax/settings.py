@@ -4,6 +4,8 @@
 `train.py --help` prints the table.
 """
 
+from ml_collections.config_dict import RequiredValueError
+
 from hmrnn_jax import cells, datasets, objectives, ops, optim, policy
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.fields import (
@@ -21,7 +23,7 @@ from hmrnn_jax.fields import (
 from hmrnn_jax.models import HEADS
 from hmrnn_jax.tasks import MODULES, strokes
 
-ROWS, STEPS = 2**20, 10**6  # bounds of a batch and of a window, for the memory that they take
+ROWS, STEPS = 2**17, 10**5  # bounds of a batch and of a window, for the memory that they take
 SEEDS = 2**32 - 1  # the largest of a seed
 _INITIALISATION = Choice(
     "Initial matrices: orthogonal or uniform, see cells.common.init_affine.",
@@ -219,7 +221,10 @@ def check(config):
 
     What depends on the data or the devices is checked when the task is made.
     """
-    known, given = fields(config), flat(config.to_dict())
+    try:
+        known, given = fields(config), flat(config.to_dict())
+    except RequiredValueError as error:
+        raise UserError("A field of the configuration has no value: give it one.") from error
     for name in given.keys() - known.keys():
         near = nearest(name, known)
         raise UserError(
@@ -230,6 +235,10 @@ def check(config):
         if name not in given:
             raise UserError(f"The configuration lacks {name}; begin with one of defaults.")
         field.check(name, given[name])
+    if config.get("window_random") and config.window_quantum > config.window:
+        raise UserError(
+            f"window_quantum is {config.window_quantum}, more than window, {config.window}."
+        )
     if config.slope.start > config.slope.maximum:
         raise UserError(
             f"slope.start is {config.slope.start:g}, above slope.maximum, {config.slope.maximum:g}."

@@ -223,6 +223,10 @@ def test_a_field_that_no_task_knows_or_that_is_not_there_is_named(config):
     ("changes", "message"),
     [
         ({"slope.start": 6.0}, "slope.start is 6, above slope.maximum, 5"),
+        (
+            {"window_random": True, "window_quantum": 11},
+            "window_quantum is 11, more than window, 10",
+        ),
         ({"model.backend": "pallas"}, "cpu has no kernels: set model.backend=scan"),
         ({"model.remat": 3}, "remat is 3; it must divide the window, 10 steps"),
         (
