@@ -20,96 +20,98 @@ python eval.py --workdir=runs/on-ptb --export=on.pt           # the ON-LSTM auth
 python eval.py --config=configs/on_lstm_ptb_word.py --weights=on.pt           # from it
 """
 
+import functools
+import itertools
+import os
+import signal
 import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Until `cli.run` a Ctrl-C would show where the imports are.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
-from hmrnn_jax import cli, metrics, parallel
-from hmrnn_jax.analysis import plots, syneval
+from hmrnn_jax import cli, fields, files, metrics, parallel
+from hmrnn_jax.analysis import plots, stroke_plots, syneval
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.fields import Choice, Names, Number, Switch, Text, Whole, Wholes
 from hmrnn_jax.looks import examples, sequences, streaming, syntax, text
 from hmrnn_jax.looks.run import export, from_official, restore
+from hmrnn_jax.settings import ROWS, SEEDS
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "With --weights: the model's configuration.")
-flags.DEFINE_string("weights", None, "Official ON-LSTM weights, .pt or .npz, instead of a run.")
-flags.DEFINE_string("export", None, "File, .pt or .npz, for a run's weights in official form.")
-flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run.")
-flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "Split to score or to look at.")
-flags.DEFINE_string("text", None, "A UTF-8 file to score or to look at instead of a split.")
-flags.DEFINE_integer("batch", None, "Rows a split is divided in; 1 carries the state all through.")
-flags.DEFINE_integer("warmup", None, "Symbols that each row reads, unscored, before its part.")
-flags.DEFINE_boolean("boundaries", False, "Writes the boundary figure and view, and scores spaces.")
-flags.DEFINE_integer("length", 270, "Symbols in the figure and view of --boundaries.")
-flags.DEFINE_integer("score_length", 20_000, "Symbols that --boundaries scores against spaces.")
-flags.DEFINE_string("words", None, "With --boundaries: a UTF-8 text with its words separated.")
-flags.DEFINE_integer("lines", 5, "Sequences in the figure of --boundaries.")
-flags.DEFINE_integer("score_lines", 200, "Sequences whose boundaries --boundaries scores.")
-flags.DEFINE_integer(
-    "tolerance", sequences.TOLERANCE, "Steps that these may lie off; 0 scores exact ones alone.",
-    lower_bound=0,
+FLAGS = flags.FlagValues()
+flag, Place = functools.partial(fields.flag, FLAGS), functools.partial(Text, empty=False)
+flag("config", None, Place("With --weights: the model's configuration."))
+flag("weights", None, Place("Official ON-LSTM weights, .pt or .npz, instead of a run."))
+flag("export", None, Place("File, .pt or .npz, for a run's weights in official form."))
+flag("workdir", "runs/quickstart", Place("Folder of the run."))
+flag("split", "test", Choice("Split to score or to look at.", ("train", "valid", "test")))
+flag("text", None, Place("A UTF-8 file to score or to look at instead of a split."))
+flag("batch", None, Whole("Rows a text is divided in; 1 carries the state all through.", 1, ROWS))
+flag("warmup", None, Whole("Symbols that each row reads, unscored, before its part."))
+flag("boundaries", False, Switch("Writes the boundary figure and view, and scores spaces."))
+flag("length", 270, Whole("Symbols in the figure and view of --boundaries.", 1, plots.MOST_SYMBOLS))
+flag("score_length", 20_000, Whole("Symbols that --boundaries scores against spaces.", 2))
+flag("words", None, Place("With --boundaries: a UTF-8 text with its words separated."))
+flag("lines", 5, Whole("Sequences in the figure of --boundaries.", 1, stroke_plots.MOST_LINES))
+flag("score_lines", 200, Whole("Sequences whose boundaries --boundaries scores.", 1))
+flag("tolerance", sequences.TOLERANCE, Whole("Steps that these may lie off; 0: exact ones alone."))
+flag("segment", None, Place("A file to cut in segments: UTF-8 text, or .csv or .npz."))
+flag("stream", False, Switch("Prints the segments of standard input as they end."))
+flag("trees", None, Place("Penn bracket files (file, folder or zip) to parse; nltk: the sample."))
+flag("sections", None, Wholes("Sections of --trees, for example 23; all by default."))
+flag("longest", None, Whole("Most words of a sentence of --trees: 10 for WSJ10.", 1))
+flag("control", None, Place("Workdir of a second run, shown beside by --trees, --curves, logic."))
+flag("parse", None, Place("A text file, a sentence a line, to parse."))
+flag("layer", 2, Whole("Layer whose distances --parse reads, from 1.", 1))
+flag("draw", 1, Whole("Which sentence of --parse is drawn, from 1.", 1))
+flag("biased", True, Switch("Whether --parse uses the authors' tree rule."))
+flag("syneval", False, Switch("Scores the sentence pairs of Marvin and Linzen."))
+flag("items", None, Place("Another file of pairs for --syneval."))
+flag("curves", False, Switch("Draws the training curves, --control's over them."))
+flag(
+    "keys", ("valid/bpc", "rate/layer1", "rate/layer2"),
+    Names("With --curves and --control: what is drawn."),
 )  # fmt: skip
-flags.DEFINE_string("segment", None, "A file to cut in segments: UTF-8 text, or .csv or .npz.")
-flags.DEFINE_boolean("stream", False, "Prints the segments of standard input as they end.")
-flags.DEFINE_string(
-    "trees", None, "Penn bracket files (file, folder or zip) to parse; `nltk` for the sample."
-)
-flags.DEFINE_list("sections", None, "Sections of --trees, for example 23; all by default.")
-flags.DEFINE_integer("longest", None, "Most words of a sentence of --trees: 10 for WSJ10.")
-flags.DEFINE_string(
-    "control", None, "Workdir of a second run, shown beside the first by --trees and for logic."
-)
-flags.DEFINE_string("parse", None, "A text file, a sentence a line, to parse.")
-flags.DEFINE_integer("layer", 2, "Layer whose distances --parse reads, from 1.")
-flags.DEFINE_integer("draw", 1, "Which sentence of --parse is drawn, from 1.")
-flags.DEFINE_boolean("biased", True, "Whether --parse uses the authors' tree rule.")
-flags.DEFINE_boolean("syneval", False, "Scores the sentence pairs of Marvin and Linzen.")
-flags.DEFINE_string("items", None, "Another file of pairs for --syneval.")
-flags.DEFINE_boolean("curves", False, "Draws the training curves, --control's over them.")
-flags.DEFINE_list(
-    "keys", "valid/bpc,rate/layer1,rate/layer2", "With --curves and --control: what is drawn."
-)
-flags.DEFINE_integer("sample", None, "Symbols to generate; sequences, if they are real-valued.")
-flags.DEFINE_integer("poems", None, "Poems to generate, with a report on their form.")
-flags.DEFINE_integer("steps", 700, "Steps of each real-valued sequence of --sample.")
-flags.DEFINE_integer("prime", 1, "Steps of held-out sequences that these are begun with.")
-flags.DEFINE_float("bias", 0.0, "Bias of --sample towards likely strokes (Graves 2013).")
-flags.DEFINE_string("prompt", "\n", "Text that --sample continues.")
-flags.DEFINE_float("temperature", 1.0, "Temperature of --sample; 0 takes the likeliest symbol.")
-flags.DEFINE_integer("seed", 0, "Seed of --sample and of sampling detectors.")
-flags.DEFINE_string(
-    "output", None, "File that --boundaries, --parse (PNG) or --segment (JSON lines) writes."
-)
+flag("sample", None, Whole("Symbols to generate; sequences, if real-valued.", 1, text.MOST_DRAWN))
+flag("poems", None, Whole("Poems to generate, with a report on their form.", 1, text.MOST_POEMS))
+flag("steps", 700, Whole("Steps of each real-valued sequence of --sample.", 1, 10**6))
+flag("prime", 1, Whole("Steps of held-out sequences that these are begun with.", 1, 10**6))
+flag("bias", 0.0, Number("Of --sample towards likely strokes (Graves 2013).", least=0, most=1000))
+flag("prompt", "\n", Place("Text that --sample continues."))
+flag("temperature", 1.0, Number("Of --sample; 0 takes the likeliest symbol.", least=0))
+flag("seed", 0, Whole("Seed of --sample and of sampling detectors.", 0, SEEDS))
+flag("output", None, Place("File of the figure (PNG) or of the segments (JSON lines)."))
 
-# What can be asked of which task; the score is for all.
+# What can be asked, of runs of which tasks, one at a time; the score is for all.
 LOOKS = {
     "boundaries": ("language", "strokes"),
     "segment": ("language", "strokes"),
     "stream": ("language",),
     "sample": ("language", "strokes"),
     "poems": ("language",),
-    "text": ("language",),
-    "words": ("language",),
     "trees": ("language",),
     "parse": ("language",),
     "syneval": ("language",),
-    "items": ("language",),
     "export": ("language",),
+    "curves": (),
 }
+# And of which other input it is asked.
+INPUTS = {"text": ("language",), "words": ("language",), "items": ("language",)}
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is not a flag; did you mean --{argv[1]}?")
-    if FLAGS.curves:
+    look = _look()
+    for path in filter(None, (FLAGS.output, FLAGS.export)):
+        files.check_writable(path)
+    if look == "curves":
         return _curves()
     # What is asked is read before the run, which takes longer.
     bank = FLAGS.trees and syntax.read_treebank(FLAGS.trees, FLAGS.sections, FLAGS.longest)
     words = FLAGS.parse and syntax.read_sentences(FLAGS.parse)
-    wants_pairs = FLAGS.syneval or FLAGS.items
-    items = wants_pairs and syneval.read_items(FLAGS.items or syneval.find())
+    items = look == "syneval" and syneval.read_items(FLAGS.items or syneval.find())
     mesh = parallel.make_mesh()
     if FLAGS.weights:
         run = from_official(FLAGS.config, FLAGS.weights, mesh)
@@ -117,16 +119,18 @@ def main(argv):
         run = restore(FLAGS.workdir, mesh)
     # What is streamed is for another program to read.
     _say(*run.notes, file=sys.stderr if FLAGS.stream else sys.stdout)
-    for flag, allowed in LOOKS.items():
-        if FLAGS[flag].value not in (None, False) and run.config.task not in allowed:
+    for name, allowed in (LOOKS | INPUTS).items():
+        if _given(name) and run.config.task not in allowed:
             raise UserError(
-                f"--{flag} is for runs of the task {' or '.join(allowed)}; {FLAGS.workdir} is one"
+                f"--{name} is for runs of the task {' or '.join(allowed)}; {FLAGS.workdir} is one"
                 f" of {run.config.task}."
             )
     if run.config.task == "strokes":
         _say(_sequences(run))
     elif run.config.task != "language":
-        _say(examples.score(_with_control(run), FLAGS.split, _output("lengths.png")))
+        drawn = run.config.task == "logic" and FLAGS.split == "test"
+        figure = _output("lengths.png") if drawn else ""
+        _say(examples.score(_with_control(run), FLAGS.split, figure))
     elif bank:
         _say(syntax.trees(run, bank, *_with_control(run)[1:]))
     elif words:
@@ -137,10 +141,29 @@ def main(argv):
     elif FLAGS.export:
         _say(export(run, FLAGS.export))
     elif FLAGS.stream:
-        for line in streaming.segments(run, sys.stdin.buffer, FLAGS.seed):
+        tell = functools.partial(_say, file=sys.stderr)
+        for line in streaming.segments(run, sys.stdin.buffer, FLAGS.seed, tell):
             _say(line)
     else:
         _say(_text(run))
+
+
+def _given(name):
+    return FLAGS[name].value not in (None, False)
+
+
+def _look():
+    """The one thing that is asked; None for the score."""
+    looks = [name for name in LOOKS if _given(name) or (name == "syneval" and _given("items"))]
+    inputs = [name for name in ("text", "words") if _given(name)]
+    for one, other in itertools.combinations(looks + inputs, 2):
+        if one != "boundaries" or other not in inputs:
+            raise UserError(f"--{one} and --{other} are asked at once; give one of them.")
+    if inputs == ["words"] and not looks:
+        raise UserError("--words are for --boundaries to score; give that too.")
+    if FLAGS.config and not FLAGS.weights:
+        raise UserError("--config goes with --weights; a run has a configuration of its own.")
+    return looks[0] if looks else None
 
 
 def _text(run):
@@ -148,7 +171,9 @@ def _text(run):
     if FLAGS.poems is not None:
         return text.poems(run, FLAGS.poems, FLAGS.temperature, FLAGS.seed)
     if FLAGS.sample is not None:
-        return text.sample(run, FLAGS.prompt, FLAGS.sample, FLAGS.temperature, FLAGS.seed)
+        # UTF-8, whatever the terminal's encoding is.
+        prompt = os.fsencode(FLAGS.prompt).decode("utf-8", "surrogateescape")
+        return text.sample(run, prompt, FLAGS.sample, FLAGS.temperature, FLAGS.seed)
     ends, path = None, FLAGS.segment or FLAGS.words or FLAGS.text
     if FLAGS.words:
         *inputs, note, ends = text.read_words(path, run.encoding)
@@ -158,7 +183,10 @@ def _text(run):
         *inputs, note = text.split(run, FLAGS.split)
     _say(*filter(None, [note]))
     if FLAGS.segment:
-        return text.segment(run, inputs, FLAGS.output or f"{path}.segments.jsonl", FLAGS.seed)
+        return text.segment(
+            run, inputs, _output(f"{path}.segments.jsonl", ""), FLAGS.seed, FLAGS.batch,
+            FLAGS.warmup, functools.partial(_say, file=sys.stderr),
+        )  # fmt: skip
     name = path or FLAGS.split
     if FLAGS.boundaries:
         title, figure = epath.Path(name).name, _output("boundaries.png")
@@ -179,7 +207,7 @@ def _sequences(run):
             FLAGS.bias, FLAGS.seed, _output("sample.png"),
         )  # fmt: skip
     if FLAGS.segment:
-        path = FLAGS.output or f"{FLAGS.segment.rstrip('/')}.segments.jsonl"
+        path = _output(f"{FLAGS.segment.rstrip('/')}.segments.jsonl", "")
         return sequences.segment(run, sequences.read(run, FLAGS.segment), path, FLAGS.seed)
     if FLAGS.boundaries:
         return sequences.show_boundaries(
@@ -205,11 +233,11 @@ def _with_control(run):
 
 def _curves():
     """The training curves of a run, and of --control over them."""
-    path = _output("curves.png")
     runs = {
         epath.Path(workdir).name: metrics.read_metrics(epath.Path(workdir) / "metrics.jsonl")
         for workdir in filter(None, (FLAGS.workdir, FLAGS.control))
     }
+    path = _output("curves.png")
     if FLAGS.control:
         plots.compare_curves(path, runs, FLAGS.keys)
     else:
@@ -217,9 +245,16 @@ def _curves():
     _say(f"figure: {path}")
 
 
-def _output(name):
-    """--output, or a file in the run's folder, or here where there is no run."""
-    return FLAGS.output or (name if FLAGS.weights else str(epath.Path(FLAGS.workdir) / name))
+def _output(name, folder=None):
+    """--output, or a file in a folder: the run's, or here where there is no run.
+
+    Raises:
+      UserError: it could not be written; that is known before the work is done.
+    """
+    folder = ("" if FLAGS.weights else FLAGS.workdir) if folder is None else folder
+    path = FLAGS.output or os.path.join(folder, name)
+    files.check_writable(path)
+    return path
 
 
 def _say(*lines, file=None):
@@ -228,4 +263,4 @@ def _say(*lines, file=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, FLAGS, words="--workdir={0} for a run, or --text={0} for a text")

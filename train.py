@@ -9,18 +9,23 @@ and 130 after Ctrl-C with everything saved, 2 for what the user can mend, in one
 
 import contextlib
 import functools
-import sys
+import os
+import signal
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Until `cli.run` a Ctrl-C would show where the imports are.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
-from hmrnn_jax import aot, cli, optim, parallel, profiles, report, tasks, train_state
+from hmrnn_jax import aot, cli, optim, parallel, profiles, report, settings, tasks, train_state
 from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluate import collapsed
+from hmrnn_jax.fields import Text, flag
 from hmrnn_jax.kernels.resident import noted
 from hmrnn_jax.lock import Lock
 from hmrnn_jax.metrics import Logger
@@ -28,10 +33,8 @@ from hmrnn_jax.signals import Stopping
 from hmrnn_jax.workdir import check_new, open_run, set_aside
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file(
-    "config", None, "Configuration; configs/quickstart.py if not given."
-)
-flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run: checkpoints and metrics.")
+flags.DEFINE_string("config", None, "Configuration; configs/quickstart.py if not given.")
+flag(FLAGS, "workdir", "runs/quickstart", Text("Folder of the run.", empty=False))
 flags.DEFINE_string("coordinator", None, "host:port of process 0, for several processes by hand.")
 flags.DEFINE_integer("processes", None, "With --coordinator: the number of processes.")
 flags.DEFINE_string(
@@ -43,15 +46,13 @@ flags.DEFINE_boolean("fresh", False, "Sets the run that is in --workdir aside an
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is not a flag; did you mean --{argv[1]}?")
     if FLAGS.compile_only:
         return _say("\n".join(aot.describe(FLAGS.config, FLAGS.compile_only)))
     parallel.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
     say = (lambda line: None) if jax.process_index() else _say
     stopping = Stopping()
-    if train(FLAGS.config, FLAGS.workdir, say, FLAGS.profile, FLAGS.fresh, stopping) is None:
-        sys.exit(stopping.status)
+    result = train(FLAGS.config, FLAGS.workdir, say, FLAGS.profile, FLAGS.fresh, stopping)
+    return stopping.status if result is None else 0
 
 
 def _say(line):
@@ -77,7 +78,7 @@ def train(config, workdir, say=_say, profile=None, fresh=False, stopping=None):
 
 def _train(config, workdir, say, profile, stopping, lock):
     # 1. Data, devices, model: everything that can be wrong is found here.
-    optim.check_schedule(config)
+    settings.check(config)
     mesh = parallel.make_mesh()
     task = tasks.make(config, mesh)
     stream = task.stream
@@ -92,7 +93,7 @@ def _train(config, workdir, say, profile, stopping, lock):
     state = train_state.create(task.init_params, optimizer, config.seed, averages)
     state = parallel.replicate(state, mesh)
     rows = parallel.local_rows(config.batch, mesh)
-    carry = jax.tree.map(np.asarray, task.initial_carry(rows.stop - rows.start))
+    carry = jax.device_get(task.initial_carry(rows.stop - rows.start))
     carry = parallel.shard_rows(carry, mesh)
     changed = parallel.from_first(open_run, workdir, config, task.encoding)
     say(report.parameter_table(state.params))
@@ -137,7 +138,8 @@ def _train(config, workdir, say, profile, stopping, lock):
             batch = parallel.shard_batch(stream(done - 1), mesh)
             averaged = plan.averaged(done)
             knobs = {"learning_rate": rate, "slope": slope, "averaged": averaged}
-            knobs = {name: np.float32(value) for name, value in knobs.items()}
+            knobs |= task.knobs(done - 1)
+            knobs = {name: _scalar(value, mesh) for name, value in knobs.items()}
             state, carry, metrics = trace(done, step, state, carry, batch, knobs)
             parallel.settle(metrics)
             pending.append(metrics)
@@ -196,7 +198,7 @@ def _train(config, workdir, say, profile, stopping, lock):
 
 
 def _scalar(value, mesh):
-    return parallel.replicate(np.float32(value), mesh)
+    return parallel.scalar(np.float32(value), mesh)
 
 
 def _finite(task, metrics, done, config, checkpoints):
@@ -204,10 +206,11 @@ def _finite(task, metrics, done, config, checkpoints):
     for number, m in enumerate(metrics, start=done - len(metrics) + 1):
         if not np.isfinite(m["nats"]) or not np.isfinite(m["gradient_norm"]):
             raise UserError(
-                f"The loss of update {number} is not finite; {checkpoints.kept()}."
-                f" Try a learning rate below {config.learning_rate:g}."
+                f"The loss of update {number} is not finite; {checkpoints.kept()}. Try a learning"
+                f" rate below {config.learning_rate:g}, or a smaller clip."
             )
-    result = task.summary(jax.tree.map(lambda *x: np.sum(x, axis=0), *metrics))
+    sums = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *metrics)
+    result = task.summary(sums)
     return result | {"gradient_norm": float(np.mean([m["gradient_norm"] for m in metrics]))}
 
 
@@ -217,4 +220,8 @@ def _alone(stopping):
 
 
 if __name__ == "__main__":
-    cli.run(main, default_config=Path(__file__).parent / "configs" / "quickstart.py")
+    cli.run(
+        main,
+        default_config=Path(__file__).parent / "configs" / "quickstart.py",
+        words="--config.data.name=text --config.data.path={}",
+    )

@@ -30,7 +30,6 @@ import argparse
 import functools
 import json
 import math
-import os
 import sys
 import time
 import zlib
@@ -46,6 +45,7 @@ from hmrnn_jax import (  # noqa: E402
     datasets,
     defaults,
     evaluate,
+    files,
     language,
     models,
     optim,
@@ -191,7 +191,9 @@ def compare(flags, say):
             )
 
         result = trainers[name](seed, rate, report)
-        write(file, json.dumps({"settings": settings, "result": result}, indent=1) + "\n")
+        files.write_text(
+            file, json.dumps({"settings": settings, "result": result}, indent=1) + "\n"
+        )
         return result
 
     # Seeds go round the models, so that a slow hour of the machine slows all of them.
@@ -214,8 +216,8 @@ def compare(flags, say):
         figures["tried"] = {
             f"{rate:g}": compare_report.last_bpc(r) for rate, r in tried[name].items()
         }
-    write(flags.output / "compare.json", json.dumps(everything, indent=1) + "\n")
-    write(flags.output / "compare.md", compare_report.table(everything))
+    files.write_text(flags.output / "compare.json", json.dumps(everything, indent=1) + "\n")
+    files.write_text(flags.output / "compare.md", compare_report.table(everything))
     compare_report.figure(flags.output / "compare.png", everything)
     return everything
 
@@ -227,13 +229,6 @@ def finished(file, settings):
     except (OSError, ValueError):
         return None
     return saved["result"] if saved["settings"] == settings else None
-
-
-def write(file, text):
-    """Writes a file whole or not at all."""
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text)
-    os.replace(part, file)
 
 
 def best_rate(name, results):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import matched, timing
-from hmrnn_jax import evaluate
+from hmrnn_jax import evaluate, files
 from hmrnn_jax.analysis.plots import COLOURS
 
 
@@ -133,4 +133,5 @@ def figure(path, everything):
     flags = everything["flags"]
     title = f"{everything['corpus']}, {flags['budget']:,} parameters, {_over(flags)}"
     drawing.suptitle(title, fontsize=11, parse_math=False)
-    drawing.savefig(path, format="png", dpi=150)
+    with files.writing(path) as file:
+        drawing.savefig(file, format="png", dpi=150)

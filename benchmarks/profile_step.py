@@ -24,7 +24,6 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
 from hmrnn_jax import aot, cli, optim, parallel, profiles, tasks, train_state  # noqa: E402
@@ -182,21 +181,16 @@ def measure(config, updates):
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is not a flag; did you mean --{argv[1]}?")
-    updates = flags.FLAGS.updates
-    if updates < 1:
-        raise UserError(f"--updates is {updates}; it must be 1 or more.")
     if jax.default_backend() != "cpu":
         raise UserError(
             "This reads traces of CPUs: set JAX_PLATFORMS=cpu, or use train.py --profile."
         )
     print(timing.hardware_line(timing.hardware()), flush=True)
-    seconds, untraced = measure(flags.FLAGS.config, updates)
+    seconds, untraced = measure(flags.FLAGS.config, flags.FLAGS.updates)
     print(f"\n{table(seconds)}\n\nWithout the trace a step takes {1000 * untraced:.2f} ms.")
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Configuration; configs/quickstart.py if none.")
-    flags.DEFINE_integer("updates", 3, "Updates to trace.")
+    flags.DEFINE_string("config", None, "Configuration; configs/quickstart.py if none.")
+    flags.DEFINE_integer("updates", 3, "Updates to trace.", lower_bound=1)
     cli.run(main, default_config=ROOT / "configs" / "quickstart.py")

@@ -29,7 +29,15 @@ import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
-from hmrnn_jax import defaults, language, models, parallel, recurrence, sparse  # noqa: E402
+from hmrnn_jax import (  # noqa: E402
+    defaults,
+    files,
+    language,
+    models,
+    parallel,
+    recurrence,
+    sparse,
+)
 from hmrnn_jax.analysis.plots import COLOURS  # noqa: E402
 from hmrnn_jax.looks import run as runs  # noqa: E402
 from hmrnn_jax.looks import text  # noqa: E402
@@ -251,7 +259,8 @@ def figure(path, rows, title):
     panels[0].set_ylabel("measured speed-up over dense")
     panels[0].legend(frameon=False, fontsize=9)
     drawing.suptitle(title, fontsize=11, parse_math=False)
-    drawing.savefig(path, format="png", dpi=150)
+    with files.writing(path) as file:
+        drawing.savefig(file, format="png", dpi=150)
 
 
 def positive(value):
@@ -297,9 +306,9 @@ def main(arguments=None):
         rows += measure(model, params, batch, boundaries, flags.rounds, report)
     report_text = f"{title}; {timing.hardware_line(facts)}\n\n{table(rows)}\n"
     flags.output.mkdir(parents=True, exist_ok=True)
-    (flags.output / "sparsity.md").write_text(report_text)
+    files.write_text(flags.output / "sparsity.md", report_text)
     everything = {"hardware": facts, "title": title, "rows": rows}
-    (flags.output / "sparsity.json").write_text(json.dumps(everything, indent=1) + "\n")
+    files.write_text(flags.output / "sparsity.json", json.dumps(everything, indent=1) + "\n")
     figure(flags.output / "sparsity.png", rows, title)
     print(report_text, end="")
 

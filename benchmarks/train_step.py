@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks import peer_stacks, peers, timing  # noqa: E402
 from benchmarks.problems import SIZES, network, one_batch, padding, stream  # noqa: E402
-from hmrnn_jax import losses, optim, parallel, train_state  # noqa: E402
+from hmrnn_jax import files, losses, optim, parallel, train_state  # noqa: E402
 
 BASE = "naive"
 
@@ -283,7 +283,7 @@ def main(arguments=None):
             results["sizes"][label] |= {"padding": share, "lines": lines}
             print(f"In the default buckets {share:.1%} of an epoch's steps are padding ({lines}).")
         if flags.json:
-            flags.json.write_text(json.dumps(results, indent=1) + "\n")
+            files.write_text(flags.json, json.dumps(results, indent=1) + "\n")
         gc.collect()
         jax.clear_caches()
 

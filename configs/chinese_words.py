@@ -6,6 +6,7 @@ with their spaces removed), 4,494 symbols, the unknown one included. The boundar
 are then scored against the words of the treebank's test part, beside random boundaries of the
 same rate and beside a boundary after every character. Three layers of 256 units;
 3,899,664 parameters and 7,680 of layer normalisation. Reads `$HMRNN_DATA/zh-segmentation`.
+Detectors' rate and scale and `clip` are not the paper's, but as in `hm_lstm_ptb_char`.
 
     python train.py --config=configs/chinese_words.py --workdir=runs/chinese-words
 """

@@ -14,7 +14,8 @@ the models, which the argument chooses, are equal in parameters within 1 % of th
 
 55,000 images to train, the last 5,000 of the training set to validate, 10,000 to test; error in
 % and nats. 20 epochs with Adam, about 20 s each on two CPU cores; validation's nats choose the
-epoch. Reads `$HMRNN_DATA/mnist` or fetches the four files.
+epoch. Reads `$HMRNN_DATA/mnist` or fetches the four files. The
+HM-LSTM's detectors have the rate and scale of `hm_lstm_iam_ondb`.
 
     python train.py --config=configs/mnist_glimpses.py:hm_lstm --workdir=runs/glimpses-hm
     python train.py --config=configs/mnist_glimpses.py:lstm --workdir=runs/glimpses-lstm

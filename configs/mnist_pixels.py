@@ -12,7 +12,8 @@ models, which the argument chooses, are equal in parameters within 1 % of the LS
 
 55,000 images to train, the last 5,000 of the training set to validate, 10,000 to test; error in
 % and nats. 20 epochs with Adam, about 20 minutes each on two CPU cores: better on a GPU.
-Validation's nats choose the epoch. Reads `$HMRNN_DATA/mnist` or fetches the four files.
+Validation's nats choose the epoch. Reads `$HMRNN_DATA/mnist` or fetches the four files. The
+HM-LSTM's detectors have the rate and scale of `hm_lstm_iam_ondb`.
 
     python train.py --config=configs/mnist_pixels.py:hm_lstm --workdir=runs/pixels-hm
     python train.py --config=configs/mnist_pixels.py:lstm --workdir=runs/pixels-lstm

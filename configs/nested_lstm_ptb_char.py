@@ -16,4 +16,5 @@ def get_config():
     config.model.cell = "nested_lstm"
     config.model.sizes = (600,)
     config.model.head = "plain"
+    config.clip = 1.0
     return config

@@ -5,6 +5,10 @@ paper: validation 58.29, test 56.17, after 1,000 epochs. `awd`: DropConnect with
 scaling and AR on the dropped output, as in AWD-LSTM's code. 25,232,180 parameters. Reads
 `$HMRNN_DATA/ptb`, or downloads. Its second layer yields the syntax trees of section 5.2.
 
+Windows have the lengths that the authors' program draws, 5 words or more, padded to a multiple of
+5 with steps that do not count, so that some 16 lengths are compiled. `window_quantum` above 1
+rounds the lengths themselves: less padding, or fewer to compile, but not the authors' windows.
+
     python train.py --config=configs/on_lstm_ptb_word.py --workdir=runs/on-ptb
     python eval.py --workdir=runs/on-ptb --trees
 """

@@ -3,7 +3,8 @@
 Not a published experiment. Needs no download: every interpreter carries the text
 (`pydoc_data.topics`). Three layers of 128 units; two to three minutes on two CPU cores.
 Ends with the test score beside that of an interpolated n-gram model of four symbols of
-context, and shows the boundaries that the model found.
+context, and shows the boundaries that the model found. Detectors' rate and scale and `clip` are
+not the paper's, but as in `hm_lstm_ptb_char`.
 
     python train.py
     python train.py --config.data.name=text --config.data.path=my.txt --workdir=runs/mine

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hmrnn_jax import optim, parallel, report, tasks, train_state
+from hmrnn_jax import optim, parallel, report, settings, tasks, train_state
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.kernels.resident import noted
 
@@ -69,7 +69,7 @@ def compiled_step(config, target):
     Raises:
       UserError: as `devices`; a step that does not fit in the devices' memory.
     """
-    optim.check_schedule(config)
+    settings.check(config)
     mesh = parallel.make_mesh(devices(target))
     task, optimizer = tasks.make(config, mesh), optim.optimizer_from(config)
     averages = config.schedule == "nonmonotone"
@@ -85,7 +85,7 @@ def compiled_step(config, target):
 
     batch = jax.tree.map(of_all_rows, task.stream(0))
     try:
-        compiled, notes = compiled_update(update, mesh, create, carry, batch)
+        compiled, notes = compiled_update(update, mesh, create, carry, batch, task.knobs(0))
         return compiled, notes, jax.eval_shape(create).params
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
@@ -103,13 +103,14 @@ def compiled_step(config, target):
         ) from error
 
 
-def compiled_update(update, mesh, create, carry, batch):
+def compiled_update(update, mesh, create, carry, batch, knobs=()):
     """`(compiled, notes)` of an update that `parallel.pmapped` takes, of shapes alone.
 
     Args:
       update: `update(state, carry, batch, knobs) -> (state, carry, metrics)`.
       create, carry: make the state and the carry, when called.
       batch: a tree of arrays or shapes, of the rows of all devices.
+      knobs: names of the loss's further scalars, see `tasks`.
     """
     everywhere = NamedSharding(mesh, P())
     by_rows = NamedSharding(mesh, P(parallel.AXIS))
@@ -121,7 +122,7 @@ def compiled_update(update, mesh, create, carry, batch):
 
     batch = jax.tree.map(lambda x: placed(x, NamedSharding(mesh, parallel.batch_spec(x))), batch)
     scalar = jax.ShapeDtypeStruct((), np.float32, sharding=everywhere)
-    knobs = dict.fromkeys(("learning_rate", "slope", "averaged"), scalar)
+    knobs = dict.fromkeys(("learning_rate", "slope", "averaged", *knobs), scalar)
     state = placed(jax.eval_shape(create), everywhere)
     carry = placed(jax.eval_shape(carry), by_rows)
     step = parallel.pmapped(update, mesh)

@@ -85,8 +85,9 @@ class Stream(Epochs):
         length = (len(ids) - 1) // batch
         if length < window:
             raise UserError(
-                f"the text has {len(ids):,} symbols, but {batch} rows of {window} steps need at "
-                f"least {batch * window + 1:,}: use a longer text, or a smaller batch or window."
+                f"the training text has {len(ids):,} symbols, but {batch} rows of {window} steps"
+                f" need at least {batch * window + 1:,}: use a longer text, or a smaller batch or"
+                " window."
             )
         used, rows = batch * length, rows or slice(None)
         self.batch, self.window = batch, window
@@ -117,20 +118,24 @@ class VariableStream(Stream):
     """A `Stream` whose windows have random lengths (Merity, Keskar, Socher 2018, section 4.1).
 
     A window is `window` steps long with probability 0.95, else half of it, plus Gaussian
-    noise of 5 steps, 5 at least. So epochs differ in where a row is cut. Lengths are rounded
-    to a multiple of `quantum`, so that the step is compiled a few times only. The learning
-    rate goes with the length: `scale` is length / window.
+    noise of 5 steps, 5 at least. So epochs differ in where a row is cut. The learning rate
+    goes with the length: `scale` is length / window.
+
+    A step is compiled for each length of an array. A window's may be rounded to a multiple of
+    `quantum`, or, keeping its own, be padded with mask 0 to one of `padding`; the state to carry
+    on then is that of the last step with mask 1.
 
     Args: as `Stream`, then
       seed: of the lengths; an epoch's follow from it and the epoch's number.
-      quantum: steps.
+      quantum: steps, 1 for lengths as they are drawn. padding: steps.
     """
 
-    def __init__(self, ids, batch, window, rows=None, seed=0, quantum=5):
+    def __init__(self, ids, batch, window, rows=None, seed=0, quantum=5, padding=1):
         super().__init__(ids, batch, window, rows)
         if quantum < 1:
             raise UserError(f"window_quantum is {quantum}; it must be 1 or more.")
         self.seed, self.quantum = seed, quantum
+        self._multiple = max(quantum, padding)
         self._row = (len(ids) - 1) // batch
         self._first_steps, self._starts = [0], []  # of the epochs that were asked for so far
 
@@ -149,7 +154,7 @@ class VariableStream(Stream):
 
     def __call__(self, step):
         start, end = self._bounds(operator.index(step))
-        return self._cut(start, -(-(end - start) // self.quantum) * self.quantum)
+        return self._cut(start, -(-(end - start) // self._multiple) * self._multiple)
 
     def _bounds(self, step):
         """Columns `(start, end)` of a step's window."""

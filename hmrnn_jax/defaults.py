@@ -1,13 +1,14 @@
 """Every field of a configuration, with its default; the files in `configs/` change some.
 
-A locked `ConfigDict`: a misspelt field on the command line is an error.
+What the fields mean and may be stands in `settings`, and `train.py --help` prints it.
+A locked `ConfigDict`: a misspelt field is an error.
 """
 
 import dataclasses
 
 from ml_collections import ConfigDict
 
-from hmrnn_jax import cells, language, regularisation
+from hmrnn_jax import cells, language, objectives, regularisation
 from hmrnn_jax.errors import require
 
 
@@ -18,30 +19,31 @@ def text():
     config.seed = 0
 
     config.data = data = ConfigDict()
-    data.name = "python_reference"  # one of hmrnn_jax.datasets.NAMES; `text` for your own
-    data.path = ""  # your text: a UTF-8 file, or a folder with train, valid and test
-    data.unit = "characters"  # of your text: characters, bytes or words
+    data.name = "python_reference"
+    data.path = ""
+    data.unit = "characters"
 
     config.model = model = _network()
     model.embedding = 128
-    model.on_lstm.chunk = 8  # divides the sizes used for characters
-    model.embedding_scale = 1.0  # the paper is silent, see LanguageModel
+    model.on_lstm.chunk = 8
+    model.embedding_scale = 1.0
     model.embedding_uniform = False
     model.sizes = (512, 512, 512)
-    model.head = "gated"  # gated, plain or tied, see LanguageModel
-    model.output = 512  # width of the gated output module
+    model.head = "gated"
+    model.output = 512
     model.dropout = ConfigDict(regularisation.Dropout()._asdict())
     config.penalties = ConfigDict(language.Penalties()._asdict())
+    config.boundaries = ConfigDict(objectives.Boundaries()._asdict())
 
-    config.slope = slope = ConfigDict()  # annealing: min(maximum, start + increment * epoch)
+    config.slope = slope = ConfigDict()
     slope.start = 1.0
     slope.increment = 0.0
     slope.maximum = 5.0
 
     _training(config)
     config.batch = 64
-    config.window = 100  # steps of truncated back-propagation; the state is carried on
-    config.window_random = False  # windows of random length, see data.VariableStream
+    config.window = 100
+    config.window_random = False
     config.window_quantum = 5
     config.learning_rate = 2e-3
     # The paper clips at 1. Gradients' norm is about 0.2, but now and then one row's explodes
@@ -49,15 +51,26 @@ def text():
     config.clip = 0.25
 
     config.evaluation = evaluation = ConfigDict()
-    evaluation.every = 0  # updates between validations; 0: at the end of each epoch
-    evaluation.batch = 64  # rows the split is divided in; 1 carries the state all through
+    evaluation.every = 0
+    evaluation.batch = 64
     evaluation.window = 100
-    # Symbols that each row reads, unscored, before its part. Many: the last layer never
-    # FLUSHes, and its c grows for thousands of symbols before it settles.
+    # Many: the last layer never FLUSHes, and its c grows for thousands of symbols before it
+    # settles.
     evaluation.warmup = 2000
 
-    config.finish = "metrics"  # or view: at the end also the baseline and the boundaries
+    config.finish = "metrics"
     return config.lock()
+
+
+def as_published(config):
+    """Sets what the HM-LSTM's paper says of training (section 4) where the defaults do otherwise.
+
+    Gradients are clipped at norm 1, no exception is made for detectors, and the rate is divided
+    by 50 when validation, at the end of each epoch, stops decreasing: at the first that does.
+    """
+    config.clip = config.detector_rate = config.model.hm_lstm.detector_scale = 1.0
+    config.patience = 1
+    config.evaluation.every = 0
 
 
 def words(variant="official"):
@@ -80,7 +93,7 @@ def words(variant="official"):
     config.model.on_lstm.chunk = 10
     config.model.lstm.update(initialisation="uniform", recurrent_bias=True, layer_norm="none")
     config.penalties.update(activation=2.0, temporal=1.0, after_dropout=inverted)
-    config.batch, config.window, config.window_random = 20, 70, True
+    config.batch, config.window, config.window_random, config.window_quantum = 20, 70, True, 1
     config.epochs, config.finetune = 1000, 500
     config.optimizer, config.learning_rate, config.clip = "sgd", 30.0, 0.25
     config.weight_decay = 1.2e-6
@@ -95,14 +108,12 @@ def logic():
     config = ConfigDict()
     config.task = "logic"
     config.seed = 1111
-    # path: folder of the formulas, $HMRNN_DATA/propositional-logic if empty; longest: the
-    # largest number of operators in training.
     config.data = ConfigDict({"path": "", "longest": 6})
     config.model = model = _network()
     model.cell = "on_lstm"
     model.embedding = 128
     model.sizes = (400,)
-    model.hidden = 400  # width of the classifier's layer
+    model.hidden = 400
     model.dropout = 0.2
     model.lstm.update(initialisation="uniform", recurrent_bias=True, layer_norm="none")
     config.slope = ConfigDict({"start": 1.0, "increment": 0.0, "maximum": 5.0})
@@ -126,26 +137,28 @@ def strokes():
     config.task = "strokes"
     config.seed = 0
     config.data = data = ConfigDict()
-    data.name = "iam_ondb"  # or signals (your own, at path), oscillators, scribbles
+    data.name = "iam_ondb"
     data.path = ""
-    data.split = "official"  # of iam_ondb: official, or hm_lstm for the paper's own
-    data.seed = 0  # of the paper's split, and of what is made up
-    data.event = ""  # of signals: the 0/1 column that is an event
-    data.columns = ()  # of signals: those to be read; all if empty
-    data.clip = 0.0  # deviations beyond which values are clipped; 0 clips none
+    data.split = "official"
+    data.seed = 0
+    data.event = ""
+    data.columns = ()
+    data.header = "guess"
+    data.clip = 0.0
     config.model = model = _network()
     model.sizes = (400, 400, 400)
     model.head = "gated"
     model.output = 400
-    model.components = 20  # Gaussians of the mixture
+    model.components = 20
+    config.boundaries = ConfigDict(objectives.Boundaries()._asdict())
     config.slope = ConfigDict({"start": 1.0, "increment": 0.0, "maximum": 3.0})
     _training(config)
     config.batch = 32
-    # Steps of truncated back-propagation, 0 for whole sequences. The paper is silent; over some
-    # hundred steps an HM-LSTM's straight-through gradient overflows.
+    # The paper is silent; over some hundred steps an HM-LSTM's straight-through gradient
+    # overflows.
     config.window = 100
-    config.buckets = 16  # with window 0, lengths that batches are padded to
-    config.longest = 2000  # longer sequences are cut in pieces for training; 0 cuts none
+    config.buckets = 16
+    config.longest = 2000
     config.learning_rate = 3e-4
     config.evaluation = ConfigDict({"every": 0, "batch": 32, "window": 200})
     return config.lock()
@@ -160,14 +173,11 @@ def images():
     config = ConfigDict()
     config.task = "images"
     config.seed = 0
-    # path: folder of the four files; see hmrnn_jax.datasets.mnist for where else they are.
     config.data = ConfigDict({"path": ""})
     config.model = model = _network()
-    # Side of the squares that an image is read in: 7 (16 steps), 1 (784 steps), or another
-    # divisor of 28.
     model.patch = 7
     model.sizes = (128,)
-    model.dropout = 0.0  # of the final state
+    model.dropout = 0.0
     for name in cells.MODULES:
         model[name].forget_bias = 1.0
     model.hm_lstm.layer_norm = model.lstm.layer_norm = "none"
@@ -186,13 +196,13 @@ def images():
 def _network():
     """The cell's and the recurrence's fields, which every model has."""
     model = ConfigDict()
-    model.cell = "hm_lstm"  # hm_lstm, lstm, nested_lstm or on_lstm: one of the sections below
-    model.gradient = "deferred"  # deferred or autodiff: the same numbers, see recurrence
-    model.precision = "float32"  # or bfloat16: operands of products, f32 accumulation
-    model.backend = "auto"  # auto, scan or pallas: kernels for TPUs and GPUs, see recurrence
-    model.skip_copies = False  # weight gradients of the HM-LSTM's active columns alone
-    model.remat = 0  # steps of a rematerialised chunk; 0 keeps everything
-    model.unroll = 1  # time steps for each iteration of the compiled loop
+    model.cell = "hm_lstm"
+    model.gradient = "deferred"
+    model.precision = "float32"
+    model.backend = "auto"
+    model.skip_copies = False
+    model.remat = 0
+    model.unroll = 1
     # Choices of one cell: where its paper is silent, or an ablation needs them.
     for name, module in cells.MODULES.items():
         fields = dataclasses.fields(module.Config)
@@ -205,18 +215,18 @@ def _network():
 
 def _training(config):
     """Optimiser, schedule and rhythm, which every task has."""
-    config.epochs = 100  # at most; validation decides
-    config.steps = 0  # ends the run after that many updates, if not 0
-    config.optimizer = "adam"  # adam or sgd
+    config.epochs = 100
+    config.steps = 0
+    config.optimizer = "adam"
     config.adam_epsilon = 1e-8
-    config.weight_decay = 0.0  # times the parameters, added to the clipped gradient
-    config.clip = 1.0  # global norm of the gradient
-    config.detector_rate = 0.1  # learning rate of detectors, over that of the rest
-    config.schedule = "plateau"  # plateau, cosine over the run's steps, or nonmonotone
-    config.drop_factor = 50.0  # plateau: the HM-LSTM's paper divides by 50
-    config.patience = 2  # plateau: evaluations without a new best before a drop
-    config.drops = 1  # plateau: drops; a further one ends the run
-    config.nonmono = 5  # nonmonotone: see optim.NonMonotone
+    config.weight_decay = 0.0
+    config.clip = 1.0
+    config.detector_rate = 0.1
+    config.schedule = "plateau"
+    config.drop_factor = 50.0  # as the HM-LSTM's paper
+    config.patience = 2
+    config.drops = 1
+    config.nonmono = 5
     config.finetune = 0
-    config.report = 20  # updates between lines on the terminal
-    config.save = 0  # updates between checkpoints; 0: at validations only
+    config.report = 20
+    config.save = 0

@@ -24,10 +24,19 @@ class Evaluator:
     """
 
     def __init__(self, model, mesh, batch, window, warmup):
-        self.model, self.mesh = model, mesh
-        self.batch, self.window, self.warmup = batch, window, warmup
-        step = functools.partial(language.eval_step, model.inference)
+        self.mesh, self.batch, self.window, self.warmup = mesh, batch, window, warmup
+        self._rows = parallel.local_rows(batch, mesh)
+        carry = model.initial_carry(self._rows.stop - self._rows.start)
+        self._carry = jax.device_get(carry)
+        step = functools.partial(language.eval_step, model.inference.on(mesh))
         self._step = parallel.pmapped_evaluation(step, mesh)
+
+    def check(self, ids, name):
+        """Raises `UserError` if a text, called `name` in the message, cannot be scored."""
+        try:
+            EvaluationStream(ids, self.batch, self.window, self.warmup)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
 
     def __call__(self, params, ids, slope=1.0, seed=0):
         """Scores `ids [N]`: every symbol but the first is predicted once.
@@ -36,10 +45,8 @@ class Evaluator:
         `language.summary` follow. `slope` matters to `soft` and `sample` detectors only.
         """
         stream = EvaluationStream(ids, self.batch, self.window, self.warmup)
-        rows = parallel.local_rows(self.batch, self.mesh)
-        carry = self.model.initial_carry(rows.stop - rows.start)
-        batches = (jax.tree.map(lambda x: x[:, rows], batch) for batch in stream)
-        sums = parallel.accumulate(self._step, params, carry, batches, self.mesh, slope, seed)
+        batches = (jax.tree.map(lambda x: x[:, self._rows], batch) for batch in stream)
+        sums = parallel.accumulate(self._step, params, self._carry, batches, self.mesh, slope, seed)
         return language.summary(sums)
 
 
@@ -83,6 +90,7 @@ def look(model, params, inputs, slope=1.0, seed=0, window=256):
     and the norms of each layer's h, `[L, N]` or `[L, N, B]`.
     """
     model, inputs = model.inference, np.asarray(inputs)
+    params = jax.device_put(params)  # once, not at every window
     alone, length = inputs.ndim == 1, len(inputs)
     inputs = inputs.astype(np.int32)[:, None] if alone else inputs.astype(np.float32)
     carry, key = model.initial_carry(inputs.shape[1]), jax.random.key(seed)
@@ -122,7 +130,7 @@ def distances(model, params, vocabulary, sentences_of_words):
     ids = []
     for words in sentences_of_words:
         words = [w if w in known else treebank.normalise(w) for w in words]
-        ids.append(vocabulary.encode_sentence(" ".join(words))[0])
+        ids.append(vocabulary.encode_symbols(words)[0])
     (end,), _ = vocabulary.encode_sentence("\n")
     return sentences.outputs(model, params, ids, before=end, extract=_forget_distances)
 

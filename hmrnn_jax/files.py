@@ -1,8 +1,15 @@
-"""Files, local or in a bucket: one reader of UTF-8, one rule for lines, one atomic writer."""
+"""Files, local or in a bucket: one reader of UTF-8, one rule for lines, one atomic writer.
+
+What is read is checked against the memory of this machine before it is held there.
+"""
 
 import contextlib
+import functools
 import gzip
+import hashlib
+import io
 import os
+import pathlib
 import uuid
 import zlib
 
@@ -11,13 +18,16 @@ from etils import epath
 
 from hmrnn_jax.errors import UserError
 
-# Bytes that one text may have when unpacked: more than the corpora of the papers by far, and
-# less than takes a machine down.
-LARGEST = 8 << 30
+# Reading a text takes up to ten times its bytes: as text, as ids, and as parts of both.
+_SHARE = 16
+_CONTAINER = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _CHUNK = 1 << 24
 
 # What others write to a bucket, TensorStore among them, must be seen: no listing is remembered.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+
+
+# Writing
 
 
 @contextlib.contextmanager
@@ -25,17 +35,36 @@ def writing(path):
     """A binary file to write, which is at `path` whole when the block ends, or not at all.
 
     The bytes go to a hidden file beside it first; whatever ends the block early, a full disk
-    or an interrupt, removes that and leaves what was at `path` before.
+    or an interrupt, removes that and leaves what was at `path` before. A device or a pipe, such
+    as /dev/stdout, is written to as it is, and a link's own file is replaced, not the link.
 
     Raises:
-      OSError: the folder is missing, or cannot be written.
+      OSError: the folder is missing, or cannot be written; `filename` is `path`.
     """
-    path = epath.Path(path)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.writing"
+    name = os.fspath(path)
+    try:
+        with _aside(epath.Path(path)) as file:
+            yield file
+    except OSError as error:
+        if error.filename is None or ".writing" in os.fsdecode(error.filename):
+            error.filename, error.filename2 = name, None
+        raise
+
+
+@contextlib.contextmanager
+def _aside(path):
+    remote = "://" in str(path)
+    if not remote:
+        if str(path).startswith("/dev/") or _is_special(path):
+            with path.open("wb") as file:
+                yield file
+            return
+        path = epath.Path(os.path.realpath(path))
+    temporary = path.parent / f".{uuid.uuid4().hex[:12]}.writing"
     try:
         with temporary.open("wb") as file:
             yield file
-            if "://" not in str(path):  # a bucket's object appears whole by itself
+            if not remote:  # a bucket's object appears whole by itself
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
@@ -43,6 +72,28 @@ def writing(path):
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _is_special(path):
+    """Whether something is at a local path that is no file: a device, a pipe, a folder."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def check_writable(path):
+    """Raises `UserError` if a file cannot be written at `path`, as far as can be known before."""
+    name, path = str(path), epath.Path(path)
+    if "://" in name:
+        return
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise UserError(f"The folder {path.parent} does not exist: create it or choose another.")
+    if name.endswith("/") or os.path.isdir(path):
+        raise UserError(f"{path} is a folder: give the name of a file.")
+    if len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX"):
+        raise UserError(f"{path.name} is too long for the name of a file: choose a shorter one.")
+    writable = os.access(folder, os.W_OK) or _is_special(path)
+    if not writable or (os.path.exists(path) and not os.access(path, os.W_OK)):
+        raise UserError(f"{path} cannot be written: choose another, or change its permissions.")
 
 
 def write_bytes(path, content):
@@ -56,56 +107,105 @@ def write_text(path, text):
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
-def read_bytes(path, largest=LARGEST):
+# Reading
+
+
+@functools.cache
+def room():
+    """Most bytes of one input: a sixteenth of the memory of this machine or its container."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in _CONTAINER:
+        with contextlib.suppress(OSError, ValueError):
+            memory = min(memory, int(pathlib.Path(limit).read_text()))
+    return memory // _SHARE
+
+
+def check_size(size, name, largest=None):
+    """Raises `UserError` if `name` has more than `largest` bytes, by default `room()`."""
+    largest = room() if largest is None else largest
+    if size > largest:
+        raise UserError(
+            f"{name} holds more than {largest:,} bytes, too many for this machine's memory: give a"
+            " part of it."
+        )
+
+
+def read_bytes(path, largest=None):
     """The content of a file, unpacked if its name ends in `.gz`.
 
     Raises:
-      UserError: it cannot be read, is damaged, or holds more than `largest` bytes.
+      UserError: it cannot be read, is damaged, or holds more than `largest` bytes, by default
+        `room()`.
     """
     path = epath.Path(path)
     try:
         with path.open("rb") as raw:
             if not path.name.endswith(".gz"):
-                parts = _parts(raw, path, largest)
-            else:
-                with gzip.open(raw) as unpacked:
-                    parts = _parts(unpacked, path, largest)
-        return b"".join(parts)
+                return _read(raw, path, largest)
+            with gzip.open(raw) as unpacked:
+                return _read(unpacked, path, largest)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}): replace the file.") from error
 
 
-def _parts(file, path, largest):
+def gunzip(content, name, largest=None):
+    """Unpacks bytes of gzip. Raises `UserError` as `read_bytes`."""
+    try:
+        with gzip.open(io.BytesIO(content)) as unpacked:
+            return _read(unpacked, name, largest)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{name} cannot be unpacked ({error}): fetch it anew.") from error
+
+
+def _read(file, name, largest):
     parts, size = [], 0
     while part := file.read(_CHUNK):
         parts.append(part)
         size += len(part)
-        if size > largest:
-            raise UserError(f"{path} holds more than {largest:,} bytes: split it.")
-    return parts
+        check_size(size, name, largest)
+    return b"".join(parts)
 
 
-def decode(content, name):
+def same_content(content, digest):
+    """Whether bytes have this sha256, or, by its length, this md5, in hexadecimal."""
+    kind = "md5" if len(digest) == 32 else "sha256"
+    return hashlib.new(kind, content, usedforsecurity=False).hexdigest() == digest
+
+
+# Text
+
+
+def decode(content, name, advice="convert it to UTF-8"):
     """Bytes of UTF-8 as text, without a byte order mark.
 
     Args:
-      name: what the bytes are, for the message.
+      name: what the bytes are, for the message. advice: what to do, for the message.
 
     Raises:
-      UserError: they are not UTF-8, or are another encoding by their NULs.
+      UserError: they are not UTF-8, or by their control characters those of UTF-16.
     """
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        line = 1 + universal_newlines(content[: error.start].decode()).count("\n")
         raise UserError(
-            f"{name} is not UTF-8 (byte {error.start:,}): convert it, or read it as bytes."
+            f"{name}, line {line:,}, is not UTF-8 (byte {content[error.start]:#04x} at offset"
+            f" {error.start:,}): {advice}."
         ) from error
-    if text.count("\0") * 4 > len(text):
-        raise UserError(
-            f"{name} looks like UTF-16 (every second byte is NUL): convert it to UTF-8."
-        )
+    # Every second byte of UTF-16 is the number of an alphabet: 0 Latin, 3 Greek, 4 Cyrillic.
+    if 8 * sum(map(text.count, map(chr, range(8)))) > len(text):
+        raise UserError(f"{name} looks like UTF-16 without a byte order mark: {advice}.")
     return text
+
+
+def read_text(path, largest=None, advice="convert it to UTF-8"):
+    """The text of a UTF-8 file, without a byte order mark; unpacked if it ends in `.gz`.
+
+    Raises:
+      UserError: as `read_bytes` and `decode`.
+    """
+    return decode(read_bytes(path, largest), path, advice)
 
 
 def universal_newlines(text):
@@ -113,19 +213,19 @@ def universal_newlines(text):
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def lines(text):
-    """The lines of a text: what `\\n`, `\\r\\n` or `\\r` end, and nothing else.
+def each_line(text):
+    """Yields the lines of a text: what `\\n`, `\\r\\n` or `\\r` end, and nothing else.
 
     Not `str.splitlines`, which also splits at form feeds, U+0085, U+2028 and others.
     """
-    parts = universal_newlines(text).split("\n")
-    return parts[:-1] if parts[-1] == "" else parts
+    text, start = universal_newlines(text), 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end + 1
 
 
-def read_text(path):
-    """The text of a UTF-8 file, without a byte order mark; unpacked if it ends in `.gz`.
-
-    Raises:
-      UserError: the file cannot be read, or is not UTF-8.
-    """
-    return decode(read_bytes(path), str(path))
+def lines(text):
+    """The lines of a text as a list, see `each_line`."""
+    return list(each_line(text))

@@ -1,5 +1,8 @@
 """Models: embeddings, a recurrence, and an output module (Flax linen)."""
 
+import itertools
+import math
+import os
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -81,6 +84,24 @@ class CellStack:
     def on(self, mesh):
         """The same model, told which chips it runs on."""
         return self.clone(policy=self.policy._replace(chip=parallel.chip(mesh)))
+
+    def check(self, steps):
+        """Raises `UserError` if the cells cannot be trained here, in windows of `steps` steps."""
+        self.policy.check(steps)
+        parameters = 0  # at least
+        for config in self.cells:
+            self.policy.check_device(config)
+            widths = (config.input_size, *_widths(config))
+            parameters += sum(4 * n * (n + below) for below, n in itertools.pairwise(widths))
+        # Float32 of the parameters, their gradient and Adam's two moments. A CPU's memory is
+        # promised before it is there, and who takes too much of it is killed.
+        needed, there = 16 * parameters, host_memory()
+        accelerated = self.policy.chip.startswith(("TPU", "GPU"))
+        if needed > there and not accelerated:
+            raise UserError(
+                f"The cells of model.sizes take {needed / 2**30:,.0f} GiB to train, and this"
+                f" machine has {there / 2**30:,.0f}: choose smaller ones."
+            )
 
     def initial_carry(self, batch):
         """The states before the first step, `[batch, ...]`, one for each cell."""
@@ -231,6 +252,13 @@ class LanguageModel(CellStack, nn.Module):
         bias = self.param("softmax_bias", nn.initializers.zeros, (self.vocabulary,))
         logits = dense(dropped, kernel, self.policy.precision) + bias
         return Output(logits, final, states, aux, (top, dropped))
+
+
+def host_memory():
+    """Bytes of this machine's memory; infinite where it is not told."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def symmetric_uniform(limit):

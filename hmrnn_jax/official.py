@@ -9,6 +9,7 @@ numbered in the order in which train, valid and test bring them up.
 import numpy as np
 from etils import epath
 
+from hmrnn_jax import archives, files
 from hmrnn_jax.errors import UserError
 
 
@@ -61,7 +62,7 @@ def to_ours(state_dict, model, order):
       order: `word_order` of the corpus, or None where both number words alike.
 
     Returns the tree of `model.init`. Raises `UserError` that names every tensor which is
-    missing, superfluous or of another shape.
+    missing, superfluous, of another shape, or of what are no finite real numbers.
     """
     expected = _shapes(model)
     tensors = dict(state_dict)
@@ -72,6 +73,11 @@ def to_ours(state_dict, model, order):
         f"{name} has shape {list(tensors[name].shape)} and not {list(shape)}"
         for name, shape in expected.items()
         if tensors.get(name) is not None and tensors[name].shape != shape
+    ]
+    faults += [
+        f"{name} holds {fault}"
+        for name in expected
+        if tensors.get(name) is not None and (fault := _unusable(tensors[name]))
     ]
     if faults:
         raise UserError(f"The weights do not fit the model: {'; '.join(faults)}.")
@@ -88,6 +94,14 @@ def to_ours(state_dict, model, order):
             for ours, theirs in _layer(number).items()
         }
     return params
+
+
+def _unusable(array):
+    """What an array holds instead of finite numbers; empty if it holds those."""
+    if array.dtype.kind not in "fiu":
+        return f"no real numbers but {array.dtype}"
+    with np.errstate(over="ignore"):
+        return "" if np.isfinite(array.astype(np.float32)).all() else "numbers that are not finite"
 
 
 def to_official(params, model, order):
@@ -131,11 +145,7 @@ def read(path):
     if not path.exists():
         raise UserError(f"There are no weights {path}; give a .pt or .npz file.")
     if path.suffix == ".npz":
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except Exception as error:  # NumPy raises what it, zipfile or zlib meets
-            raise UserError(f"{path} cannot be read as .npz arrays: {error}.") from error
+        return archives.read_npz(path)
     torch = _torch(path)
     try:
         with path.open("rb") as file:
@@ -152,7 +162,7 @@ def write(path, tensors):
     """Writes a state dict: `.npz`, or `.pt`, which needs PyTorch."""
     path = epath.Path(path)
     torch = None if path.suffix == ".npz" else _torch(path)
-    with path.open("wb") as file:
+    with files.writing(path) as file:
         if torch is None:
             np.savez(file, **tensors)
         else:

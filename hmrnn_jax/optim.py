@@ -1,14 +1,17 @@
 """Optimisers and the schedules that the host keeps: learning rate, averaging, slope."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
 import optax
 
-from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.errors import UserError
 
 OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("plateau", "cosine", "nonmonotone")
+MOST_UPDATES = 2**31 - 1  # their number is an int32
 
 
 def optimizer(name="adam", clip=1.0, weight_decay=0.0, epsilon=1e-8, detector_rate=1.0):
@@ -115,6 +118,22 @@ class Plateau:
 
 
 @dataclasses.dataclass
+class BestOnly(Plateau):
+    """Of a plateau the best loss alone: never drops the rate and never ends the run.
+
+    For a rate whose course is fixed beforehand (cosine). Progress is a plateau's, so that runs
+    whose rate was once ended by one go on.
+    """
+
+    finished = False
+
+    @property
+    def rate(self):
+        """The learning rate at the start."""
+        return self.learning_rate
+
+
+@dataclasses.dataclass
 class NonMonotone:
     """Plain SGD that turns into averaged SGD when validation stalls (NT-ASGD).
 
@@ -190,32 +209,31 @@ class NonMonotone:
 
 
 def schedule(config):
-    """The object that moves a run's learning rate: `Plateau`, or `NonMonotone`."""
+    """What follows a run's validations: `Plateau`, `BestOnly` for cosine, or `NonMonotone`."""
     if config.schedule == "nonmonotone":
         return NonMonotone(config.learning_rate, config.nonmono, config.finetune)
-    return Plateau(config.learning_rate, config.drop_factor, config.patience, config.drops)
+    kind = BestOnly if config.schedule == "cosine" else Plateau
+    return kind(config.learning_rate, config.drop_factor, config.patience, config.drops)
 
 
 def total_steps(config, stream):
-    """Updates of a whole run: `config.steps`, or `config.epochs` epochs of the stream."""
-    if config.steps < 0 or config.epochs < 1:
-        raise UserError("steps must not be negative, and epochs at least 1.")
-    return config.steps or stream.steps_in(config.epochs)
+    """Updates of a whole run: `config.steps`, or `config.epochs` epochs of the stream.
+
+    Raises:
+      UserError: they are more than can be counted.
+    """
+    total = config.steps or stream.steps_in(config.epochs)
+    if total > MOST_UPDATES:
+        raise UserError(
+            f"{config.epochs:,} epochs are {total:,} updates, of at most {MOST_UPDATES:,}:"
+            " lower epochs, or give steps."
+        )
+    return total
 
 
 def learning_rate_at(config, plan, done, total):
     """The learning rate of the update after `done` of `total`; `plan` of `schedule`."""
     if config.schedule == "cosine":
-        return float(optax.cosine_decay_schedule(config.learning_rate, total)(done))
+        # That of Optax is computed, and waited for, on the device.
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
     return plan.rate
-
-
-def check_schedule(config):
-    """Raises `UserError` for settings that no run can have."""
-    require("schedule", config.schedule, ("plateau", "cosine", "nonmonotone"))
-    require("optimizer", config.optimizer, OPTIMIZERS)
-    # Windows of real-valued sequences may be 0, which means whole sequences.
-    window = () if config.get("task") == "strokes" else ("window",)
-    for field in ("learning_rate", "clip", "batch", "report", "patience", "nonmono", *window):
-        if not config.get(field, 1) > 0:
-            raise UserError(f"{field} is {config[field]}; it must be positive.")

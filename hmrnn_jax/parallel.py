@@ -1,14 +1,15 @@
 """Data parallelism: one wrapper for one device, many devices and many hosts."""
 
+import collections
+import functools
 import json
 import os
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hmrnn_jax.errors import UserError
@@ -16,16 +17,20 @@ from hmrnn_jax.errors import UserError
 AXIS = "data"
 # Seconds after which a process that is not heard of is lost, and the others end to be restarted.
 HEARTBEAT = 20
+# Steps of an evaluation that the devices may have before them while the host adds up.
+_AHEAD = 16
 
 
 def initialize(coordinator=None, processes=None, process=None):
     """Joins the processes of a multi-host run; does nothing in a run of one process.
 
-    TPU pods and `srun` tell JAX where they are; elsewhere give the coordinator's
-    `host:port`, the number of processes and this one's number.
+    Where JAX finds itself in a cluster that it knows (TPU slices of Google's Compute and
+    Kubernetes Engines, Slurm, Open MPI, indexed jobs of Kubernetes) nothing need be given;
+    elsewhere give the coordinator's `host:port`, the number of processes and this one's number.
 
     Raises:
-      UserError: some of the three are missing or wrong.
+      UserError: some of the three are missing or wrong; the cluster does not answer; or the
+        devices are shared with processes that nothing tells of.
     """
     told = {"coordinator": coordinator, "processes": processes, "process": process}
     missing = [f"--{name}" for name, value in told.items() if value is None]
@@ -45,15 +50,42 @@ def initialize(coordinator=None, processes=None, process=None):
             f"Give {' and '.join(missing)} too: a run of several processes takes all three, or none"
             " where the cluster tells."
         )
-    elif _many_hosts():
+    elif _cluster_processes() > 1:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
+    elif jax.process_count() > 1:  # of a TPU slice, which knows its chips without being told
+        raise UserError(
+            f"The devices here are those of {jax.process_count()} processes, of which nothing"
+            " tells where they are: give --coordinator, --processes and --process."
+        )
 
 
-def _many_hosts():
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    # Of Slurm's variables a batch script has the first too; `srun` alone sets the second.
-    tasks = int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_NODELIST" in os.environ else 1
-    return len(hosts) > 1 or tasks > 1
+def _cluster_processes():
+    """How many processes the cluster counts that `jax.distributed.initialize` would take.
+
+    1 outside of clusters. The network is asked where JAX asks it, on TPU hosts and in indexed
+    jobs of Kubernetes.
+    """
+    from jax._src import clusters  # JAX has no public way to ask
+
+    for cluster in clusters.ClusterEnv._cluster_types:  # JAX takes the first that is there
+        # In Kubernetes a process without a number is alone, such as a notebook.
+        numbered = cluster is not clusters.K8sCluster or "JOB_COMPLETION_INDEX" in os.environ
+        if cluster.opt_in_only_method or not numbered:
+            continue
+        try:
+            if not cluster.is_env_present():
+                continue
+            if cluster is clusters.GkeTpuCluster and "MEGASCALE_NUM_SLICES" not in os.environ:
+                # JAX would ask about further slices, to which a notebook's machine gets no answer.
+                return len(cluster._get_worker_list_in_slice())
+            return cluster.get_process_count()
+        except Exception as error:  # what the network, Kubernetes or a variable's text brings up
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(
+                f"This is a {cluster.__name__} to JAX, but it does not tell of its processes"
+                f" ({reason}); give --coordinator, --processes and --process."
+            ) from error
+    return 1
 
 
 def any_process(flag):
@@ -112,9 +144,24 @@ def _broadcast(text, source):
 
 
 def make_mesh(devices=None):
-    """A mesh of all devices (or of those given) along the axis `data`."""
-    devices = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    """A mesh of all devices (or of those given) along the axis `data`, process after process.
+
+    JAX would order the chips of a TPU by its torus, in which a host's need not be neighbours;
+    here they are, so that a process reads its rows of a batch in one piece.
+
+    Raises:
+      UserError: not all processes that have devices in it have the same number.
+    """
+    devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    shares = collections.Counter(device.process_index for device in devices)
+    most, least = (pick(shares, key=shares.get) for pick in (max, min))
+    if shares[most] > shares[least]:
+        raise UserError(
+            f"Process {most} has {shares[most]} devices and process {least} has {shares[least]};"
+            " give every process the same number."
+        )
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def chip(mesh):
@@ -160,7 +207,10 @@ def batch_spec(array):
 
 
 def accumulate(step, params, carry, batches, mesh, slope=1.0, seed=0):
-    """The sums of an evaluation step over all batches, as host arrays.
+    """The sums of an evaluation step over all batches, float64 arrays on the host.
+
+    Those of one batch are the devices', in float32, which counts to 2^24 and no further. The
+    devices always have steps before them: only sums that are long done are waited for.
 
     Args:
       step: of `pmapped_evaluation`; its knobs are `{slope, seed, number}`, the last the
@@ -168,13 +218,26 @@ def accumulate(step, params, carry, batches, mesh, slope=1.0, seed=0):
       carry: this process's rows of the states before the first batch.
       batches: this process's rows of each batch.
     """
-    carry, total = shard_rows(jax.tree.map(np.asarray, carry), mesh), None
+    carry = shard_rows(jax.device_get(carry), mesh)
+    params = jax.device_put(params, NamedSharding(mesh, P()))  # once, not at every step
+    knobs = {"slope": scalar(np.float32(slope), mesh), "seed": scalar(np.uint32(seed), mesh)}
+    sums, waiting = None, collections.deque()
+
+    def added():
+        part = jax.device_get(waiting.popleft())
+        part = jax.tree.map(lambda x: x.astype(np.float64), part)
+        return part if sums is None else jax.tree.map(np.add, sums, part)
+
     for number, batch in enumerate(batches):
-        knobs = {"slope": np.float32(slope), "seed": np.uint32(seed), "number": np.uint32(number)}
-        carry, sums = step(params, carry, shard_batch(batch, mesh), knobs)
-        settle(sums)
-        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    return jax.device_get(total)
+        knobs["number"] = scalar(np.uint32(number), mesh)
+        carry, part = step(params, carry, shard_batch(batch, mesh), knobs)
+        settle(part)
+        waiting.append(part)
+        if len(waiting) > _AHEAD:
+            sums = added()
+    while waiting:
+        sums = added()
+    return sums
 
 
 def total(tree):
@@ -203,11 +266,13 @@ def check_batch(batch, mesh):
 
 
 def local_rows(batch, mesh):
-    """The slice of the batch's rows that this process's devices own."""
+    """The slice of the batch's rows that this process's devices own; `mesh` of `make_mesh`."""
     owners = [device.process_index for device in mesh.devices.flat]
-    per_device = batch // len(owners)
-    mine = [k for k, owner in enumerate(owners) if owner == jax.process_index()]
-    return slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
+    per_device, mine = batch // len(owners), owners.count(jax.process_index())
+    first = owners.index(jax.process_index()) if mine else 0
+    if owners[first : first + mine] != [jax.process_index()] * mine:
+        raise UserError("This process's devices are not neighbours: take a mesh of make_mesh.")
+    return slice(first * per_device, (first + mine) * per_device)
 
 
 def replicate(tree, mesh):
@@ -218,6 +283,12 @@ def replicate(tree, mesh):
         return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
     return jax.tree.map(place, tree)
+
+
+@functools.lru_cache(typed=True)
+def scalar(value, mesh):
+    """A NumPy number on all devices; those asked for last are still there and are not put again."""
+    return replicate(value, mesh)
 
 
 def shard_rows(tree, mesh):

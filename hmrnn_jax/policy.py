@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import jax
+
 from hmrnn_jax import ops
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.kernels import pointwise, resident
@@ -23,7 +25,8 @@ class Policy(NamedTuple):
         kernel, see `kernels.resident`, or on a GPU the layers' steps around their products
         as one each, see `kernels.pointwise`; `auto`, the TPU kernel where the chip has room
         for it, else `scan`.
-      chip: of the accelerator that runs it, see `parallel.chip`; empty is taken for a CPU.
+      chip: of the accelerator that runs it, see `parallel.chip`. Where it is empty there are no
+        kernels, and the loops are those for JAX's default backend.
       skip_copies: deferred gradients of an HM-LSTM's kernels leave out the columns in which a
         layer COPYs, exactly, see `weight_gradients`.
 
@@ -46,6 +49,16 @@ class Policy(NamedTuple):
             raise UserError("The pallas backend has deferred gradients only; choose that or scan.")
         if self.remat and steps % self.remat:
             raise UserError(f"remat is {self.remat}; it must divide the window, {steps} steps.")
+
+    def check_device(self, config):
+        """Raises `UserError` if the chip has no kernels for a cell that is to have them."""
+        if self.backend != "pallas" or self.chip.startswith("TPU"):
+            return
+        if not _is_gpu(self):
+            raise UserError(
+                f"{self.chip or 'This device'} has no kernels: set model.backend=scan, or auto."
+            )
+        gpu_arguments(config, self)
 
 
 def choose_backend(config, policy, way, *arguments):
@@ -82,7 +95,10 @@ def _is_gpu(policy):
 
 def cpu_loops(policy):
     """Whether the loops are to be what a CPU runs fastest; with autodiff they are plain."""
-    return policy.gradient == "deferred" and not policy.chip.startswith(("TPU", "GPU"))
+    # Asked while tracing, which the program may outlive: a loop is right on any device, if slower
+    # on some, but a kernel is not. So those are for a policy that is told its chip.
+    chip = policy.chip or ("cpu" if jax.default_backend() == "cpu" else "TPU or GPU")
+    return policy.gradient == "deferred" and not chip.startswith(("TPU", "GPU"))
 
 
 def gpu_arguments(config, policy):

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 from etils import epath
 
+from hmrnn_jax import files
 from hmrnn_jax.errors import UserError
 
 
@@ -66,7 +67,7 @@ class Trace:
         for path in filter(Path.is_file, written.rglob("*")):
             target = self._folder / path.relative_to(written).as_posix()
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
+            files.write_bytes(target, path.read_bytes())
         self._written.cleanup()
         self._written = None
         self._say(

@@ -105,13 +105,15 @@ def view(model, params, corpus, bpc, length=540):
     size = corpus.vocabulary.size
     baseline = ngram.interpolated_ngram_bpc(train, test, size, order=4)
     z, _ = evaluate.look(model, params, test[:length])
-    text = corpus.vocabulary.decode(test[:length])
+    text = corpus.vocabulary.spelled(test[:length])
     return "\n".join(
         [
             f"interpolated n-gram, 4 symbols of context, same training text: {baseline:.4f} bpc",
             f"this model: {bpc:.4f} bpc",
             "",
-            f"boundaries in the first {len(text)} characters of the test text:" if z else "",
+            f"boundaries in the first {len(text)} {corpus.vocabulary.unit} of the test text:"
+            if z
+            else "",
             boundaries.text_view(text, z) if z else "",
         ]
     ).rstrip()

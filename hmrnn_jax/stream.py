@@ -9,20 +9,18 @@ Pieces give bit for bit what the whole text gives: one compiled program reads an
 symbols, sparsely where the model allows it (see `sparse`).
 """
 
+import codecs
 import functools
 import hashlib
-import io
 import json
-import os
-import pathlib
-import zipfile
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
-from hmrnn_jax import parallel, sparse
+from hmrnn_jax import archives, files, parallel, sparse
 from hmrnn_jax.analysis import boundaries
 from hmrnn_jax.datasets.vocabulary import as_unit
 from hmrnn_jax.errors import UserError
@@ -31,11 +29,28 @@ from hmrnn_jax.looks import run as runs
 _CHUNK = 256  # most symbols that one call of the program reads
 
 
+class _Bytes(NamedTuple):
+    """How far the text was taken.
+
+    Attributes:
+      half: the first bytes of a character that is not whole yet.
+      read: how many bytes were taken, these included.
+      begun: whether any text came, as bytes or as str.
+    """
+
+    half: bytes
+    read: int
+    begun: bool
+
+
+_NO_BYTES = _Bytes(b"", 0, False)
+
+
 class Reading(NamedTuple):
     """What was read of n symbols.
 
     Attributes:
-      symbols: their texts, strings; see `spelled`.
+      symbols: their texts, strings; see `Vocabulary.as_written`.
       z: int8 `[L - 1, n]`, the boundaries of each layer that has a detector.
       log_probabilities: float32 `[n]`, in nats, of each symbol given all before it; that of
         the first of all is nan, as nothing came before.
@@ -49,15 +64,6 @@ class Reading(NamedTuple):
     log_probabilities: np.ndarray
     segments: list
     unknown: int
-
-
-def spelled(ids, vocabulary):
-    """One string for each symbol; a byte as the code point of its number, a word with its space."""
-    if vocabulary.unit == "bytes":
-        return [chr(vocabulary.symbols[i]) for i in ids]
-    if vocabulary.unit == "characters":
-        return vocabulary.decode(ids)
-    return [vocabulary.symbols[i] + " " for i in ids]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -110,7 +116,7 @@ class Stream:
     @classmethod
     def open(cls, workdir, seed=0):
         """A stream of the best parameters of a trained run, see `looks.run.restore`."""
-        return cls.of(runs.restore(workdir, parallel.make_mesh(jax.devices()[:1])), seed)
+        return cls.of(runs.restore(workdir, parallel.make_mesh(jax.local_devices()[:1])), seed)
 
     @classmethod
     def of(cls, run, seed=0):
@@ -134,37 +140,76 @@ class Stream:
         nothing = jnp.full(self.vocabulary.size, jnp.nan, jnp.float32)
         self._held = (self._model.initial_carry(1), nothing, jnp.uint32(0))
         self._open = [[] for _ in range(_detectors(self._model))]
-        self._read, self._pending = 0, ""
+        self._read, self._pending, self._bytes = 0, "", _NO_BYTES
 
     def push(self, text):
         """Reads the next piece of the text; of any length, and none is compiled for.
 
         Args:
-          text: str, or bytes of UTF-8 or, for a model of bytes, of anything. A model of words
-            holds back the last one until whitespace ends it, or `finish`.
+          text: str, or bytes of UTF-8 or, for a model of bytes, of anything. A byte order mark
+            before the text is dropped, as by `files.read_text`. Bytes that begin a character
+            are held back until its rest comes. A model of words holds back the last one until
+            whitespace ends it, or `finish`.
 
         Returns a `Reading`.
 
         Raises:
-          UserError: the text is neither, or has a symbol that the model cannot read; then
-            nothing of this piece has been read.
+          UserError: the text is neither, is not UTF-8, or has a symbol that the model cannot
+            read; then nothing of this piece has been read.
         """
         if not isinstance(text, str | bytes):
             raise UserError(f"A stream reads str or bytes, not {type(text).__name__}.")
-        text = as_unit(text, self.vocabulary.unit)
-        if self.vocabulary.unit != "words":
-            return self._take(text)
-        text = self._pending + text
-        begun = text.split()[-1] if text and not text[-1].isspace() else ""
+        unit = self.vocabulary.unit
+        if unit == "bytes":
+            return self._take(as_unit(text, unit))
+        (text, taken), begun = self._decoded(text), ""
+        if unit == "words":
+            text = self._pending + text
+            if text.endswith("\r"):  # of which "\n" may be a part
+                begun = "\r"
+            elif text and not text[-1].isspace():
+                begun = text.rsplit(None, 1)[-1]
         reading = self._take(text[: len(text) - len(begun)])
-        self._pending = begun
+        self._pending, self._bytes = begun, taken
         return reading
+
+    def _decoded(self, piece):
+        """A piece as str, less what is half a character at its end, and `_Bytes` after it."""
+        half, read, begun = self._bytes
+        if isinstance(piece, str):
+            if half and piece:
+                raise UserError(
+                    f"A str follows bytes that begin a character ({half.hex(' ')}): push the rest"
+                    " of it first."
+                )
+            text = piece
+        else:
+            decoder = codecs.getincrementaldecoder("utf-8")()
+            decoder.setstate((half, 0))
+            try:
+                text = decoder.decode(piece)
+            except UnicodeDecodeError as error:
+                place = read - len(half) + error.start
+                raise UserError(
+                    f"The text is not UTF-8: byte {place:,} cannot be read; convert it."
+                ) from None
+            half, read = decoder.getstate()[0], read + len(piece)
+        taken = _Bytes(half, read, begun or bool(text))
+        return text if begun else text.removeprefix("\ufeff"), taken
 
     def finish(self):
         """Ends the text: a `Reading` of what was held back, with the segments still open.
 
         The stream is at its beginning again.
+
+        Raises:
+          UserError: the text ends within a character of UTF-8; the stream stays where it is.
         """
+        if self._bytes.half:
+            raise UserError(
+                f"The text is not UTF-8: it ends within a character ({self._bytes.half.hex(' ')});"
+                " push its rest, or convert it."
+            )
         reading = self._take(self._pending)
         rest = [
             self._moved(row, self._read - len(symbols))
@@ -176,8 +221,7 @@ class Stream:
 
     def _take(self, text):
         ids, unknown = self.vocabulary.encode(text)
-        as_written = self.vocabulary.unit == "characters"
-        symbols = list(text) if as_written else spelled(ids, self.vocabulary)
+        symbols = list(self.vocabulary.as_written(text, ids))
         z = np.zeros((len(self._open), len(ids)), np.int8)
         scores = np.zeros(len(ids), np.float32)
         for start in range(0, len(ids), _CHUNK):
@@ -215,23 +259,19 @@ class Stream:
         """Writes where the stream stands to `path`, a plain `.npz`, whole or not at all.
 
         Raises:
-          UserError: the folder does not exist.
+          UserError: it cannot be written there.
         """
-        path = pathlib.Path(path)
-        if not path.parent.is_dir():
-            raise UserError(f"The folder {path.parent} does not exist: create it.")
+        files.check_writable(path)
         notes = {
             "model": self._fingerprint,
             "read": self._read,
             "pending": self._pending,
             "open": self._open,
+            "bytes": self._bytes._asdict() | {"half": self._bytes.half.hex()},
         }
         arrays = {f"leaf{k}": leaf for k, leaf in enumerate(jax.tree.leaves(self._held))}
-        buffer = io.BytesIO()
-        np.savez(buffer, notes=np.array(json.dumps(notes)), **jax.device_get(arrays))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
+        with files.writing(path) as file:
+            np.savez(file, notes=np.array(json.dumps(notes)), **jax.device_get(arrays))
 
     def load(self, path):
         """Puts this stream where the one stood that wrote `path`.
@@ -241,15 +281,18 @@ class Stream:
             another seed.
         """
         leaves, tree = jax.tree.flatten(self._held)
+        if not epath.Path(path).exists():
+            raise UserError(f"There is no stream at {path}: give a file that save wrote.")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                notes = json.loads(str(file["notes"]))
-                stored = [jnp.asarray(file[f"leaf{k}"]) for k in range(len(leaves))]
+            stored = archives.read_npz(path)
+            notes = json.loads(str(stored["notes"]))
+            stored = [jnp.asarray(stored[f"leaf{k}"]) for k in range(len(leaves))]
             same = notes["model"] == self._fingerprint
             read, pending, waiting = notes["read"], notes["pending"], notes["open"]
-        except FileNotFoundError:
-            raise UserError(f"There is no stream at {path}: give a file that save wrote.") from None
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+            # Older states say nothing of bytes, none of which were held back.
+            taken = notes.get("bytes", {"half": "", "read": 0, "begun": bool(read or pending)})
+            taken = _Bytes(**taken | {"half": bytes.fromhex(taken["half"])})
+        except (ValueError, KeyError, TypeError, AttributeError):  # UserError is a ValueError
             raise UserError(
                 f"{path} is not the state of a stream: give one that save wrote."
             ) from None
@@ -259,7 +302,7 @@ class Stream:
                 " those that it was saved with."
             )
         self._held = jax.tree.unflatten(tree, stored)
-        self._read, self._pending, self._open = read, pending, waiting
+        self._read, self._pending, self._open, self._bytes = read, pending, waiting, taken
 
     @functools.cached_property
     def _fingerprint(self):

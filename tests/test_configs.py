@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from hmrnn_jax import cells, defaults, models, optim, tasks
+from hmrnn_jax import cells, defaults, models, optim, settings, tasks
 from hmrnn_jax.datasets.logic import VOCABULARY
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
@@ -74,7 +74,7 @@ def test_parameters(name, argument, symbols, plain, normalised):
     encoding = SimpleNamespace(size=symbols) if isinstance(symbols, int) else symbols
     module = load(name)
     config = module.get_config(*filter(None, [argument]))
-    optim.check_schedule(config)
+    settings.check(config)
     assert f"{plain:,}" in module.__doc__
     if not normalised:
         assert count(config, encoding) == plain
@@ -109,6 +109,94 @@ def test_paper_variants():
         get("fast")
 
 
+# What the HM-LSTM's paper states of its experiments (section 4), by file and variant.
+COMMON = {
+    "optimizer": "adam", "clip": 1, "detector_rate": 1, "model.hm_lstm.detector_scale": 1,
+    "schedule": "plateau", "drop_factor": 50, "patience": 1, "evaluation.every": 0, "window": 100,
+    "slope.start": 1,
+}  # fmt: skip
+PTB = {"batch": 64, "learning_rate": 2e-3, "model.sizes": (512,) * 3, "model.output": 512}
+LARGE = {"batch": 128, "learning_rate": 1e-3, "model.sizes": (1024,) * 3, "model.output": 2048}
+IAM = {
+    "batch": 32, "learning_rate": 3e-4, "model.sizes": (400,) * 3, "model.output": 400,
+    "data.split": "hm_lstm", "slope.maximum": 3, "longest": 0,
+}  # fmt: skip
+TEXT = {"model.embedding": 128, "model.head": "gated", "model.dropout.input": 0}
+HM_LSTM = {"model.cell": "hm_lstm", "model.hm_lstm.layer_norm": "sum"}
+LSTM = {"model.cell": "lstm", "model.lstm.layer_norm": "sum"}
+STEP = HM_LSTM | {"model.hm_lstm.boundary": "step", "slope.increment": 0}
+PAPERS = {
+    ("hm_lstm_ptb_char", "paper"): TEXT | PTB | STEP | {"slope.increment": 0.04},
+    ("hm_lstm_ptb_char", "paper-step"): TEXT | PTB | STEP,
+    ("hm_lstm_ptb_char", "paper-soft"): TEXT | PTB | STEP | {"model.hm_lstm.boundary": "soft"},
+    ("hm_lstm_ptb_char", "paper-sample"): TEXT | PTB | STEP | {"model.hm_lstm.boundary": "sample"},
+    ("lstm_ptb_char", "paper"): TEXT | PTB | LSTM,
+    ("hm_lstm_text8", "paper"): TEXT | LARGE | STEP,
+    ("hm_lstm_enwik8", "paper"): TEXT | LARGE | STEP,
+    ("hm_lstm_iam_ondb", "paper"): IAM | STEP | {"slope.increment": 0.004},
+    ("hm_lstm_iam_ondb", "paper-step"): IAM | STEP,
+    ("lstm_iam_ondb", "paper"): IAM | LSTM,
+}
+
+
+@pytest.mark.parametrize(("name", "variant"), PAPERS)
+def test_paper_variants_have_the_settings_that_the_paper_states(name, variant):
+    module = load(name)
+    config = module.get_config(variant)
+    settings.check(config)
+    expected = COMMON | PAPERS[name, variant]
+    found = settings.flat(config.to_dict())
+    assert {field: found[field] for field in expected} == expected
+    # The slope comes to its end within the run where it is annealed: 5 after 100, 3 after 500.
+    annealed = config.slope.increment > 0
+    assert not annealed or optim.slope_at(config.epochs, **config.slope) == config.slope.maximum
+    assert f"--config=configs/{name}.py:paper" in module.__doc__
+    with pytest.raises(UserError, match="paper"):
+        module.get_config("fast")
+
+
+def test_docstrings_name_what_is_not_the_papers():
+    """And the default differs from the variant in nothing else."""
+    for name in {name for name, _ in PAPERS}:
+        module = load(name)
+        default, paper = (settings.flat(c.to_dict()) for c in
+                          (module.get_config(), module.get_config("paper")))  # fmt: skip
+        changed = {field for field in default if default[field] != paper[field]}
+        told = {"patience", "epochs", "longest", "data.split", "evaluation.every"}
+        if default["model.cell"] == "lstm":  # which has no detectors
+            told |= {"detector_rate", "model.hm_lstm.detector_scale"}
+        for field in changed - told:
+            assert f"`{field}`" in module.__doc__, (name, field)
+        assert default["model.cell"] != "lstm" or "clip" not in changed
+    others = ("chinese_words", "quatrains", "quickstart", "hm_lstm_oscillators",
+              "hm_lstm_scribbles", "mnist_glimpses", "mnist_pixels")  # fmt: skip
+    for name in others:
+        assert "rate and scale" in " ".join(load(name).__doc__.split())
+
+
+def test_the_annealing_of_handwriting_ends_where_the_docstring_says():
+    module = load("hm_lstm_iam_ondb")
+    for variant, last, at_most in (("annealed", 1.396, "100"), ("paper", 2.996, "500")):
+        config = module.get_config(variant)
+        assert optim.slope_at(config.epochs - 1, **config.slope) == pytest.approx(last)
+        assert at_most in module.__doc__
+    assert "1.396" in module.__doc__
+
+
+@pytest.mark.parametrize("name", ["hm_lstm_text8", "hm_lstm_enwik8"])
+@pytest.mark.parametrize("variant", ["default", "paper"])
+def test_the_rate_of_a_large_text_does_not_drop_before_an_epoch_without_a_best(name, variant):
+    config = load(name).get_config(variant)
+    plan, epoch = optim.schedule(config), 90_000_000 // (config.batch * config.window)
+    every = config.evaluation.every or epoch
+    plan.update(2.0, every)
+    updates = 0
+    while plan.rate == config.learning_rate:
+        updates += every
+        plan.update(3.0, every + updates)
+    assert updates >= epoch and plan.rate == pytest.approx(config.learning_rate / 50)
+
+
 def test_defaults_are_locked_and_every_choice_reaches_the_cell():
     config = defaults.text()
     with pytest.raises(AttributeError):
@@ -128,6 +216,7 @@ def test_word_recipe_is_the_authors_command():
     assert drops == dict(embedding=0.1, input=0.5, hidden=0.3, output=0.45, weight=0.45)
     assert (penalties.activation, penalties.temporal) == (2.0, 1.0)
     assert (config.batch, config.window, config.window_random) == (20, 70, True)
+    assert config.window_quantum == 1  # lengths as they are drawn
     assert (config.optimizer, config.learning_rate, config.clip) == ("sgd", 30.0, 0.25)
     assert (config.schedule, config.nonmono, config.weight_decay) == ("nonmonotone", 5, 1.2e-6)
     assert (config.epochs, config.finetune, config.seed) == (1000, 500, 141)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hmrnn_jax.data import EvaluationStream, Stream, VariableStream, Vocabulary, user_text
+from hmrnn_jax.datasets import vocabulary as vocabulary_module
 from hmrnn_jax.errors import UserError
 
 
@@ -38,6 +39,33 @@ def test_words_end_lines_with_eos():
     words = ["the", "cat", "<eos>", "<eos>", "a", "dog", "<eos>", "the"]
     assert [vocabulary.symbols[i] for i in ids] == words
     assert vocabulary.decode(ids) == "the cat\n\na dog\nthe"
+
+
+def test_lines_of_words_end_as_universal_newlines_do():
+    text = "a\u2028b\r\nc\x85d\re\x0cf\n"
+    words = ["a", "b", "<eos>", "c", "d", "<eos>", "e", "f", "<eos>"]
+    vocabulary = Vocabulary.of(text, "words")
+    assert vocabulary.spelled(vocabulary.encode(text)[0]) == [word + " " for word in words]
+
+
+def test_bytes_are_spelled_as_code_points_and_unknown_ones_too():
+    vocabulary = Vocabulary.of(b"ab\xe9", "bytes", unknown=True)
+    ids, unknown = vocabulary.encode(b"a\xe9z")
+    assert (vocabulary.spelled(ids), unknown) == (["a", "\xe9", "\ufffd"], 1)
+    assert vocabulary.as_written(b"a\xe9z", ids) == "a\xe9z"
+
+
+def test_long_texts_are_taken_in_parts(monkeypatch):
+    whole = {
+        unit: Vocabulary.of("naïve 漢字 a b", unit) for unit in ("characters", "bytes", "words")
+    }
+    monkeypatch.setattr(vocabulary_module, "_CHUNK", 3)
+    for unit, vocabulary in whole.items():
+        assert Vocabulary.of("naïve 漢字 a b", unit) == vocabulary
+        assert vocabulary.decode(vocabulary.encode("naïve a 漢字 b")[0]) == "naïve a 漢字 b"
+    monkeypatch.setattr(vocabulary_module, "_MOST_WORDS", 3)
+    with pytest.raises(UserError, match="more than 3 different words"):
+        Vocabulary.of("naïve 漢字 a b", "words")
 
 
 @pytest.mark.parametrize(
@@ -202,6 +230,20 @@ def test_quantum_limits_the_number_of_shapes():
     assert len(shapes[0]) > 40 > 20 > len(shapes[1])
     assert all(steps % 5 == 0 and rows == 2 for steps, rows in shapes[1])
     assert means[0] == pytest.approx(means[1], rel=0.02)
+
+
+def test_padding_limits_the_number_of_shapes_and_keeps_the_lengths():
+    ids = np.random.default_rng(0).integers(0, 50, 200_001)
+    exact, padded = (VariableStream(ids, 2, 70, quantum=1, padding=n) for n in (1, 5))
+    shapes = set()
+    for step in range(exact.steps_in(1)):
+        own, longer = exact(step), padded(step)
+        length = len(own.mask)
+        shapes.add(len(longer.mask))
+        assert longer.mask[:length].all() and not longer.mask[length:].any()
+        np.testing.assert_array_equal(longer.inputs[:length], own.inputs)
+        assert padded.scale(step) == exact.scale(step) == length / 70
+    assert len(shapes) <= 20 and not any(steps % 5 for steps in shapes)
 
 
 def test_scale_is_the_share_of_the_window():
@@ -383,3 +425,35 @@ def test_faults_of_the_users_text(tmp_path):
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"abc" * 100)[:-9])
     with pytest.raises(UserError, match="cannot be read"):
         user_text(tmp_path / "cut.gz")
+
+
+def test_a_byte_order_mark_is_a_symbol_of_bytes_only(tmp_path):
+    (tmp_path / "a").write_bytes("\ufeffa b c d e f ".encode() * 20)
+    for unit, first in (("characters", "a"), ("words", "a"), ("bytes", 0xEF)):
+        corpus = user_text(tmp_path / "a", unit)
+        assert corpus.vocabulary.symbols[corpus.splits["train"][0]] == first
+
+
+@pytest.mark.parametrize("text", ["a text ", "текст "])
+def test_text_of_two_byte_characters_is_refused_but_as_bytes(tmp_path, text):
+    (tmp_path / "a").write_bytes((text * 50).encode("utf-16-le"))
+    for unit in ("characters", "words"):
+        with pytest.raises(UserError, match="/a looks like UTF-16 .*unit=bytes"):
+            user_text(tmp_path / "a", unit)
+    assert len(user_text(tmp_path / "a", "bytes").splits["test"]) > 0
+
+
+def test_words_that_are_none_are_refused(tmp_path):
+    (tmp_path / "a").write_text(" \n\u3000\t" * 100, encoding="utf-8")
+    with pytest.raises(UserError, match="the train part of .*/a holds no word"):
+        user_text(tmp_path / "a", "words")
+    (tmp_path / "a").write_text("word " * 90 + " \n" * 90)
+    with pytest.raises(UserError, match="the valid part of .*/a holds no word"):
+        user_text(tmp_path / "a", "words")
+
+
+def test_a_line_end_at_a_cut_is_one(tmp_path):
+    (tmp_path / "a").write_bytes(b"one two\r\n" * 40)
+    corpus = user_text(tmp_path / "a", "words")
+    ends = [np.sum(ids == corpus.vocabulary.encode("\n")[0]) for ids in corpus.splits.values()]
+    assert sum(ends) == 40

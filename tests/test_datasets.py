@@ -15,7 +15,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from hmrnn_jax.datasets import NAMES, load
+from hmrnn_jax import files
+from hmrnn_jax.datasets import NAMES, load, mnist
 from hmrnn_jax.datasets.published import PUBLISHED
 from hmrnn_jax.errors import UserError
 
@@ -23,8 +24,8 @@ SPLITS = ("train", "valid", "test")
 PTB = {"train": "a _ b\nc\n", "valid": "a b c\n", "test": "c _ a\n"}
 
 
-def md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_part_of_text8_never_has_its_name(data):
 
 def test_the_whole_has_its_name_and_a_damaged_whole_is_refused(data, monkeypatch):
     text = b"abc " * 250
-    publish(monkeypatch, "text8", size=1000, md5={"whole": md5(text)})
+    publish(monkeypatch, "text8", size=1000, digests={"whole": sha256(text)})
     write(data / "text8" / "text8.gz", gzip.compress(text))
     corpus = load("text8")
     assert corpus.name == "text8" and corpus.vocabulary.symbols == (" ", "a", "b", "c")
@@ -122,7 +123,7 @@ def test_enwik8_is_bytes_and_counts_those_of_the_whole_file(data, monkeypatch):
     part = load("enwik8")
     assert part.name == "enwik8-prefix" and part.vocabulary.unknown
     assert part.unknown == {"train": 0, "valid": 50, "test": 50}
-    publish(monkeypatch, "enwik8", md5={"whole": md5(text)})
+    publish(monkeypatch, "enwik8", digests={"whole": sha256(text)})
     whole = load("enwik8")
     assert whole.name == "enwik8" and not whole.vocabulary.unknown
     assert whole.vocabulary.size == 200 and not any(whole.unknown.values())
@@ -173,9 +174,9 @@ def test_the_published_archive_will_do(data):
 def test_a_download_is_checked_stored_and_read_again(data, server, monkeypatch):
     served, address = server
     (served / "simple-examples.tgz").write_bytes(ptb_archive())
-    sums = {split: md5(text.encode()) for split, text in PTB.items()}
+    sums = {split: sha256(text.encode()) for split, text in PTB.items()}
     for name in ("ptb_char", "ptb_word"):
-        publish(monkeypatch, name, url=f"{address}/simple-examples.tgz", md5=sums)
+        publish(monkeypatch, name, url=f"{address}/simple-examples.tgz", digests=sums)
     corpus = load("ptb_char")
     assert corpus.name == "ptb_char"
     assert corpus.vocabulary.decode(corpus.splits["train"]) == "a b\nc\n"
@@ -192,18 +193,41 @@ def test_whole_files_from_a_zip(data, server, monkeypatch, name, archive):
     served, address = server
     text = b"abcd" * 500
     (served / archive).write_bytes(zipped(name, text))
-    publish(monkeypatch, name, url=f"{address}/{archive}", md5={"whole": md5(text)})
+    publish(monkeypatch, name, url=f"{address}/{archive}", digests={"whole": sha256(text)})
     corpus = load(name)
     assert corpus.name == name
     assert [len(corpus.splits[s]) for s in SPLITS] == [1800, 100, 100]
+
+
+def test_what_is_fetched_is_fetched_over_https_and_known_by_its_checksum():
+    assert mnist.URL.startswith("https://")
+    assert all(len(digest) == 64 for digest in mnist.FILES.values())
+    for corpus in PUBLISHED.values():
+        assert corpus.url.startswith("https://")
+        # Of text8 and enwik8 the md5 is published.
+        length = 32 if corpus.name in ("text8", "enwik8") else 64
+        assert {len(digest) for digest in corpus.digests.values()} == {length}
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(data, monkeypatch):
+    write(data / "text8" / "text8.zip", zipped("text8", bytes(1 << 20)))
+    write(data / "ptb" / "simple-examples.tgz", ptb_archive())
+    monkeypatch.setattr(files, "room", lambda: 5000)
+    with pytest.raises(UserError, match=r"text8\.zip holds more than 5,000 bytes"):
+        load("text8")
+    monkeypatch.setattr(files, "room", lambda: 5)
+    with pytest.raises(UserError, match=r"simple-examples\.tgz.* holds more than 5 bytes"):
+        load("ptb_char")
 
 
 def test_a_download_that_is_not_the_corpus_is_kept_aside(data, server, monkeypatch, capfd):
     served, address = server
     text = b"To be\n" * 100
     (served / "input.txt").write_bytes(text[:-1] + b"x")
-    publish(monkeypatch, "tiny_shakespeare", url=f"{address}/input.txt", md5={"whole": md5(text)})
-    with pytest.raises(UserError, match="md5 of input.txt.*\\.bad") as raised:
+    publish(
+        monkeypatch, "tiny_shakespeare", url=f"{address}/input.txt", digests={"whole": sha256(text)}
+    )
+    with pytest.raises(UserError, match="checksum of input.txt.*\\.bad") as raised:
         load("tiny_shakespeare")
     (aside,) = (data / "tfds").rglob("*.bad")
     assert str(aside) in str(raised.value)

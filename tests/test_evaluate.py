@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmrnn_jax import evaluate, language, models, parallel
+from hmrnn_jax import evaluate, language, models, parallel, recurrence
 from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.data import EvaluationStream
 
 VOCABULARY = 11
 
@@ -74,6 +75,19 @@ def test_step_mode_does_not_depend_on_the_slope_and_soft_mode_does(setup):
         scores[mode] = [evaluator(params, ids, slope)["nats"] for slope in (1.0, 5.0)]
     assert scores["step"][0] == scores["step"][1]
     assert abs(scores["soft"][0] - scores["soft"][1]) > 1e-4
+
+
+def test_an_evaluation_takes_the_kernel_of_its_mesh(setup, monkeypatch):
+    """Where the model was not told what chips it runs on."""
+    model, params, _ = setup
+    model = model.clone(policy=recurrence.Policy(backend="auto"))
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(parallel, "chip", lambda mesh: "TPU v4")
+    evaluator = evaluate.Evaluator(model, mesh, batch=2, window=5, warmup=0)
+    batch = next(iter(EvaluationStream(np.zeros(9, np.int32), 2, 5)))
+    knobs = {"slope": np.float32(1), "seed": np.uint32(0), "number": np.uint32(0)}
+    traced = jax.make_jaxpr(evaluator._step)(params, model.initial_carry(2), batch, knobs)
+    assert str(traced).count("pallas_call") == 1
 
 
 def test_look_equals_one_pass_whatever_the_window(setup):

@@ -216,7 +216,7 @@ def test_faulty_files(folder, tmp_path):
     with pytest.raises(UserError, match="test4 is empty"):
         logic.load(folder)
     (folder / "test4").write_bytes(b"=\ta\t\xff\n")
-    with pytest.raises(UserError, match="test4, the byte 0xff at offset 4"):
+    with pytest.raises(UserError, match=r"test4, line 1, .*byte 0xff at offset 4"):
         logic.load(folder)
     (folder / "test4").unlink()
     with pytest.raises(UserError, match="no test4"):
@@ -230,6 +230,13 @@ def test_windows_line_ends_and_byte_order_mark(folder):
     data = logic.load(folder)
     assert texts(data.train.left)[:3] == ["a", "a", formula(5)]
     assert texts(data.train.right)[:2] == ["b", "c"]
+
+
+def test_only_line_ends_end_lines(folder):
+    """Else a stray separator would shift the numbers of the lines that follow."""
+    (folder / "train0").write_bytes("=\ta\tb\x0c\n=\ta\tc\u2028\r=\ta\n".encode())
+    with pytest.raises(UserError, match="train0, line 3: there are 2 fields"):
+        logic.load(folder)
 
 
 def test_ten_training_pairs_are_needed(folder):

@@ -38,7 +38,7 @@ def test_the_parts_of_an_operand_are_joined_in_their_order():
     np.testing.assert_array_equal(carry_after, carry)
 
 
-def test_they_are_for_cpus_and_deferred_gradients_alone():
+def test_they_are_for_cpus_and_deferred_gradients_alone(monkeypatch):
     config = hm_lstm.Config(3, (4, 5))
     params = hm_lstm.init(jax.random.key(0), config)
     state = recurrence.initial_state(config, 2)
@@ -55,3 +55,6 @@ def test_they_are_for_cpus_and_deferred_gradients_alone():
     assert concatenations(chip="TPU v4") == concatenations(chip="GPU A") == plain
     # One for each layer's product is gone.
     assert concatenations() == concatenations(chip="cpu") == plain - config.depth
+    for backend in ("tpu", "gpu"):  # of which the policy was not told
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        assert concatenations() == plain > concatenations(chip="cpu")

@@ -70,7 +70,7 @@ def folder(contents, tmp_path):
 
 def publish(monkeypatch, contents):
     """Makes made-up files the published ones."""
-    sums = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setattr(mnist, "FILES", sums)
 
 
@@ -221,7 +221,7 @@ def test_a_download_that_is_not_mnist_is_kept_aside(server, contents, tmp_path, 
         (served / f"{name}.gz").write_bytes(gzip.compress(contents[name]))
     bad = gzip.compress(contents[NAMES[1]][:-1] + b"\x0b") if wrong == "other" else wrong
     (served / f"{NAMES[1]}.gz").write_bytes(bad)
-    with pytest.raises(UserError, match=f"{NAMES[1]} by its md5.*{NAMES[1]}.gz.bad"):
+    with pytest.raises(UserError, match=f"{NAMES[1]} by its sha256.*{NAMES[1]}.gz.bad"):
         mnist.load()
     kept = tmp_path / "data" / "mnist"
     assert {file.name for file in kept.iterdir()} == {f"{NAMES[0]}.gz", f"{NAMES[1]}.gz.bad"}
@@ -230,6 +230,20 @@ def test_a_download_that_is_not_mnist_is_kept_aside(server, contents, tmp_path, 
         mnist.load(download=False)
     (served / f"{NAMES[1]}.gz").write_bytes(gzip.compress(contents[NAMES[1]]))
     assert mnist.load().name == "mnist"
+
+
+def test_a_download_without_an_end_is_given_up(server, contents, tmp_path, monkeypatch):
+    served, _ = server
+    publish(monkeypatch, contents)
+    packed = gzip.compress(contents[NAMES[0]])
+    (served / f"{NAMES[0]}.gz").write_bytes(packed)
+    monkeypatch.setattr(mnist, "_LARGEST", len(packed) - 1)
+    with pytest.raises(UserError, match=f"{NAMES[0]}.gz gives more than {len(packed) - 1:,}"):
+        mnist.load()
+    # One that unpacks to more than the file is not the file.
+    (served / f"{NAMES[0]}.gz").write_bytes(gzip.compress(bytes(1 << 20)))
+    with pytest.raises(UserError, match="is not MNIST's"):
+        mnist.load()
 
 
 def test_failures_of_the_network_and_the_disk(server, contents, tmp_path, monkeypatch):

@@ -219,14 +219,14 @@ def test_files_that_cannot_be_read(tmp_path):
     content = (tmp_path / "cut.npz").read_bytes()
     for cut in (0, 10, len(content) // 2):
         (tmp_path / "cut.npz").write_bytes(content[:cut])
-        with pytest.raises(UserError, match="cut.npz cannot be read as .npz arrays"):
+        with pytest.raises(UserError, match="cut.npz cannot be read as an .npz file"):
             official.read(tmp_path / "cut.npz")
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
-    with pytest.raises(UserError, match="one.npz cannot be read as .npz arrays"):
+    with pytest.raises(UserError, match="one.npz cannot be read as an .npz file"):
         official.read(tmp_path / "one.npz")
     np.savez(tmp_path / "objects.npz", a=np.array([{}, None]))
-    with pytest.raises(UserError, match="objects.npz cannot be read as .npz arrays"):
+    with pytest.raises(UserError, match="objects.npz cannot be read as an .npz file"):
         official.read(tmp_path / "objects.npz")
 
 
@@ -254,6 +254,23 @@ def test_every_faulty_tensor_is_named():
     ):
         assert fault in str(raised.value)
     assert "ih" not in str(raised.value) and "encoder" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda a: a * np.nan, "numbers that are not finite"),
+        (lambda a: a.astype(np.float64) + 1e300, "numbers that are not finite"),
+        (lambda a: a + 1j, "no real numbers but complex64"),
+        (lambda a: a.astype(str), "no real numbers but <U"),
+        (lambda a: a > 0, "no real numbers but bool"),
+    ],
+)
+def test_weights_are_finite_real_numbers(change, fault):
+    tensors = official_tensors()
+    for name in ("rnn.cells.0.hh.weight", "decoder.bias"):
+        with pytest.raises(UserError, match=f"{name} holds {fault}"):
+            official.to_ours(tensors | {name: change(tensors[name])}, model_of(), None)
 
 
 def test_another_vocabulary_is_a_fault_of_shape():

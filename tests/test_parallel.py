@@ -1,6 +1,7 @@
 """Data parallelism: the same training on one device and on many, and the same as `jax.pmap`."""
 
 import collections
+import dataclasses
 import functools
 import re
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.mesh_utils import create_device_mesh
 
 from hmrnn_jax import aot, language, losses, models, optim, parallel, train_state
 from hmrnn_jax.cells import hm_lstm
@@ -225,3 +227,108 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 def test_one_process_owns_all_rows():
     assert parallel.local_rows(16, parallel.make_mesh()) == slice(0, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX looks at when it orders the chips of a TPU."""
+
+    id: int
+    process_index: int
+    coords: tuple
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v4"
+
+
+def chips(*shape):
+    """The chips of a slice of v4, of which each host has four in a square."""
+    x, y, z = np.meshgrid(*map(np.arange, shape), indexing="ij")
+    places = np.stack([x, y, z], -1).transpose(2, 1, 0, 3).reshape(-1, 3)
+    hosts = places // (2, 2, 1)
+    numbers = {host: number for number, host in enumerate(dict.fromkeys(map(tuple, hosts)))}
+    return [
+        Chip(number, numbers[tuple(host)], tuple(map(int, place)))
+        for number, (place, host) in enumerate(zip(places, hosts, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (4, 4, 1), (2, 2, 4)])
+@pytest.mark.parametrize("order", ["listed", "torus", "reversed"])
+def test_the_hosts_of_a_slice_own_every_row_once(monkeypatch, shape, order):
+    devices = chips(*shape)
+    ordered = list(create_device_mesh((len(devices),), devices))
+    owners = [device.process_index for device in ordered]
+    assert owners != sorted(owners)
+    given = {"listed": devices, "torus": ordered, "reversed": devices[::-1]}[order]
+    mesh, rows = parallel.make_mesh(given), []
+    assert set(mesh.devices.flat) == set(devices)
+    for process in range(len(devices) // 4):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        mine = parallel.local_rows(64, mesh)
+        assert mine.stop - mine.start == 64 * 4 // len(devices)
+        rows += range(64)[mine]
+    assert rows == list(range(64))
+
+
+def test_a_process_with_fewer_devices_than_another_is_refused():
+    with pytest.raises(UserError, match="Process 0 has 4 devices and process 1 has 3; give"):
+        parallel.make_mesh(chips(2, 2, 2)[:7])
+
+
+def test_a_mesh_in_another_order_has_no_rows_in_one_piece():
+    devices = np.array(chips(2, 2, 2))[[0, 4, 1, 5, 2, 6, 3, 7]]
+    with pytest.raises(UserError, match="not neighbours"):
+        parallel.local_rows(64, jax.sharding.Mesh(devices, (parallel.AXIS,)))
+
+
+# Sums of an evaluation
+
+
+def counting():
+    """An evaluation step that adds up its batch, compiled for two devices, and their mesh."""
+    mesh = parallel.make_mesh(jax.devices()[:2])
+
+    def step(params, carry, batch, knobs):
+        return carry, parallel.total({"count": batch.sum()})
+
+    return parallel.pmapped_evaluation(step, mesh), mesh
+
+
+def test_an_evaluation_counts_what_float32_cannot():
+    """From 2^24 on float32 has no odd numbers; here the sums of each batch are odd, below it."""
+    step, mesh = counting()
+    batches = [np.array([2**22 + 1, 2**22], np.float32)] * 43
+    sums = parallel.accumulate(step, {}, (), batches, mesh)
+    assert sums["count"] == 43 * (2**23 + 1) and sums["count"].dtype == np.float64
+
+
+def test_an_evaluation_always_has_steps_before_the_devices(monkeypatch):
+    """No sums are waited for but those of a step that many more were given after."""
+    given, fetched, device_get = [], [], jax.device_get
+
+    def step(params, carry, batch, knobs):
+        given.append(int(knobs["number"]))
+        return carry, {"number": knobs["number"]}
+
+    def fetch(tree):
+        if isinstance(tree, dict):
+            fetched.append((int(tree["number"]), len(given)))
+        return device_get(tree)
+
+    monkeypatch.setattr(jax, "device_get", fetch)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    sums = parallel.accumulate(step, {}, (), [np.zeros(1, np.float32)] * 40, mesh)
+    assert given == list(range(40)) and sums["number"] == sum(given)
+    assert [number for number, _ in fetched] == given
+    assert all(begun - number > 8 for number, begun in fetched if begun < 40)
+    # Nor are they kept on the devices until the end.
+    assert fetched[0][1] < 30
+
+
+def test_parameters_go_to_the_devices_once_for_an_evaluation():
+    step, mesh = counting()
+    batches = [np.ones(2, np.float32)] * 3
+    parallel.accumulate(step, {}, (), batches, mesh)
+    with jax.transfer_guard("disallow"):
+        parallel.accumulate(step, {"kernel": np.ones((3, 3))}, (), batches, mesh, 1.5, seed=3)

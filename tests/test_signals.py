@@ -5,6 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from hmrnn_jax import files
 from hmrnn_jax.datasets import signals
 from hmrnn_jax.datasets.text import SPLITS
 from hmrnn_jax.errors import UserError
@@ -293,15 +294,32 @@ def test_too_few_files(tmp_path):
         (b"time,brake\n1,0\n", r"run1\.csv has no column 'speed', which .*run0\.csv has"),
         (b"time,speed,brake,x\n1,2,0,1\n", r"run1\.csv has a column 'x', but not .*run0\.csv:"),
         (b"1,2,0\n1,2,0\n", r"run1\.csv has no column 'time', which .*run0\.csv has"),
-        (b"time,sp\xe9ed,brake\n1,2,0\n", r"run1\.csv is not UTF-8"),
-        (b"time,speed,brake\n1,2," + b"0" * 200_000, r"run1\.csv, line 2: field larger"),
-        (b"x" * 200_000, r"run1\.csv, line 1: field larger"),
+        (b"time,sp\xe9ed,brake\n1,2,0\n", r"run1\.csv, line 1, is not UTF-8"),
+        ("time,speed,brake\n1,2,0\n".encode("utf-16-le"), r"run1\.csv looks like UTF-16"),
+        (b"time,speed,brake\n1,2,0\n1," + b"x" * 200_000 + b",0", r"'x{40}', not a number: mend"),
+        (b"x" * 200_000, r"run1\.csv has no column 'time'"),
+        (b'time,speed,brake\n1,2,0\n1,"2,0\n1,2,0\n1,2,0', r"run1\.csv, line 5: unexpected end"),
+        (b'time,speed,brake\n1,"2"3,0\n1,2,0', r"run1\.csv, line 2: .*mend its quotation marks"),
+        (b"time,speed,brake\n1,2,0\n1,1e300,0\n", r"speed is '1e300', beyond float32 \(3\.4e\+38"),
+        (b"time,speed,brake\n1,2,0\n1,-1e999,0\n", r"speed is '-1e999', beyond float32"),
     ],
 )
 def test_faulty_csv(folder, content, message):
     (folder / "train" / "run1.csv").write_bytes(content)
     with pytest.raises(UserError, match=message):
         signals.load(folder, event="brake")
+
+
+def test_a_run_reads_other_files_by_its_header(folder, tmp_path):
+    scale = signals.load(folder).scale._replace(columns=("0", "1", "2"))
+    write_csv(tmp_path / "new.csv", table(5), "0,1,2")
+    for header in ("guess", "yes"):
+        assert signals.read(tmp_path / "new.csv", scale, header=header).lengths.tolist() == [20]
+    with pytest.raises(UserError, match="new.csv has no column '0'"):
+        signals.read(tmp_path / "new.csv", scale, header="no")
+    scale = scale._replace(columns=("column1", "column2", "column3"))
+    for header in ("guess", "no"):
+        assert signals.read(tmp_path / "new.csv", scale, header=header).lengths.tolist() == [21]
 
 
 def test_first_line_of_numbers_with_a_blank_is_no_header(tmp_path):
@@ -323,6 +341,7 @@ def test_first_line_of_numbers_with_a_blank_is_no_header(tmp_path):
         ({"x": np.arange(90.0), "changes": np.arange(90)}, r"a\.npz\[0:81\] has changes = 2"),
         ({"changes": np.zeros(90)}, r"a\.npz has no column of values"),
         ({"x": np.arange(90), "rate": np.full(90, 16)}, r"column rate of signals has one value"),
+        ({"x": np.r_[np.arange(89.0), 1e300]}, r"x = 1e\+300, no number that float32 holds"),
     ],
 )
 def test_faulty_npz(tmp_path, arrays, message):
@@ -381,3 +400,21 @@ def test_a_short_file_cannot_be_cut(tmp_path, steps):
         signals.load(tmp_path / "log.csv")
     write_csv(tmp_path / "log.csv", table(0, 40))
     assert signals.load(tmp_path / "log.csv").splits["test"].lengths.tolist() == [2]
+
+
+def test_more_than_the_memory_is_good_for_is_refused(tmp_path, monkeypatch):
+    """Of one file as it lies there, of its numbers, and of all files together."""
+    for i in range(3):
+        np.savez(tmp_path / f"{i}.npz", x=np.arange(100, dtype=np.int8))
+    monkeypatch.setattr(files, "room", lambda: 2000)
+    with pytest.raises(UserError, match="the whole of .* holds more than 2,000 bytes"):
+        signals.load(tmp_path)
+    monkeypatch.setattr(files, "room", lambda: 700)
+    with pytest.raises(UserError, match=r"the table of .*0\.npz holds more than 700 bytes"):
+        signals.load(tmp_path)
+    (tmp_path / "log.csv").write_text("1\n" * 300)
+    with pytest.raises(UserError, match=r"the table of .*log\.csv holds more than 700 bytes"):
+        signals.load(tmp_path / "log.csv")
+    (tmp_path / "log.csv").write_text("1\n" * 400)
+    with pytest.raises(UserError, match=r"/log\.csv holds more than 700 bytes"):
+        signals.load(tmp_path / "log.csv")

@@ -1,5 +1,6 @@
 """A text in pieces gives what the whole text gives; streams are saved, restored and refused."""
 
+import contextlib
 import functools
 import io
 import itertools
@@ -142,6 +143,55 @@ def run_of(vocabulary, task="language"):
     )
 
 
+CUT = "naïve 漢字\r\n\U0001f600 a\rb\r\n\ufeff"
+CUT_WORDS = "naïve 漢字 <eos> \U0001f600 a <eos> b <eos> \ufeff".split()
+
+
+@pytest.mark.parametrize("unit", ["characters", "words", "bytes"])
+def test_characters_and_line_ends_may_be_cut_anywhere(unit):
+    """Bytes in pieces of any length, and str, are what the whole file is to `--segment`."""
+    raw = f"\ufeff{CUT}".encode()
+    vocabulary = Vocabulary.of(raw if unit == "bytes" else CUT, unit)
+    model = trained(vocabulary=vocabulary)
+    whole, last = pushed(Stream(*model, vocabulary), raw, (len(raw),))
+    symbols = {"characters": CUT, "bytes": raw.decode("latin-1")}.get(unit)
+    symbols = list(symbols) if symbols else [word + " " for word in CUT_WORDS]
+    assert whole.symbols + last.symbols == symbols
+    for text, lengths in ((raw, (1,)), (raw, (2, 3)), (raw.decode(), (1, 4))):
+        if isinstance(text, bytes) or unit != "bytes":
+            reading, end = pushed(Stream(*model, vocabulary), text, lengths)
+            same(reading, whole)
+            same(end, last)
+
+
+def test_half_a_character_is_held_back_saved_and_reported(tmp_path):
+    reader = Stream(*trained(), VOCABULARY)
+    assert reader.push(b"the \xe6\xbc").symbols == list("the ")
+    with pytest.raises(UserError, match=r"not UTF-8: it ends within a character \(e6 bc\)"):
+        reader.finish()
+    with pytest.raises(UserError, match=r"A str follows bytes that begin a character \(e6 bc\)"):
+        reader.push("cat")
+    with pytest.raises(UserError, match="not UTF-8: byte 4 cannot be read"):
+        reader.push(b"cat")
+    reader.save(tmp_path / "half.npz")
+    other = Stream(*trained(), VOCABULARY)
+    other.load(tmp_path / "half.npz")
+    for stream_ in (reader, other):
+        reading = stream_.push(b"\xa2 cat")
+        assert (reading.symbols, reading.unknown) == (list("漢 cat"), 1)
+        stream_.finish()
+    # A state of a version that knew nothing of bytes; it stands where text has been read.
+    reader.push("the")
+    reader.save(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as file:
+        stored = dict(file)
+    notes = json.loads(str(stored["notes"]))
+    del notes["bytes"]
+    np.savez(tmp_path / "old.npz", **stored | {"notes": np.array(json.dumps(notes))})
+    other.load(tmp_path / "old.npz")
+    assert other.push("\ufeff").symbols == ["\ufeff"] and other._read == 4
+
+
 class Trickle(io.BytesIO):
     """Gives its bytes a few at a time, as a pipe does."""
 
@@ -163,6 +213,28 @@ def test_standard_input_to_json_lines(reading):
     of_bytes = Vocabulary.of(raw, "bytes")
     rows = [json.loads(line) for line in streaming.segments(run_of(of_bytes), Trickle(raw))]
     assert "".join(row["text"] for row in rows if row["layer"] == 2) == raw.decode("latin-1")
+
+
+def test_unknown_symbols_of_standard_input_are_told_at_its_end():
+    told = []
+    for raw in (b"the cat", "the cät sät, ok?".encode(), b"the \xc3\xa4\xff"):
+        with contextlib.suppress(UserError):
+            list(streaming.segments(run_of(VOCABULARY), Trickle(raw), tell=told.append))
+    assert told == [
+        "standard input: 5 of 16 symbols were never seen in training, read as unknown",
+        "standard input: 1 of 5 symbols were never seen in training, read as unknown",
+    ]
+    # One who stops listening is told too, of what was read until then.
+    lines = streaming.segments(run_of(VOCABULARY), Trickle("ä ".encode() * 99), tell=told.append)
+    next(lines)
+    lines.close()
+    assert len(told) == 3
+
+
+def test_bytes_that_were_never_seen_are_symbols_too():
+    vocabulary = Vocabulary.of(b"the cat sat ", "bytes", unknown=True)
+    reading = Stream(*trained(vocabulary=vocabulary), vocabulary).push(b"the c\xe4t\0")
+    assert reading.symbols == list("the c\xe4t\0") and reading.unknown == 2
 
 
 def test_bad_input_is_one_sentence_and_reads_nothing(tmp_path):

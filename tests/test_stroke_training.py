@@ -1,6 +1,7 @@
 """Training on real-valued sequences: gradients, learning, the log, faults of a configuration."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,18 @@ import numpy as np
 import pytest
 from stroke_models import CELLS, config_of, draw, mesh_of, shrink_oscillators
 
-from hmrnn_jax import buckets, optim, parallel, strokes, tasks, train_state
+from hmrnn_jax import (
+    buckets,
+    defaults,
+    optim,
+    parallel,
+    settings,
+    strokes,
+    tasks,
+    train_state,
+    workdir,
+)
+from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
 
 
@@ -110,18 +122,20 @@ def test_the_log_names_the_lengths_while_they_are_few(small_oscillators):
         ({"data.path": "mine"}, "data.path goes with your own files, not with oscillators"),
         ({"data.name": "signals"}, "give data.path"),
         ({"data.name": "signals", "data.path": "nowhere"}, "no file or folder nowhere"),
-        ({"model.components": 0}, "model.components is 0; it must be 1 or more"),
+        ({"model.components": 0}, "model.components is 0; it must be a whole number from 1"),
         ({"model.head": "tied"}, "model.head is 'tied'; it must be one of gated, plain"),
         ({"model.cell": "gru"}, "model.cell is 'gru'"),
-        ({"buckets": 0}, "buckets 0"),
-        ({"longest": -1}, "longest -1"),
+        ({"buckets": 0}, "buckets is 0; it must be a whole number from 1"),
+        ({"longest": -1}, "longest is -1; it must be a whole number from 0"),
         ({"model.remat": 7}, "remat is 7; it must divide the window, 20 steps"),
-        ({"evaluation.window": 0}, "evaluation.batch and evaluation.window must both be 1"),
-        ({"evaluation.batch": 0}, "evaluation.batch and evaluation.window must both be 1"),
+        ({"evaluation.window": 0}, "evaluation.window is 0; it must be a whole number from 1"),
+        ({"evaluation.batch": 0}, "evaluation.batch is 0; it must be a whole number from 1"),
     ],
 )
-def test_faults_are_told_when_the_task_is_made(small_oscillators, changes, message):
+def test_faults_are_told_before_training(small_oscillators, changes, message):
+    """By the table of fields, or when the task is made."""
     with pytest.raises(UserError, match=message):
+        settings.check(config_of(**changes))
         tasks.make(config_of(**changes), mesh_of())
 
 
@@ -129,3 +143,17 @@ def test_rows_must_divide_over_the_devices(small_oscillators):
     for changes in ({"batch": 5}, {"evaluation.batch": 3}):
         with pytest.raises(UserError, match="cannot be divided over 2 devices"):
             tasks.make(config_of(**changes), mesh_of(2))
+
+
+def test_a_run_from_before_the_header_could_be_told_goes_on(tmp_path):
+    """It read tables by guessing, which is still the default."""
+    config, scale = defaults.strokes(), Scale(("x",), "", (0.0,), (1.0,))
+    workdir.open_run(tmp_path, config, scale)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["data"].pop("header") == "guess"
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    workdir.open_run(tmp_path, config, scale)
+    saved["data"]["header"] = "yes"
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="data.header: 'yes' in the run, 'guess' now"):
+        workdir.open_run(tmp_path, config, scale)

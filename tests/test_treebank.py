@@ -125,19 +125,93 @@ def test_sections_survive_skipping(tmp_path):
         (SHORT + "\n(S (NN a)\n" + SHORT, 3),  # never closed: the line where the tree begins
         ("( (S (NN a))\n( (S (NN b)) )", 2),  # the second tree would fall into the first
         ("(S (NN a)\n)\nword\n" + SHORT, 3),
-        ("(S (NN a)\n(NP the man))", 2),
-        ("(S (NN a)\nman)", 2),
-        ("(S\n(NP (NN a) man))", 2),
-        ("(S (NP\nman (NN a)))", 2),
-        ("(S (NN a)\n(NP))", 2),
-        ("(S (NN a)\n())", 2),
     ],
 )
-def test_faulty_brackets_name_file_and_line(tmp_path, text, line):
+def test_unbalanced_brackets_name_file_and_line(tmp_path, text, line):
     write(tmp_path / "wsj_0001.mrg", SHORT)
     write(tmp_path / "wsj_0002.mrg", text)
     with pytest.raises(UserError, match=rf"wsj_0002\.mrg, line {line}: [^\n]*\.$"):
         treebank.read_trees(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        "(S (NN a)\n(NP the man))",
+        "(S (NN a)\nman)",
+        "(S\n(NP (NN a) man))",
+        "(S (NP\nman (NN a)))",
+        "(S (NN a)\n(NP))",
+        "(S (NN a)\n())",
+        "(\n())",
+        "(S (NN a)\n(HYPH ) (NN b))",
+        "(S (NN a)\n(PRN (( () (NP (NN b)) () ))) (VP (VBZ c)))",
+    ],
+)
+def test_a_faulty_tree_is_skipped_and_told_with_file_and_line(tmp_path, tree):
+    path = write(tmp_path / "wsj_0102.mrg", f"{SHORT}{tree}\n{SHORT}")
+    read = treebank.read_trees(tmp_path)
+    assert [sentence.name for sentence in read.sentences] == ["wsj_0102.mrg:1", "wsj_0102.mrg:3"]
+    assert [sentence.name for sentence in read.skipped] == ["wsj_0102.mrg:2"]
+    assert f"1 trees with faulty brackets were skipped, {path}, line 3: " in read.describe()
+    assert "without any word" not in read.describe()
+    assert treebank.select(read, [1]).skipped == read.skipped
+    # Where nothing else is left, the fault is what to mend.
+    path.write_text(tree)
+    with pytest.raises(UserError, match=r"no tree that can be used \(.*wsj_0102\.mrg, line 2: "):
+        treebank.read_trees(tmp_path)
+
+
+def test_spaces_are_those_of_ascii(tmp_path):
+    text = "(ROOT (S (NP (CD 1\u00a01/2)\t(NNS cups\u2028))\x0c(VP (VBP melt\x85))))\n(S"
+    with pytest.raises(UserError, match="line 2: the tree that begins here is not closed"):
+        treebank.read_trees(write(tmp_path / "a.mrg", text))
+    (sentence,) = treebank.read_trees(write(tmp_path / "a.mrg", text[:-3])).sentences
+    assert sentence.words == ("N\u00a0N/N", "cups\u2028", "melt\x85")
+
+
+def test_tags_of_another_set_are_named(tmp_path):
+    chinese = "( (IP (NP-SBJ (NR 上海)) (VP (VV 开发) (AS 了))) )\n"
+    path = write(tmp_path / "ctb.mrg", chinese)
+    with pytest.raises(UserError, match=r"no word with a tag of the Penn .*\(its tags: NR, VV, AS"):
+        treebank.read_trees(path)
+    mixed = treebank.read_trees(write(path, chinese + "(IP (NN 城市) (VV 开发))"))
+    assert mixed.sentences[0].words == ("城市",) and mixed.foreign["VV"] == 2
+    assert "4 words were left out, whose tags are not the Penn Treebank's: VV, NR, AS" in (
+        mixed.describe()
+    )
+    assert "left out" not in treebank.read_trees(write(tmp_path / "a.mrg")).describe()
+
+
+def test_archives_that_python_cannot_unpack_are_refused(tmp_path):
+    path = tmp_path / "wsj.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("wsj_0001.mrg", SHORT)
+    plain = path.read_bytes()
+    # The flags and the method of packing, in the member's header and in the directory.
+    for place, value, message in ((6, 1, "is encrypted"), (8, 99, "cannot be unpacked")):
+        content = bytearray(plain)
+        content[place] = content[plain.index(b"PK\x01\x02") + place + 2] = value
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"wsj\.zip {message}"):
+            treebank.read_trees(path)
+
+
+def test_more_than_the_memory_is_good_for_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(treebank.files, "room", lambda: 4 * 150)
+    write(tmp_path / "a" / "wsj_0001.mrg", SHORT * 3)
+    assert len(treebank.read_trees(tmp_path / "a").sentences) == 3
+    write(tmp_path / "a" / "wsj_0002.mrg", SHORT)
+    with pytest.raises(UserError, match="/a holds more than 150 bytes"):
+        treebank.read_trees(tmp_path / "a")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("wsj_0001.mrg", SHORT * 1000)
+    with pytest.raises(UserError, match=r"a\.zip holds more than 150 bytes"):
+        treebank.read_trees(tmp_path / "a.zip")
+    monkeypatch.setattr(treebank, "_DEEPEST", 3)
+    write(tmp_path / "b.mrg", "(A(B(C(NN a))))")
+    with pytest.raises(UserError, match="line 1: more than 3 brackets are open"):
+        treebank.read_trees(tmp_path / "b.mrg")
 
 
 def test_what_is_no_treebank(tmp_path):

@@ -8,15 +8,15 @@ is a list of L-1 arrays.
 """
 
 import json
-import os
-import pathlib
 
 import numpy as np
 
+from hmrnn_jax import files
 from hmrnn_jax.analysis.glyphs import columns, glyph, wrap
 from hmrnn_jax.analysis.scores import checked, score_against
 from hmrnn_jax.errors import UserError
 
+_encoded = json.encoder.encode_basestring  # what json.dumps makes of a str, kept as it is in UTF-8
 COPY, UPDATE, FLUSH = 0, 1, 2
 OPERATIONS = ("COPY", "UPDATE", "FLUSH")
 
@@ -121,7 +121,7 @@ def update_counts(z, z_initial=None):
     return [int(np.sum(array != COPY)) for array in done.values()]
 
 
-def score_against_spaces(z, text, shifts=(0, 1), seeds=range(10), spaces=None):
+def score_against_spaces(z, text, shifts=(0, 1), seeds=range(10), spaces=None, untrained=()):
     """Scores every layer's boundaries against the spaces of the text, see `scores.score_against`.
 
     Args:
@@ -132,6 +132,7 @@ def score_against_spaces(z, text, shifts=(0, 1), seeds=range(10), spaces=None):
       seeds: of the random detectors; the same seeds give the same numbers.
       spaces: the symbols that count as spaces, for a corpus that writes, say,
         "_" for the space; any whitespace when None.
+      untrained: see `scores.score_against`.
 
     Returns:
       The rows of `scores.score_against`, without those of a boundary at every step.
@@ -148,14 +149,15 @@ def score_against_spaces(z, text, shifts=(0, 1), seeds=range(10), spaces=None):
         column = ... if z[0].ndim == 1 else (slice(None), b)
         _, symbols = _of_one_text([layer[column] for layer in z], one)
         gold[column] = [s.isspace() if spaces is None else s in spaces for s in symbols]
-    return score_against(z, gold, shifts, seeds, every_step=False)
+    return score_against(z, gold, shifts, seeds, every_step=False, untrained=untrained)
 
 
 def segments(text_symbols, z_layer, layer):
     """The segments between one layer's boundaries; together they are the whole text.
 
     A segment ends after a symbol at which the layer fires, the last one at the
-    end of the text.
+    end of the text. Segments of two layers need not be nested: a detector is evaluated at
+    every step, while its layer COPYs too, so a layer may fire where the one below does not.
 
     Args:
       text_symbols: str or sequence of T str symbols.
@@ -179,45 +181,66 @@ def segments(text_symbols, z_layer, layer):
         start = end
 
 
+def segment_lines(symbols, z, piece=1 << 20):
+    """The `segments` of each layer, lowest first, as lines of JSON: `json.dumps` of each.
+
+    For texts of any length: symbols are asked for a piece at a time.
+
+    Args:
+      symbols: a str, or a sequence of N str symbols whose slices are made when asked for.
+      z: 0/1 array `[L - 1, N]`. piece: symbols.
+
+    Yields:
+      Lists of lines, str.
+    """
+    if z.shape[1] != len(symbols):
+        raise UserError(f"z has shape {z.shape} but the text has {len(symbols)} symbols.")
+    for layer, fired in enumerate(z, start=1):
+        start, begun = 0, []  # where the open segment starts, and what was read of it before
+        for first in range(0, len(symbols), piece):
+            part = symbols[first : first + piece]
+            ends = np.flatnonzero(fired[first : first + piece]) + 1
+            if first + len(part) == len(symbols) and not fired[-1]:
+                ends = np.append(ends, len(part))
+            lines, done = [], 0
+            for end in ends.tolist():
+                text = _encoded("".join([*begun, "".join(part[done:end])]))
+                row = f'"start": {start}, "end": {first + end}, "text": {text}, "layer": {layer}'
+                lines.append(f"{{{row}}}\n")
+                start, done, begun = first + end, end, []
+            begun.append("".join(part[done:]))
+            yield lines
+
+
 def write_segments(path_or_file, rows):
     """Writes segments as JSON lines in UTF-8, to an open text file or, atomically, to a path.
 
     Args:
       path_or_file: a path, which holds either its old or the complete new
         content whatever happens meanwhile, or an object with `write`.
-      rows: an iterable of dicts, for example of `segments` of every layer.
+      rows: an iterable of dicts, for example of `segments` of every layer, or of lists of
+        lines, as of `segment_lines`.
 
     Returns:
       The number of lines written.
 
     Raises:
-      UserError: the folder does not exist.
+      UserError: it cannot be written there.
     """
     if hasattr(path_or_file, "write"):
-        return _write_lines(path_or_file, rows)
-    path = pathlib.Path(path_or_file)
-    if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist: create it or choose another.")
-    # A device or a pipe, such as /dev/stdout, is written to and not replaced.
-    replace = path.is_file() or not path.exists()
-    target = path.with_name(f".{path.name}.{os.getpid()}.tmp") if replace else path
-    try:
+        return _write_lines(path_or_file.write, rows)
+    files.check_writable(path_or_file)
+    with files.writing(path_or_file) as file:
         # A lone surrogate has no UTF-8 form; its backslash escape is the valid JSON for it.
-        with open(target, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            written = _write_lines(file, rows)
-        if replace:
-            os.replace(target, path)
-    finally:
-        if replace:
-            target.unlink(missing_ok=True)
-    return written
+        return _write_lines(lambda text: file.write(text.encode("utf-8", "backslashreplace")), rows)
 
 
-def _write_lines(file, rows):
+def _write_lines(write, rows):
     written = 0
     for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        written += 1
+        lines = row if isinstance(row, list) else [json.dumps(row, ensure_ascii=False) + "\n"]
+        write("".join(lines))
+        written += len(lines)
     return written
 
 

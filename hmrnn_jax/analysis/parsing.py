@@ -20,6 +20,7 @@ from hmrnn_jax.analysis.trees import (  # noqa: F401 (a parser's trees and score
     random_tree,
     right_tree,
     spans,
+    tree_from_brackets,
     tree_from_distances,
     tree_from_spans,
     walk,

@@ -4,13 +4,12 @@ Figures are drawn on `matplotlib.figure.Figure` without pyplot: no window, no
 global state, nothing to close.
 """
 
-import pathlib
-
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from hmrnn_jax import files
 from hmrnn_jax.analysis.boundaries import update_counts
 from hmrnn_jax.analysis.glyphs import glyph
 from hmrnn_jax.errors import UserError
@@ -30,14 +29,29 @@ _FONTS = (
     "Microsoft YaHei",
     "SimHei",
 )
-_MOST_ROWS = 40
+_MOST_ROWS, _WIDTH = 40, 90  # rows of a figure of boundaries, and symbols in one
+MOST_SYMBOLS = _MOST_ROWS * _WIDTH  # that `boundary_figure` draws
 
 
 def _save(figure, path):
-    path = pathlib.Path(path)
-    if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist: create it or choose another.")
-    figure.savefig(path, format="png", dpi=150)
+    """Writes a figure as SVG or PNG, by the path's ending, whole or not at all.
+
+    An SVG has no date, so that the same figure is the same file.
+
+    Raises:
+      UserError: it cannot be written there.
+    """
+    files.check_writable(path)
+    with files.writing(path) as file:
+        if _is_svg(path):
+            figure.savefig(file, format="svg", metadata={"Date": None})
+        else:
+            figure.savefig(file, format="png", dpi=150)
+
+
+def _is_svg(path):
+    """Whether a path is that of an SVG."""
+    return str(path).lower().endswith(".svg")
 
 
 def _open_axes(axes):
@@ -58,7 +72,7 @@ def _fonts():
     return names, drawable
 
 
-def boundary_figure(path, text, z, h_norms, title="", width=90):
+def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
     """The paper's figure of a stretch of text: boundaries of every layer and norms of h.
 
     Rows of `width` symbols, each with three strips: the detectors' bars (one

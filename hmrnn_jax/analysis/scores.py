@@ -1,4 +1,4 @@
-"""Scores of boundaries against true ones, beside those of detectors that have read nothing.
+"""Scores of boundaries against true ones, beside those of detectors that have learnt nothing.
 
 Arrays of boundaries are time-major, `[T]` for one sequence or `[T, B]` for B sequences of T
 steps; z of several layers is a list of them.
@@ -100,7 +100,9 @@ def _hits(pred, gold, tolerance):
     return hits
 
 
-def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step=True, tolerance=0):
+def score_against(
+    z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step=True, tolerance=0, untrained=()
+):
     """Scores every layer's boundaries against true ones.
 
     A detector that fires often hits true boundaries for free, so each score stands
@@ -108,6 +110,8 @@ def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step
     (the same firings at random places, mean over `seeds`) and "regular" (one
     firing every so many steps). The last rows are those of a detector that fires
     at every step: its recall is 1, its precision the rate of the true boundaries.
+    A detector with random weights follows its input nevertheless, and so may beat both:
+    what training has taught is what is beyond the freshly initialised models, `untrained`.
 
     A change in a noisy signal shows only some steps after it, hence the tolerance. It is
     kind to detectors that have read nothing too: compare a score with theirs beside it.
@@ -122,11 +126,14 @@ def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step
       every_step: False leaves the rows of the detector that always fires out.
       tolerance: k, in steps, see `precision_recall_f1`. Unless it is 0, a further row a
         layer, of shift 0, has the scores within k steps.
+      untrained: as `z`, of each of some freshly initialised models that read the same.
 
     Returns:
       One dict per layer and shift: `layer` (from 1; `EVERY` for the last rows),
       `shift`, `tolerance`, `rate` (firings per step), `precision`, `recall`, `f1`, and
-      these three again with the prefixes `random_` and `regular_`.
+      these three again with the prefixes `random_` and `regular_`. Where there are untrained
+      models, also their number, `untrained`, the means `untrained_rate` and `untrained_f1`, and
+      `untrained_f1_std`, the standard deviation of a sample (0 for one).
 
     Raises:
       UserError: shapes differ, values are not 0/1, no step counts, or the tolerance is
@@ -142,6 +149,9 @@ def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step
             )
     if not mask.any():
         raise UserError("There is no step to score boundaries on: give at least one.")
+    fresh = [checked(one) for one in untrained]
+    if any(len(one) != len(layers) or one[0].shape != layers[0].shape for one in fresh):
+        raise UserError("Untrained models must have read what the model has, layer by layer.")
     named = list(enumerate(layers, 1))
     if every_step:
         named.append((EVERY, np.ones_like(layers[0])))
@@ -165,8 +175,21 @@ def score_against(z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step
             scores = {"": score(pred), "random_": chance, "regular_": score(regular)}
             for prefix, values in scores.items():
                 row |= {prefix + k: v for k, v in zip(_NAMES, values, strict=True)}
+            if layer != EVERY and len(fresh):
+                row |= _control([np.atleast_2d(one[layer - 1].T) for one in fresh], mask, score)
             rows.append(row)
     return rows
+
+
+def _control(preds, mask, score):
+    """What `score_against` says of untrained models' boundaries of one layer."""
+    f1 = [score(pred)[2] for pred in preds]
+    return {
+        "untrained": len(preds),
+        "untrained_rate": float(np.mean([pred[mask].mean() for pred in preds])),
+        "untrained_f1": float(np.mean(f1)),
+        "untrained_f1_std": float(np.std(f1, ddof=1)) if len(f1) > 1 else 0.0,
+    }
 
 
 def format_scores(rows, gold="a space"):
@@ -179,16 +202,24 @@ def format_scores(rows, gold="a space"):
         "                  |    boundaries     | random, same rate | regular, same rate",
         "layer  at    rate |     P     R    F1 |     P     R    F1 |     P     R    F1",
     ]
+    if controls := max(row.get("untrained", 0) for row in rows):
+        lines[0] += f" | untrained, {controls} seeds"
+        lines[1] += " |  rate    F1     ±"
     for row in rows:
         at = f"±{row['tolerance']}" if row["tolerance"] else f"{row['shift']:+d}"
         line = f"{row['layer']:>5} {at:>3}   {row['rate']:.3f} "
         for prefix in ("", "random_", "regular_"):
             scores = [100 * row[prefix + name] for name in _NAMES]
             line += "|" + "".join(f"{score:6.1f}" for score in scores) + " "
+        if "untrained" in row:
+            mean, deviation = 100 * row["untrained_f1"], 100 * row["untrained_f1_std"]
+            line += f"|{row['untrained_rate']:6.3f}{mean:6.1f}{deviation:6.1f}"
         lines.append(line.rstrip())
     lines.append(f"at +0: fires while reading {gold}; at +1: one step later")
     if reach := max(row["tolerance"] for row in rows):
         lines.append(f"at ±{reach}: within {reach} steps of it, each hit by one boundary at most")
+    if controls:
+        lines.append("untrained: freshly initialised models, F1's mean and standard deviation")
     if any(row["layer"] == EVERY for row in rows):
         lines.append(f"{EVERY}: a boundary after every symbol")
     return "\n".join(lines)

@@ -4,14 +4,12 @@ As in `plots`, figures are drawn on `matplotlib.figure.Figure` without pyplot. B
 arrays `[T]`, one per layer 1..L-1; z = 1 at step t ends the segment that holds t.
 """
 
-import pathlib
-
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from hmrnn_jax.analysis.glyphs import glyph
-from hmrnn_jax.analysis.plots import _GRID, COLOURS, _fonts
+from hmrnn_jax.analysis.plots import _GRID, COLOURS, _fonts, _save
 from hmrnn_jax.errors import UserError
 
 _MOST_STEPS = 2000
@@ -218,23 +216,3 @@ def _say(figure, x, y, words, look):
         va="top",
         parse_math=False,
     )
-
-
-def _is_svg(path):
-    return pathlib.Path(path).suffix.lower() == ".svg"
-
-
-def _folder(path):
-    """Raises UserError if there is no folder to write the path into."""
-    folder = pathlib.Path(path).parent
-    if not folder.is_dir():
-        raise UserError(f"The folder {folder} does not exist: create it or choose another.")
-
-
-def _save(figure, path):
-    """Writes a figure as SVG or PNG, by the path's ending; an SVG without the date."""
-    _folder(path)
-    if _is_svg(path):
-        figure.savefig(path, format="svg", metadata={"Date": None})
-    else:
-        figure.savefig(path, format="png", dpi=150)

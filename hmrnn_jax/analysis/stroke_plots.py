@@ -8,7 +8,6 @@ A figure is laid out once, as a page in inches, and then drawn by matplotlib (PN
 an SVG text of its own, small enough for a web page.
 """
 
-import pathlib
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
@@ -16,9 +15,10 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from hmrnn_jax import files
 from hmrnn_jax.analysis import glyphs
-from hmrnn_jax.analysis.plots import COLOURS
-from hmrnn_jax.analysis.signal_plots import _LOOKS, _fired, _folder, _is_svg, _save, _say
+from hmrnn_jax.analysis.plots import COLOURS, _is_svg, _save
+from hmrnn_jax.analysis.signal_plots import _LOOKS, _fired, _say
 from hmrnn_jax.errors import UserError
 
 # Three colours, so that two segments differ even across one too short to be seen.
@@ -287,8 +287,8 @@ def _sheet(inks, columns, title):
 
 def _save_page(page, path):
     if _is_svg(path):
-        _folder(path)
-        pathlib.Path(path).write_text(_svg(page), encoding="utf-8")
+        files.check_writable(path)
+        files.write_text(path, _svg(page))
     else:
         _save(_draw(page), path)
 

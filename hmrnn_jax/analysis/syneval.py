@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hmrnn_jax.datasets.text import find_file, read_file
-from hmrnn_jax.datasets.vocabulary import as_unit
+from hmrnn_jax import files
+from hmrnn_jax.datasets.text import find_file
 from hmrnn_jax.errors import UserError
 
 FOLDER, FILE = "lm-syneval", "emnlp2018.tsv"
@@ -132,15 +132,11 @@ def read_items(path):
       UserError: the file is unreadable, empty, or a line is not an item; all lines of a
         construction must have the same number of sentences.
     """
-    try:
-        text = as_unit(read_file(path), "words")
-    except UserError as error:
-        raise UserError(f"in {path}, {error}") from error
-    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").removesuffix("\n").split("\n")
-    if lines == [""]:
+    text = files.read_text(path)
+    if not text:
         raise UserError(f"{path} is empty: it must hold one item a line.")
     items, counts = [], {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(files.each_line(text), start=1):
         fields = line.split("\t")
         construction, *rest = (field.strip() for field in fields)
         expected = counts.setdefault(construction, len(fields))

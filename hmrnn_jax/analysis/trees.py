@@ -9,7 +9,10 @@ Walks over trees use a list and no recursion, so a right-branching sentence may 
 
 import numpy as np
 
+from hmrnn_jax.datasets import treebank
 from hmrnn_jax.errors import UserError
+
+_OPEN, _CLOSED = "-LRB-", "-RRB-"
 
 
 def tree_from_distances(words, distances, biased=True):
@@ -176,17 +179,45 @@ def leaves(tree):
 
 
 def bracket_string(tree):
-    """A tree as `( a ( b c ) )`, one space between all tokens; a single word is itself."""
+    """A tree as `( a ( b c ) )`, one space between all tokens; a single word is itself.
+
+    Round brackets in words are written -LRB- and -RRB-, as treebanks do; `tree_from_brackets`
+    reads the tree back.
+    """
     tokens, ahead = [], [tree]
     while ahead:
         item = ahead.pop()
-        if isinstance(item, str):
-            tokens.append(item)
+        if item is None:  # the end of a node
+            tokens.append(")")
+        elif isinstance(item, str):
+            tokens.append(item.replace("(", _OPEN).replace(")", _CLOSED))
         else:
             tokens.append("(")
-            ahead.append(")")
+            ahead.append(None)
             ahead.extend(reversed(item))
     return " ".join(tokens)
+
+
+def tree_from_brackets(text):
+    """The tree that `bracket_string` wrote, -LRB- and -RRB- round brackets again.
+
+    Raises:
+      UserError: no tree or more than one, an empty node, brackets that do not balance.
+    """
+    opened = [[]]
+    for token in treebank.tokens(text):
+        if token == "(":
+            opened.append([])
+        elif token != ")":
+            opened[-1].append(token.replace(_OPEN, "(").replace(_CLOSED, ")"))
+        elif len(opened) > 1 and opened[-1]:
+            node = tuple(opened.pop())
+            opened[-1].append(node)
+        else:
+            raise UserError(f"{text[:80]!r} closes a bracket that is empty or not open: mend it.")
+    if len(opened) > 1 or len(opened[0]) != 1:
+        raise UserError(f"{text[:80]!r} is not one tree in brackets: give one a line.")
+    return opened[0][0]
 
 
 def spans(tree):

@@ -33,7 +33,7 @@ def load(
 
     text8, enwik8 and tiny_shakespeare are cut in order into 90, 5 and 5 % (char-rnn cuts tiny
     Shakespeare 90/10). `Corpus.name` is the published name only if the text is the published
-    one by its md5; otherwise it ends in -prefix (text8, enwik8) or -modified.
+    one by its checksum; otherwise it ends in -prefix (text8, enwik8) or -modified.
 
     Raises:
       UserError: an unknown name, a missing or damaged file, a failed download.

@@ -55,7 +55,7 @@ class LanguageCorpus(tfds.core.GeneratorBasedBuilder):
             contents = published.unpack(corpus, archive)
             wrong = published.wrong_files(corpus, contents)
             if wrong:
-                raise UserError(f"the md5 of {', '.join(wrong)} is not the published one")
+                raise UserError(f"the checksum of {', '.join(wrong)} is not the published one")
         except UserError as error:
             aside = archive.with_name(f"{archive.name}.bad")
             archive.replace(aside)

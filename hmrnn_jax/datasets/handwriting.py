@@ -11,17 +11,15 @@ into the files that are read here.
 
 import dataclasses
 import hashlib
-import io
 import os
 import re
-import zipfile
-import zlib
 
 import numpy as np
 from etils import epath
 
+from hmrnn_jax import archives
 from hmrnn_jax.datasets.sequences import SequenceCorpus, Sequences, make_corpus
-from hmrnn_jax.datasets.text import SPLITS, read_file
+from hmrnn_jax.datasets.text import SPLITS
 from hmrnn_jax.errors import UserError, require
 
 FOLDER = "iam-ondb"
@@ -162,12 +160,7 @@ def _folder(path):
 
 def _read(file) -> Sequences:
     """One file, raw; every fault is told with the file, and the line where there is one."""
-    content = read_file(file)
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            arrays = dict(arrays)
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{file} cannot be read as .npz ({error}): convert it anew.") from error
+    arrays = archives.read_npz(file)
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:
         raise UserError(f"{file} lacks the arrays {', '.join(missing)}: convert it anew.")

@@ -13,23 +13,26 @@ OUT gets one `.npz` for each list; for their layout see `handwriting.load`.
 """
 
 import argparse
+import collections
 import dataclasses
 import os
 import re
 import sys
-import tarfile
 import tempfile
 import xml.etree.ElementTree as ElementTree
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from hmrnn_jax import archives, files
 from hmrnn_jax.datasets.handwriting import FILES, URL
 from hmrnn_jax.errors import UserError
 
-_LINE = re.compile(r"([^.].*)-(\d+)\.xml")
-_FORM = re.compile(r"([^.].*)\.txt")
+# What a file is called: the form, and of lines the number.
+_NAMES = {
+    "lineStrokes": re.compile(r"([^.].*)-([0-9]+)\.xml"),
+    "ascii": re.compile(r"([^.].*)\.txt"),
+}
 _OFFSETS, _POSITIONS = np.iinfo(np.int16), np.iinfo(np.int32)
 
 
@@ -91,14 +94,11 @@ def convert(raw, out, skip_broken: bool = False) -> Report:
     raw, out = Path(raw), Path(out)
     lists = _read_lists(raw)
     lines, faults, outside = {}, [], 0
-    for where, name, content in _files(raw, "lineStrokes"):
-        match = _LINE.fullmatch(name)
-        if not match:
-            continue
+    for where, match, content in _files(raw, "lineStrokes"):
         if match[1] not in lists:
             outside += 1
             continue
-        line = name.removesuffix(".xml")
+        line = match[0].removesuffix(".xml")
         if line in lines:
             raise UserError(f"{where}: line {line} is there for the second time: remove one.")
         try:
@@ -106,7 +106,9 @@ def convert(raw, out, skip_broken: bool = False) -> Report:
         except _Fault as fault:
             lines[line] = None
             faults.append(f"{where} (line {line}) {fault}")
-    forms = set(map(_form, lines))
+    forms = collections.Counter()  # to the number of its last line
+    for line in lines:
+        forms[_form(line)] = max(forms[_form(line)], _number(line))
     faults += [
         f"form {form} of the list {lists[form]} has no lines in lineStrokes"
         for form in lists
@@ -118,7 +120,7 @@ def convert(raw, out, skip_broken: bool = False) -> Report:
             f" {faults[0]}: mend it, or leave all such out with --skip_broken."
         )
     lines = {line: strokes for line, strokes in sorted(lines.items()) if strokes}
-    texts = _read_transcripts(raw, lists)
+    texts = _read_transcripts(raw, forms)
     contents = {}
     for file in FILES:
         own = [line for line in lines if lists[_form(line)] == file]
@@ -166,6 +168,10 @@ def _form(line):
     return line.rpartition("-")[0]
 
 
+def _number(line):
+    return int(line.rpartition("-")[2])
+
+
 def _read_lists(raw) -> dict:
     """form -> the list it is in."""
     found = {}
@@ -177,11 +183,7 @@ def _read_lists(raw) -> dict:
                 f"{raw} has no form list {file}.txt: put the lists of the task IAM-OnDB-t1"
                 f" there, from {URL}."
             )
-        try:
-            forms = path.read_text("utf-8-sig").split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read ({error}): replace the list.") from error
-        for form in forms:
+        for form in files.read_text(path).split():
             if found.setdefault(form, file) != file:
                 raise UserError(
                     f"{path}: form {form} is in the list {found[form]} too: strike it from one."
@@ -190,30 +192,24 @@ def _read_lists(raw) -> dict:
 
 
 def _files(raw, kind):
-    """Yields `(path for people, file name, content)` of an archive or of its unpacked folder."""
-    archive, folder = raw / f"{kind}-all.tar.gz", raw / kind
-    try:
-        if archive.is_file():
-            # Each member is read as it comes, so the archive is decompressed once. Not tarfile's
-            # stream mode `r|gz`, which takes a download that was cut off for the whole.
-            with tarfile.open(archive, "r:gz") as members:
-                for member in members:
-                    if member.isfile():
-                        name = member.name.rpartition("/")[2]
-                        where = f"{archive}: {member.name}"
-                        yield where, name, members.extractfile(member).read()
-        elif folder.is_dir():
-            for path in sorted(folder.rglob("*")):
-                if path.is_file():
-                    yield str(path), path.name, path.read_bytes()
-        else:
-            raise UserError(
-                f"{raw} has neither {archive.name} nor a folder {kind}: register at {URL} and"
-                " put the archive there."
-            )
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        where = archive if archive.is_file() else folder
-        raise UserError(f"{where} cannot be read ({error}): fetch it anew.") from error
+    """Yields `(path for people, match of the name, content)` of an archive or of its folder."""
+    pattern, archive, folder = _NAMES[kind], raw / f"{kind}-all.tar.gz", raw / kind
+
+    def match(path):
+        return pattern.fullmatch(path.rpartition("/")[2])
+
+    if archive.is_file():
+        for name, content in archives.untar(archive, match):
+            yield f"{archive}: {name}", match(name), content
+    elif folder.is_dir():
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and match(path.name):
+                yield str(path), match(path.name), files.read_bytes(path)
+    else:
+        raise UserError(
+            f"{raw} has neither {archive.name} nor a folder {kind}: register at {URL} and"
+            " put the archive there."
+        )
 
 
 def _strokes(content) -> dict:
@@ -252,16 +248,18 @@ def _strokes(content) -> dict:
     }
 
 
-def _read_transcripts(raw, lists) -> dict:
-    """form -> the transcripts of its lines, in order."""
+def _read_transcripts(raw, forms) -> dict:
+    """form -> the transcripts of its lines, in order; `forms` has the number of the last."""
     found = {}
-    for _, name, content in _files(raw, "ascii"):
-        match = _FORM.fullmatch(name)
-        if match and match[1] in lists:
+    for _, match, content in _files(raw, "ascii"):
+        if match[1] in forms:
             # A stray byte in a transcript is no reason to stop: no model ever reads it.
-            rows = [row.strip() for row in content.decode("utf-8", "replace").splitlines()]
+            rows = [row.strip() for row in files.lines(content.decode("utf-8", "replace"))]
             start = rows.index("CSR:") + 1 if "CSR:" in rows else len(rows)
-            found[match[1]] = [row for row in rows[start:] if row]
+            rows = "\n".join(rows[start:]).strip("\n").split("\n")
+            # A blank row sets rows apart, or, where these are too few, stands for a line.
+            spaced = sum(map(bool, rows)) >= forms[match[1]]
+            found[match[1]] = [row for row in rows if row] if spaced else rows
     return found
 
 
@@ -270,7 +268,7 @@ def _arrays(own, lines, texts) -> dict:
 
     def text(line):
         # By number, not by order: a line may have been skipped.
-        rows, number = texts.get(_form(line), []), int(line.rpartition("-")[2])
+        rows, number = texts.get(_form(line), []), _number(line)
         return rows[number - 1] if 1 <= number <= len(rows) else ""
 
     chosen = [lines[line] for line in own]

@@ -13,8 +13,9 @@ import os
 import numpy as np
 from etils import epath
 
-from hmrnn_jax.datasets.text import find_file, read_file
-from hmrnn_jax.datasets.vocabulary import Vocabulary, as_unit
+from hmrnn_jax import files
+from hmrnn_jax.datasets.text import find_file
+from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
 
 # In words: entailment, reverse entailment, equivalence, negation, alternation, independence,
@@ -192,12 +193,8 @@ _RELATIONS = {label: i for i, label in enumerate(LABELS)}
 
 def _read(file) -> list[tuple]:
     """The lines of a file as (label, left, right), ids all."""
-    try:
-        text = as_unit(read_file(file), "words").removeprefix("\ufeff")
-    except UserError as error:
-        raise UserError(f"in {file}, {error}") from error
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(files.each_line(files.read_text(file)), 1):
         fields = line.split("\t")
         if len(fields) != 3:
             raise UserError(

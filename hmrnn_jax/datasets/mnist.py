@@ -1,34 +1,32 @@
 """MNIST, 70,000 handwritten digits (LeCun, Cortes, Burges 1998), from its four IDX files."""
 
 import dataclasses
-import gzip
-import hashlib
 import math
 import os
-import uuid
-import zlib
 
 import numpy as np
 import requests
 from etils import epath
 
-from hmrnn_jax.datasets.text import SPLITS, find_file, read_file
+from hmrnn_jax import files
+from hmrnn_jax.datasets.text import SPLITS, find_file
 from hmrnn_jax.errors import UserError
 
 FOLDER = "mnist"
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # a mirror of the authors' page
-# md5 of the unpacked files. Archives differ by the program that packed them.
+# sha256 of the unpacked files. Archives differ by the program that packed them.
 FILES = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 LABELS = 10
 SIDE = 28  # pixels
 VALID_SHARE = 12  # one training image of so many is for validation: 5,000 of 60,000
 _IMAGES, _LABELS = 2051, 2049  # magic numbers
 _PATIENCE = 60.0  # seconds without a byte
+_LARGEST = 1 << 27  # bytes of a download, packed or not; the largest file has 47 million
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +75,7 @@ def load(path=None, download: bool = True) -> Images:
       download: False never asks the network.
 
     The last twelfth of the training images, 5,000 of the 60,000, is for validation. Files
-    that are not the published ones by their md5 are used under the name 'mnist-modified'.
+    that are not the published ones by their sha256 are used under the name 'mnist-modified'.
 
     Raises:
       UserError: a missing or damaged file, a wrong magic number, images of another size than
@@ -98,8 +96,8 @@ def load(path=None, download: bool = True) -> Images:
         cache = epath.Path(os.path.expanduser("~")) / ".cache" / "hmrnn_jax"
         folder = (epath.Path(root) if root else cache) / FOLDER
         _complete(folder, download)
-    contents = {name: read_file(find_file(folder, name)) for name in FILES}
-    genuine = all(_md5(content) == FILES[name] for name, content in contents.items())
+    contents = {name: files.read_bytes(find_file(folder, name)) for name in FILES}
+    genuine = all(files.same_content(contents[name], digest) for name, digest in FILES.items())
     train, test = (_labelled(folder, contents, prefix) for prefix in ("train", "t10k"))
     held_out = len(train) // VALID_SHARE
     if not held_out or not len(test):
@@ -180,33 +178,43 @@ def _complete(folder, download):
     for name in missing:
         try:
             # Not by TFDS: without TensorFlow it can encode no image.
-            response = requests.get(f"{URL}{name}.gz", timeout=_PATIENCE)
-            response.raise_for_status()
+            with requests.get(f"{URL}{name}.gz", timeout=_PATIENCE, stream=True) as response:
+                response.raise_for_status()
+                packed = b"".join(_bounded(response.iter_content(1 << 20), name))
         except requests.RequestException as error:
             raise UserError(_by_hand(folder, missing, str(error))) from error
-        _keep(folder, name, response.content)
+        _keep(folder, name, packed)
+
+
+def _bounded(parts, name):
+    size = 0
+    for part in parts:
+        size += len(part)
+        if size > _LARGEST:
+            raise UserError(
+                f"{URL}{name}.gz gives more than {_LARGEST:,} bytes, which are not MNIST: fetch the"
+                " file by other means."
+            )
+        yield part
 
 
 def _keep(folder, name, packed):
     """Writes a fetched archive into `folder`, aside if it is not the published file."""
     try:
-        genuine = _md5(gzip.decompress(packed)) == FILES[name]
-    except (OSError, EOFError, zlib.error):
+        genuine = files.same_content(files.gunzip(packed, name, _LARGEST), FILES[name])
+    except UserError:
         genuine = False
     file = folder / (f"{name}.gz" if genuine else f"{name}.gz.bad")
-    # Whole or not at all, also where several processes fetch the same file.
-    temporary = folder / f"{name}.{uuid.uuid4().hex}.writing"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(packed)
-        temporary.replace(file)
+        files.write_bytes(file, packed)  # also where several processes fetch the same file
     except OSError as error:
         raise UserError(
             f"{file} cannot be written ({error}): set HMRNN_DATA to a folder where it can."
         ) from error
     if not genuine:
         raise UserError(
-            f"what {URL}{name}.gz gave is not MNIST's {name} by its md5; it is kept aside as"
+            f"what {URL}{name}.gz gave is not MNIST's {name} by its sha256; it is kept aside as"
             f" {file} and not used: try again, or fetch the file by other means."
         )
 
@@ -217,7 +225,3 @@ def _by_hand(folder, missing, reason):
         f" .gz) into {folder} by hand, or set HMRNN_DATA to the data folder whose folder {FOLDER}"
         " has them."
     )
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -1,23 +1,13 @@
 """The published corpora: where their files are, what they must hold, how they are split."""
 
 import dataclasses
-import hashlib
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable
 
 from etils import epath
 
-from hmrnn_jax.datasets.text import (
-    SPLITS,
-    Corpus,
-    find_file,
-    make_corpus,
-    read_file,
-    split_in_order,
-)
-from hmrnn_jax.datasets.vocabulary import Vocabulary, as_unit
+from hmrnn_jax import archives, files
+from hmrnn_jax.datasets.text import SPLITS, Corpus, find_file, make_corpus, split_in_order
+from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
 
 
@@ -33,7 +23,7 @@ class Published:
       url: the published file or archive.
       files: split -> file name, or 'whole' -> file name where one file is cut in order into
         90, 5 and 5 %.
-      md5: the same keys -> md5 of the unpacked file.
+      digests: the same keys -> sha256 of the unpacked file; md5 where no more is published.
       altered: what is put after the name if the text is not the published one.
       partial: another file name under which a first part of the text is accepted.
       size: bytes of the whole file, where a part is accepted.
@@ -47,7 +37,7 @@ class Published:
     folder: str
     url: str
     files: dict
-    md5: dict
+    digests: dict
     altered: str = "modified"
     partial: str = ""
     size: int = 0
@@ -65,7 +55,7 @@ def _clean_ptb_characters(text: str) -> str:
     return text.replace(" ", "").replace("_", " ")
 
 
-_PTB_URL = "http://www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz"
+_PTB_URL = "https://www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz"
 
 PUBLISHED = {
     corpus.name: corpus
@@ -77,10 +67,10 @@ PUBLISHED = {
             folder="ptb",
             url=_PTB_URL,
             files={split: f"ptb.char.{split}.txt" for split in SPLITS},
-            md5={
-                "train": "874909f99060142f6b88cc74c34baaa2",
-                "valid": "9e0fe5bec2a8bf43fd686dc23d5ab8bb",
-                "test": "1f9a2d1afe00f76e8bfbe09a65439681",
+            digests={
+                "train": "e313d91425e06c4f0a8fb6e881dcce0c291f2a0e9f4dda54833069b122f91da9",
+                "valid": "21661f63ec355085879458b6524644d4add5573541b4be14fb52ab2e2e995eb8",
+                "test": "1ef5607ac3c463b16e38bfe7900dd3bfc91de5a96e0f21e7eab5188b465b8ebe",
             },
             closed=True,
             clean=_clean_ptb_characters,
@@ -92,10 +82,10 @@ PUBLISHED = {
             folder="ptb",
             url=_PTB_URL,
             files={split: f"ptb.{split}.txt" for split in SPLITS},
-            md5={
-                "train": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
-                "valid": "aa0affc06ff7c36e977d7cd49e3839bf",
-                "test": "8b80168b89c18661a38ef683c0dc3721",
+            digests={
+                "train": "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
+                "valid": "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
+                "test": "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
             },
             closed=True,
         ),
@@ -104,9 +94,9 @@ PUBLISHED = {
             title="text8, cleaned English Wikipedia",
             unit="characters",
             folder="text8",
-            url="http://mattmahoney.net/dc/text8.zip",
+            url="https://mattmahoney.net/dc/text8.zip",
             files={"whole": "text8"},
-            md5={"whole": "3bea1919949baf155f99411df5fada7e"},
+            digests={"whole": "3bea1919949baf155f99411df5fada7e"},
             altered="prefix",
             partial="text8-prefix",
             size=100_000_000,
@@ -116,9 +106,9 @@ PUBLISHED = {
             title="enwik8, English Wikipedia as XML",
             unit="bytes",
             folder="enwik8",
-            url="http://mattmahoney.net/dc/enwik8.zip",
+            url="https://mattmahoney.net/dc/enwik8.zip",
             files={"whole": "enwik8"},
-            md5={"whole": "a1fa5ffddb56f4953e226637dabbb36a"},
+            digests={"whole": "a1fa5ffddb56f4953e226637dabbb36a"},
             altered="prefix",
             partial="enwik8-prefix",
             size=100_000_000,
@@ -131,7 +121,7 @@ PUBLISHED = {
             url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
             "tinyshakespeare/input.txt",
             files={"whole": "input.txt"},
-            md5={"whole": "6fb458f1232090904fb40fe944165e91"},
+            digests={"whole": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"},
         ),
         Published(
             name="wikitext2_word",
@@ -140,10 +130,10 @@ PUBLISHED = {
             folder="wikitext-2",
             url="https://wikitext.smerity.com/wikitext-2-v1.zip",
             files={split: f"wiki.{split}.tokens" for split in SPLITS},
-            md5={
-                "train": "34a77ebe59551b3a3b3d8c0a2797c976",
-                "valid": "d756d22ab2310e7e60c094bea5c5a8eb",
-                "test": "781c9418ab9414bd09e4aad825aae752",
+            digests={
+                "train": "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
+                "valid": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+                "test": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
             },
             closed=True,
         ),
@@ -168,7 +158,7 @@ def read_local(corpus: Published, root) -> Corpus | None:
     found = {key: find_file(folder, *options) for key, options in names.items()}
     archive = folder / corpus.archive
     if all(found.values()):
-        contents = {key: read_file(file) for key, file in found.items()}
+        contents = {key: files.read_bytes(file) for key, file in found.items()}
         source = ", ".join(map(str, found.values()))
     elif archive.exists():
         contents, source = unpack(corpus, archive), str(archive)
@@ -180,8 +170,8 @@ def read_local(corpus: Published, root) -> Corpus | None:
     genuine = not wrong_files(corpus, contents)
     if not genuine and corpus.size and len(contents["whole"]) == corpus.size:
         raise UserError(
-            f"{source} has the length of the whole {corpus.name} but not its md5 "
-            f"{corpus.md5['whole']}: the file is damaged, replace it."
+            f"{source} has the length of the whole {corpus.name} but not its "
+            f"checksum {corpus.digests['whole']}: the file is damaged, replace it."
         )
     return to_corpus(corpus, contents_to_splits(contents), source, genuine)
 
@@ -195,28 +185,20 @@ def unpack(corpus: Published, archive) -> dict:
     Raises:
       UserError: the archive is damaged, or a file is not in it.
     """
-    contents = {}
     keys = {file: key for key, file in corpus.files.items()}
-    try:
-        with epath.Path(archive).open("rb") as stream:
-            if zipfile.is_zipfile(stream):
-                with zipfile.ZipFile(stream) as members:
-                    for name in members.namelist():
-                        key = keys.get(name.rpartition("/")[2])
-                        if key:
-                            contents.setdefault(key, members.read(name))
-            elif corpus.archive.endswith(".tgz"):
-                stream.seek(0)
-                with tarfile.open(fileobj=stream, mode="r:gz") as members:
-                    for member in members:
-                        key = keys.get(member.name.rpartition("/")[2])
-                        if key and member.isfile():
-                            contents.setdefault(key, members.extractfile(member).read())
-            elif corpus.archive in keys:
-                stream.seek(0)
-                contents[keys[corpus.archive]] = stream.read()
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise UserError(f"{archive} cannot be unpacked ({error}): fetch it anew.") from error
+
+    def wanted(name):
+        return name.rpartition("/")[2] in keys
+
+    if corpus.archive in keys:
+        members = [(corpus.archive, files.read_bytes(archive))]
+    elif corpus.archive.endswith(".tgz"):
+        members = archives.untar(archive, wanted)
+    else:
+        members = archives.unzip(archive, wanted)
+    contents = {}
+    for name, content in members:
+        contents.setdefault(keys[name.rpartition("/")[2]], content)
     missing = [file for key, file in corpus.files.items() if key not in contents]
     if missing:
         raise UserError(f"{archive} does not hold {', '.join(missing)}: fetch it anew.")
@@ -224,11 +206,11 @@ def unpack(corpus: Published, archive) -> dict:
 
 
 def wrong_files(corpus: Published, contents: dict) -> list[str]:
-    """Names of the files whose md5 is not the published one."""
+    """Names of the files whose checksum is not the published one."""
     return [
         corpus.files[key]
         for key, content in contents.items()
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != corpus.md5[key]
+        if not files.same_content(content, corpus.digests[key])
     ]
 
 
@@ -249,10 +231,10 @@ def to_corpus(corpus: Published, splits: dict, source: str, genuine: bool) -> Co
         whole = Vocabulary.of(b"".join(splits.values()), "bytes") if genuine else None
         texts, vocabulary = splits, whole
     else:
-        try:
-            texts = {s: corpus.clean(as_unit(text, corpus.unit)) for s, text in splits.items()}
-        except UserError as error:
-            raise UserError(f"in {source}, {error}") from error
+        texts = {
+            split: corpus.clean(files.decode(text, f"the {split} part of {source}"))
+            for split, text in splits.items()
+        }
         vocabulary = None
     name = corpus.name if genuine else f"{corpus.name}-{corpus.altered}"
     unknown = False if genuine or corpus.closed else None

@@ -1,26 +1,27 @@
 """Chinese text with gold words, and the same text as it is written: without spaces."""
 
-import hashlib
 import os
 
 import numpy as np
 from etils import epath
 
-from hmrnn_jax.datasets.text import SPLITS, Corpus, find_file, make_corpus, read_file
+from hmrnn_jax import files
+from hmrnn_jax.datasets.text import SPLITS, Corpus, find_file, make_corpus
 from hmrnn_jax.errors import UserError
 
 FOLDER = "zh-segmentation"
-# split -> file -> md5. Universal Dependencies' Chinese GSD 1.3 (its column of tokens, a sentence
+# split -> file -> sha256. Universal Dependencies' Chinese GSD 1.3 (its column of tokens, a sentence
 # a line) in its own three parts, and the gold test texts of two corpora of the SIGHAN 2005
 # bakeoff, all in traditional characters.
+_UD = "ud-zh-gsd-v1.3"
 FILES = {
     "train": {
-        "ud-zh-gsd-v1.3.train.txt": "82968d401ae1880726f9f5aa9f0f4cb0",
-        "as_testing_gold.utf8": "7f621f0ecace4935c08bb183fbba0a80",
-        "cityu_test_gold.utf8": "d7536c6c47789a9801662c458339a983",
+        f"{_UD}.train.txt": "61791a4d92fcf19f46c880e2afa0c6246b716530d5c963b43c3188619bac8ddd",
+        "as_testing_gold.utf8": "75acac0f0d457187d4b5dbc66227fb887ad172bca617125054db10f56c72bc20",
+        "cityu_test_gold.utf8": "2785b66a6f7c0e72f34e35859da383a81d721deb1c673a85786f0152e014935a",
     },
-    "valid": {"ud-zh-gsd-v1.3.dev.txt": "bf88cdc8437919b427474ef886581206"},
-    "test": {"ud-zh-gsd-v1.3.test.txt": "7714d2e3f6a9a19e9c3aed769ff594b3"},
+    "valid": {f"{_UD}.dev.txt": "1e9bdf8a465e57039ab7c2284d43c33b0dad71af696bc8ed41af5828a48856b6"},
+    "test": {f"{_UD}.test.txt": "1c569d189e8bbe471f6fb74eaca770f572319937744419377099afb30f0c3c93"},
 }
 
 
@@ -39,7 +40,7 @@ def chinese(root=None) -> Corpus:
         are in its folder zh-segmentation, each plain or `.gz`.
 
     Returns:
-      The corpus `chinese_unsegmented`, or `chinese_unsegmented-modified` if the md5 of a file
+      The corpus `chinese_unsegmented`, or `chinese_unsegmented-modified` if the sha256 of a file
       is another one.
 
     Raises:
@@ -59,9 +60,9 @@ def chinese(root=None) -> Corpus:
     texts, genuine = {}, True
     for split in SPLITS:
         parts = []
-        for name, md5 in FILES[split].items():
-            content = read_file(found[name])
-            genuine &= hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
+        for name, digest in FILES[split].items():
+            content = files.read_bytes(found[name])
+            genuine &= files.same_content(content, digest)
             parts.append(unspaced(_words(content, found[name]))[0])
         texts[split] = "".join(parts)
     source = (
@@ -84,7 +85,7 @@ def read_words(path) -> list[list[str]]:
     Raises:
       UserError: an unreadable file, text that is not UTF-8 (the line is named), no words.
     """
-    return _words(read_file(path), path)
+    return _words(files.read_bytes(path), path)
 
 
 def unspaced(sentences) -> tuple[str, np.ndarray]:
@@ -114,20 +115,14 @@ def unspaced(sentences) -> tuple[str, np.ndarray]:
 def lines_of(content: bytes, path) -> list[tuple[int, str]]:
     """The lines of a UTF-8 text that are not blank, each with its number from 1.
 
-    A byte order mark is no part of the text; what ends a line is still on it if it is not "\\n".
-
     Args:
       content: what the file holds. path: what to call it in a message.
 
     Raises:
       UserError: the text is not UTF-8; the line is named.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}, is not UTF-8 text: convert the file.") from error
-    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = enumerate(files.each_line(files.decode(content, path)), 1)
+    return [(number, line) for number, line in lines if line.strip()]
 
 
 def _words(content, path):

@@ -151,8 +151,8 @@ def make_corpus(name, source, splits, columns, event="", clip=0.0, notes=()) -> 
         in the notes; 0 moves nothing.
 
     Raises:
-      UserError: an empty split, a sequence of fewer than two steps, a value that is not
-        finite or, without `clip`, further than 1,000 deviations from the mean, an event other
+      UserError: an empty split, a sequence of fewer than two steps, a value that float32 does
+        not hold or, without `clip`, further than 1,000 deviations from the mean, an event other
         than 0 and 1, a column that never changes.
     """
     if clip < 0:
@@ -212,12 +212,13 @@ def _check(name, part, columns):
     if part.lengths.min() < 2:
         short = part.names[int(np.argmin(part.lengths))]
         raise UserError(f"{short} of {name} is shorter than two steps: leave it out.")
-    bad = ~np.isfinite(part.values)
+    bad = ~(np.abs(part.values) <= np.finfo(np.float32).max)  # squares of more may overflow
     if bad.any():
         step, column = np.argwhere(bad)[0]
         raise UserError(
             f"{_where(part, step)} of {name} has {columns[column]} ="
-            f" {part.values[step, column]}: mend or remove the sequence."
+            f" {part.values[step, column]}, no number that float32 holds: mend or remove the"
+            " sequence."
         )
     if part.events is not None and not np.isin(part.events, (0, 1)).all():
         step = int(np.argmax(~np.isin(part.events, (0, 1))))

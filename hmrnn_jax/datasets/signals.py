@@ -3,8 +3,12 @@
 A file is one sequence, a table of T steps and named columns:
 
 * `.csv`: UTF-8, one step a line, columns divided by tabs, semicolons or commas (the first of these
-  that the first line has). The first line holds the names of the columns; if it holds numbers, the
-  columns are called column1, column2, ...
+  that the first line has), numbers in plain notation such as -1.5e-3. The first line holds the
+  names of the columns; without it, they are called column1, column2, ... Which it is can be told,
+  or is guessed where that is safe: names if no cell of the first line is a number, a step if all
+  are. A line of both is refused until it is told, and one of whole numbers that may be names:
+  0, 1, 2, ... or 1, 2, ..., as programs number columns, or rising ones above a line without any.
+  Names of columns to take tell it too: those of the first line, or column1 and the like.
 * `.npz`: arrays of one length T; `[T]` is a column of the array's name, `[T, D]` the columns
   name1, ..., nameD.
 
@@ -28,12 +32,15 @@ from hmrnn_jax.datasets.sequences import (
 from hmrnn_jax.datasets.tables import SUFFIXES, open_table
 from hmrnn_jax.datasets.text import SPLITS
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.files import check_size
 
 CHANGES = "changes"
 SHORTEST_FILE = 40  # steps; 5 % of them are two, the shortest sequence there is
 
 
-def load(path, event: str = "", clip: float = 0.0, columns=()) -> SequenceCorpus:
+def load(
+    path, event: str = "", clip: float = 0.0, columns=(), header: str = "guess"
+) -> SequenceCorpus:
     """The sequences of a folder or of one file, standardised by the mean of training.
 
     Args:
@@ -45,7 +52,9 @@ def load(path, event: str = "", clip: float = 0.0, columns=()) -> SequenceCorpus
       event: the name of a 0/1 column that becomes the events, not one of the values.
       clip: see `make_corpus`.
       columns: the names of the columns to take, in this order; all that are neither the event
-        nor `changes` if there are none.
+        nor `changes` if there are none. Where they are given, the others may lack a name or hold
+        anything.
+      header: of `.csv` files, 'yes', 'no' or 'guess', see above.
 
     Returns:
       A corpus called `signals`. The names of the sequences are those of the files, or
@@ -65,14 +74,11 @@ def load(path, event: str = "", clip: float = 0.0, columns=()) -> SequenceCorpus
         files, notes = {"train": [path]}, []
     else:
         raise UserError(f"{path} is neither a .csv nor an .npz file: convert it to one.")
-    first = open_table(files["train"][0])
+    known = tuple(filter(None, [*columns, event]))
+    first = open_table(files["train"][0], header, known)
     chosen = _choose(first, event, tuple(columns))
     wanted = (*chosen, *([event] if event else []), *([CHANGES] if CHANGES in first.names else []))
-
-    def read(file):
-        table = open_table(file)
-        _compare(table, first, wanted, all_names=not columns)
-        return table.read(wanted)
+    read = _Reader(path, first, wanted, header, all_names=not columns)
 
     if path.is_dir():
         splits = {}
@@ -85,8 +91,11 @@ def load(path, event: str = "", clip: float = 0.0, columns=()) -> SequenceCorpus
     return make_corpus("signals", str(path), splits, chosen, event, clip, notes)
 
 
-def read(path, scale: Scale, clip: float = 0.0) -> Sequences:
+def read(path, scale: Scale, clip: float = 0.0, header: str = "guess") -> Sequences:
     """The sequences of one file, or of a folder's files, standardised as `scale` says.
+
+    Args:
+      clip, header: see `load`.
 
     Raises:
       UserError: as `load`; columns of the scale that a file has not.
@@ -96,15 +105,11 @@ def read(path, scale: Scale, clip: float = 0.0) -> Sequences:
     if not files or not path.exists() or files[0].suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is no .csv or .npz file, and no folder of them: check the path.")
     _one_kind(files)
-    first = open_table(files[0])
+    first = open_table(files[0], header, tuple(filter(None, [*scale.columns, scale.event])))
     chosen = _choose(first, scale.event, tuple(scale.columns))
     wanted = (*chosen, *filter(None, [scale.event]), *({CHANGES} & set(first.names)))
-    tables = []
-    for file in files:
-        table = open_table(file)
-        _compare(table, first, wanted, all_names=False)
-        tables.append(table.read(wanted))
-    part = _sequences(tables, [file.name for file in files])
+    read = _Reader(path, first, wanted, header, all_names=False)
+    part = _sequences([read(file) for file in files], [file.name for file in files])
     part = _parts(part, len(chosen), scale.event, first)
     return standardise(part, scale, "the sequences", clip)[0]
 
@@ -205,6 +210,41 @@ def _choose(table, event, columns):
     if not chosen:
         raise UserError(f"{table.path} has no column of values: add at least one.")
     return chosen
+
+
+class _Reader:
+    """Reads the `wanted` columns of one file after the other, as long as there is room for them.
+
+    Args:
+      path: of all files. first: the table of the first. header: see `open_table`.
+      all_names: whether the columns are all that there are, and not some that were chosen.
+    """
+
+    def __init__(self, path, first, wanted, header, all_names):
+        self._path, self._first, self._wanted = path, first, wanted
+        self._header, self._all_names, self._bytes = header, all_names, 0
+
+    def __call__(self, file):
+        table = open_table(file, self._header, self._wanted)
+        _check_names(table, self._wanted, self._all_names)
+        _compare(table, self._first, self._wanted, self._all_names)
+        values = table.read(self._wanted)
+        self._bytes += values.nbytes
+        check_size(self._bytes, f"the whole of {self._path}")
+        return values
+
+
+def _check_names(table, wanted, all_names):
+    """Columns without a name, and two of one name, are refused where they are to be read."""
+    names = table.names if all_names else [name for name in table.names if name in wanted]
+    if "" in names:
+        raise UserError(
+            f"{table.path}, line 1: column {names.index('') + 1} has no name: name every column,"
+            " or those to take in data.columns."
+        )
+    double = [name for name in names if names.count(name) > 1]
+    if double:
+        raise UserError(f"{table.path} has two columns called {double[0]!r}: rename one of them.")
 
 
 def _compare(table, first, wanted, all_names):

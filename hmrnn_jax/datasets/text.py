@@ -1,12 +1,11 @@
 """Corpora from text: three splits, their vocabulary, and a user's own files."""
 
 import dataclasses
-import gzip
-import zlib
 
 from etils import epath
 
-from hmrnn_jax.datasets.vocabulary import Vocabulary, as_unit, check_unit
+from hmrnn_jax import files
+from hmrnn_jax.datasets.vocabulary import AS_BYTES, Vocabulary, check_unit
 from hmrnn_jax.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -57,21 +56,22 @@ def user_text(path, unit: str = "characters") -> Corpus:
     else valid and test hold.
 
     Raises:
-      UserError: no such path, a missing split, an empty split, bytes that are not UTF-8.
+      UserError: no such path, a missing split, an empty split, words of which a split has
+        none, bytes that are not UTF-8.
     """
     check_unit(unit)
     path = epath.Path(path)
     if path.is_dir():
-        files = {split: find_file(path, f"{split}.txt", split) for split in SPLITS}
-        absent = [split for split, file in files.items() if file is None]
+        found = {split: find_file(path, f"{split}.txt", split) for split in SPLITS}
+        absent = [split for split, file in found.items() if file is None]
         if absent:
             raise UserError(
                 f"the folder {path} has no {' and no '.join(f'{s}.txt' for s in absent)}: put "
                 "train.txt, valid.txt and test.txt there, or give the path of a single file."
             )
-        texts = {split: _read_text(file, unit) for split, file in files.items()}
+        texts = {split: read(file, unit) for split, file in found.items()}
     elif path.exists():
-        texts = split_in_order(_read_text(path, unit), unit)
+        texts = split_in_order(read(path, unit), unit)
     else:
         raise UserError(f"there is no file or folder {path}: check the path of your text.")
     return make_corpus("text", texts, unit, str(path), unknown=True)
@@ -88,11 +88,14 @@ def make_corpus(
       vocabulary: used in place of the training split's.
 
     Raises:
-      UserError: an empty split, or an unseen symbol where `unknown` is False.
+      UserError: an empty split, words of which a split has none, or an unseen symbol where
+        `unknown` is False.
     """
     for split in SPLITS:
         if not texts[split]:
             raise UserError(f"the {split} part of {source} is empty: give a longer text.")
+        if unit == "words" and not texts[split].strip():
+            raise UserError(f"the {split} part of {source} holds no word: give a longer text.")
     if vocabulary is None:
         vocabulary = Vocabulary.of(texts["train"], unit, bool(unknown))
         if unknown is None:
@@ -128,19 +131,13 @@ def find_file(folder, *names):
     return None
 
 
-def read_file(path) -> bytes:
-    """The content of a file, unpacked if its name ends in `.gz`. Raises UserError."""
-    try:
-        content = epath.Path(path).read_bytes()
-        return gzip.decompress(content) if str(path).endswith(".gz") else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): replace the file.") from error
+def read(path, unit: str):
+    """The text of a file as what `unit` is made from: bytes for bytes, else str.
 
-
-def _read_text(path, unit: str):
-    try:
-        text = as_unit(read_file(path), unit)
-    except UserError as error:
-        raise UserError(f"in {path}, {error}") from error
-    # Some editors begin a file with a byte order mark, which is no part of the text.
-    return text if unit == "bytes" else text.removeprefix("\ufeff")
+    Words know line ends of one kind, characters those of the file. Raises `UserError` as
+    `files.read_text`.
+    """
+    if unit == "bytes":
+        return files.read_bytes(path)
+    text = files.read_text(path, advice=AS_BYTES)
+    return files.universal_newlines(text) if unit == "words" else text

@@ -6,16 +6,15 @@ an `N`. Constituents that hold none of the kept words go with them. Source: Shen
 and Courville (2019), section 5.2, and the word filter of their published program.
 """
 
+import collections
 import dataclasses
-import io
+import functools
 import os
 import re
-import zipfile
-import zlib
 
 from etils import epath
 
-from hmrnn_jax.datasets.text import read_file
+from hmrnn_jax import archives, files
 from hmrnn_jax.errors import UserError
 
 # The tag set of the Penn Treebank without its punctuation and currency tags.
@@ -23,10 +22,13 @@ WORD_TAGS = frozenset(
     "CC CD DT EX FW IN JJ JJR JJS LS MD NN NNS NNP NNPS PDT POS PRP PRP$ RB RBR RBS RP SYM TO UH "
     "VB VBD VBG VBN VBP VBZ WDT WP WP$ WRB".split()
 )
+OTHER_TAGS = frozenset("-NONE- -LRB- -RRB- $ # , . : `` ''".split())  # the rest of the set
 SUFFIXES = (".mrg", ".parsed")
 SECTIONS = 25  # of WSJ: 00 to 24
 _UNLABELLED = "a bracket inside a tree has no label (the tree before it may not be closed)"
-_TOKEN = re.compile(r"[()]|[^\s()]+")
+# Spaces are those of ASCII: a word may hold a no-break space.
+_TOKEN = re.compile(r"[()]|[^ \t\n\r\f\v()]+")
+_DEEPEST = 1 << 20  # brackets open at a time, some hundred bytes each
 _DIGITS = re.compile("[0-9]+")
 
 
@@ -42,12 +44,16 @@ class Sentence:
       constituents: the labelled tree: `(label, start, end)` for every labelled bracket that
         holds a kept word, parents before their children; words start..end-1 of `words`. Labels
         are those of the file, with their functions (`NP-SBJ`).
+      foreign: the tags, none of the Penn Treebank's, of words that were left out.
+      fault: what is wrong with the brackets of a tree that was skipped, else ''.
     """
 
     name: str
     section: int | None
     words: tuple[str, ...]
     constituents: tuple[tuple[str, int, int], ...]
+    foreign: tuple[str, ...] = ()
+    fault: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +62,8 @@ class Treebank:
 
     Attributes:
       sentences: those that have words.
-      skipped: trees of which no word remains, as sentences without words.
+      skipped: trees of which no word remains, or whose brackets are faulty, as sentences
+        without words.
       source: where they were read, for the log.
     """
 
@@ -65,12 +72,27 @@ class Treebank:
     source: str
 
     def describe(self) -> str:
-        """One line for the log: source, sizes and what was skipped."""
+        """One line for the log: source, sizes, and what was skipped or left out."""
         words = sum(len(sentence.words) for sentence in self.sentences)
         line = f"trees from {self.source}: {len(self.sentences):,} sentences, {words:,} words"
-        if self.skipped:
-            line += f"; {len(self.skipped):,} trees without any word were skipped"
+        faults = [sentence.fault for sentence in self.skipped if sentence.fault]
+        if len(self.skipped) > len(faults):
+            line += f"; {len(self.skipped) - len(faults):,} trees without any word were skipped"
+        if faults:
+            line += f"; {len(faults):,} trees with faulty brackets were skipped, {faults[0]}"
+        if self.foreign:
+            line += (
+                f"; {self.foreign.total():,} words were left out, whose tags are not the Penn"
+                f" Treebank's: {', '.join(self.foreign)}"
+            )
         return line
+
+    @functools.cached_property
+    def foreign(self) -> collections.Counter:
+        """How often each tag occurs that is none of the Penn Treebank's, the commonest first."""
+        sentences = (*self.sentences, *self.skipped)
+        found = collections.Counter(tag for sentence in sentences for tag in sentence.foreign)
+        return collections.Counter(dict(found.most_common()))
 
 
 def normalise(word: str) -> str:
@@ -78,8 +100,15 @@ def normalise(word: str) -> str:
     return _DIGITS.sub("N", word.lower())
 
 
+def tokens(text):
+    """Yields the brackets and words of a text in brackets; spaces are those of ASCII."""
+    return (match[0] for match in _TOKEN.finditer(text))
+
+
 def read_trees(path) -> Treebank:
     """Every tree of a treebank.
+
+    A tree with a bracket that is empty, or has no label or tag where it needs one, is skipped.
 
     Args:
       path: one file of trees; a folder, of which all files named `*.mrg` and `*.parsed` are read
@@ -87,26 +116,33 @@ def read_trees(path) -> Treebank:
 
     Raises:
       UserError: there is no such path, no file of trees in it, a file without trees or that
-        cannot be read, brackets that do not balance, or a bracket that is no part of a tree. It
-        names the file and the line.
+        cannot be read, brackets that do not balance, or what is no part of a tree; it names the
+        file and the line. Or no tree has a word with one of the Penn Treebank's tags.
     """
     path = epath.Path(path)
     if not path.exists():
         raise UserError(f"there is no file or folder {path}: check the path of your treebank.")
-    if path.is_dir():
-        files = [(file, read_file(file)) for file in _tree_files(path)]
-    elif path.suffix.lower() == ".zip":
-        files = _unzip(path)
-    else:
-        files = [(path, read_file(path))]
-    if not files:
+    trees, size, largest = [], 0, files.room() // 4  # what is kept is larger than the file
+    for file, content in _contents(path, largest):
+        size += len(content)
+        files.check_size(size, path, largest)
+        trees += _sentences(file, content)
+    if not trees:
         raise UserError(f"{path} holds no file named *.mrg or *.parsed: give a treebank's folder.")
-    trees = [sentence for file, content in files for sentence in _sentences(file, content)]
-    return Treebank(
+    bank = Treebank(
         tuple(sentence for sentence in trees if sentence.words),
         tuple(sentence for sentence in trees if not sentence.words),
         str(path),
     )
+    if not bank.sentences and bank.foreign:
+        raise UserError(
+            f"{path} has no word with a tag of the Penn Treebank, such as NN (its tags:"
+            f" {', '.join(bank.foreign)}): give trees with these tags."
+        )
+    if not bank.sentences:
+        fault = next((tree.fault for tree in trees if tree.fault), "none has a word")
+        raise UserError(f"{path} has no tree that can be used ({fault}): mend the file.")
+    return bank
 
 
 def nltk_sample(data_dir=None) -> Treebank:
@@ -168,6 +204,17 @@ def select(treebank: Treebank, sections=None, longest: int | None = None) -> Tre
     return part
 
 
+def _contents(path, largest):
+    """Yields `(path, content)` of every file of trees."""
+    if path.is_dir():
+        yield from ((file, files.read_bytes(file, largest)) for file in _tree_files(path))
+    elif path.suffix.lower() == ".zip":
+        members = archives.unzip(path, lambda name: _holds_trees(name.rpartition("/")[2]), largest)
+        yield from ((path / name, content) for name, content in sorted(members))
+    else:
+        yield path, files.read_bytes(path, largest)
+
+
 def _tree_files(folder):
     for path in sorted(folder.iterdir()):
         if path.is_dir():
@@ -181,16 +228,6 @@ def _holds_trees(name):
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def _unzip(path):
-    """`(path of the member, content)` of every file of trees in a zip."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(read_file(path))) as archive:
-            names = sorted(n for n in archive.namelist() if _holds_trees(n.rpartition("/")[2]))
-            return [(path / name, archive.read(name)) for name in names]
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be unpacked ({error}): fetch it anew.") from error
-
-
 def _section(path):
     """Of `wsj_2300.mrg`, `23.mrg` and `23/any.mrg`: 23."""
     for name in (path.stem, path.parent.name):
@@ -202,15 +239,9 @@ def _section(path):
 
 def _sentences(path, content):
     """The trees of one file as `Sentence`s, those without words included."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}, is not UTF-8 text: convert the file.") from error
-    section = _section(path)
-    number = 0
-    for number, (words, constituents) in enumerate(_parse(text, path), 1):
-        yield Sentence(f"{path.name}:{number}", section, words, constituents)
+    text, section, number = files.decode(content, path), _section(path), 0
+    for number, parts in enumerate(_parse(text, path), 1):
+        yield Sentence(f"{path.name}:{number}", section, *parts)
     if not number:
         raise UserError(f"{path} holds no trees: give a file in Penn Treebank brackets.")
 
@@ -228,25 +259,27 @@ class _Bracket:
 
 
 def _parse(text, path):
-    """Yields the kept words and the constituents of every tree of a file.
+    """Yields the last four fields of the `Sentence` of every tree of a file.
 
     One stack and no recursion: a tree may be as deep as it likes.
     """
-    stack, words, constituents = [], [], []
+    stack, words, constituents, foreign, faults = [], [], [], [], []  # the first fault counts
 
     def fault(line, what):
         return UserError(f"{path}, line {line}: {what}: mend the brackets of the file.")
 
-    for line, row in enumerate(text.split("\n"), 1):
-        for token in _TOKEN.findall(row):
+    for line, row in enumerate(files.each_line(text), 1):
+        for token in tokens(row):
             if token == "(":
                 if stack:
                     parent = stack[-1]
                     if parent.word:
-                        raise fault(line, f"a bracket follows the word {parent.word}")
+                        faults.append((line, f"a bracket follows the word {parent.word}"))
                     if len(stack) > 1 and not parent.label:
-                        raise fault(parent.line, _UNLABELLED)
+                        faults.append((parent.line, _UNLABELLED))
                     parent.brackets += 1
+                if len(stack) == _DEEPEST:
+                    raise fault(line, f"more than {_DEEPEST:,} brackets are open")
                 stack.append(_Bracket(line, len(words), len(constituents)))
                 # Its label and end are not known yet; the place keeps parents before children.
                 constituents.append(None)
@@ -256,16 +289,22 @@ def _parse(text, path):
             elif token == ")":
                 bracket = stack.pop()
                 if not bracket.word and not bracket.brackets:
-                    raise fault(bracket.line, f"the bracket ({bracket.label}) is empty")
+                    faults.append((bracket.line, f"the bracket ({bracket.label}) is empty"))
                 if bracket.word:
                     if bracket.label in WORD_TAGS:
                         words.append(normalise(bracket.word))
+                    elif bracket.label not in OTHER_TAGS:
+                        foreign.append(bracket.label)
                 elif bracket.label and len(words) > bracket.start:
                     whole = (bracket.label, bracket.start, len(words))
                     constituents[bracket.place] = whole
                 if not stack:
-                    yield tuple(words), tuple(c for c in constituents if c is not None)
-                    words, constituents = [], []
+                    if faults:
+                        yield (), (), (), "{}, line {}: {}".format(path, *faults[0])
+                    else:
+                        kept = tuple(c for c in constituents if c is not None)
+                        yield tuple(words), kept, tuple(foreign), ""
+                    words, constituents, foreign, faults = [], [], [], []
             else:
                 bracket = stack[-1]
                 if not bracket.label and not bracket.brackets:
@@ -273,6 +312,7 @@ def _parse(text, path):
                 elif bracket.label and not bracket.word and not bracket.brackets:
                     bracket.word = token
                 else:
-                    raise fault(line, f"the word {token} has no bracket with a tag of its own")
+                    faults.append((line, f"the word {token} has no bracket with a tag of its own"))
     if stack:
-        raise fault(stack[0].line, "the tree that begins here is not closed")
+        first = faults[0] if faults else (stack[0].line, "the tree that begins here is not closed")
+        raise fault(*first)

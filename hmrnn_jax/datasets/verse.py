@@ -6,14 +6,15 @@ import re
 
 from etils import epath
 
+from hmrnn_jax import files
 from hmrnn_jax.datasets.segmented import lines_of
-from hmrnn_jax.datasets.text import SPLITS, Corpus, find_file, make_corpus, read_file
+from hmrnn_jax.datasets.text import SPLITS, Corpus, find_file, make_corpus
 from hmrnn_jax.errors import UserError
 
 FOLDER, FILE = "zh-poetry", "quatrains-5char.txt"
 # The 16,394 quatrains, from the collection of Zhang and Lapata (2014), that the papers on
 # generating text with adversarial networks use since Yu et al. (2017).
-_MD5 = "0478761952203e005946bb27d79eb97d"
+_SHA256 = "ac03c5fbb07776f0e43cb1ccfc74732f5313ab3d832df81c8e0db327df35e666"
 COMMA, STOP = "\uff0c", "\u3002"  # both of full width
 MARKS = (COMMA, STOP, COMMA, STOP)  # what ends each verse
 CHARACTERS = 5  # of a verse
@@ -35,14 +36,14 @@ def quatrains(root=None, path=None, seed: int = 0) -> Corpus:
       seed: of the order. The same poems come in the same order on any machine.
 
     Returns:
-      The corpus `quatrains`, or `quatrains-modified` if the file's md5 is another one.
+      The corpus `quatrains`, or `quatrains-modified` if the file's sha256 is another one.
 
     Raises:
       UserError: no such file, text that is not UTF-8, a poem of another shape (file and line
         are named), or too few poems for three splits.
     """
     file = epath.Path(path) if path else _find(root or os.environ.get("HMRNN_DATA"))
-    content = read_file(file)
+    content = files.read_bytes(file)
     poems = []
     for number, line in lines_of(content, file):
         poem = "".join(line.split())
@@ -58,8 +59,7 @@ def quatrains(root=None, path=None, seed: int = 0) -> Corpus:
         f"five-character quatrains, from {file}: {len(poems):,} poems, "
         f"{len(poems) - len(distinct):,} repeated ones removed, split by seed {seed} ({sizes})"
     )
-    genuine = hashlib.md5(content, usedforsecurity=False).hexdigest() == _MD5
-    name = "quatrains" if genuine else "quatrains-modified"
+    name = "quatrains" if files.same_content(content, _SHA256) else "quatrains-modified"
     texts = {split: "".join(f"{poem}\n" for poem in part) for split, part in parts.items()}
     return make_corpus(name, texts, "characters", source, unknown=True)
 

@@ -2,17 +2,23 @@
 
 import dataclasses
 import functools
+import itertools
 import json
+import re
 
 import numpy as np
 
+from hmrnn_jax import files
 from hmrnn_jax.errors import UserError
 
 UNITS = ("characters", "bytes", "words")
+AS_BYTES = "convert it to UTF-8, or read it with unit=bytes"  # advice on other encodings
 LINE_END = "<eos>"
 UNKNOWN = {"characters": "\ufffd", "bytes": -1, "words": "<unk>"}
 _CODES = {"characters": 0x110000, "bytes": 0x100}
 _CHUNK = 1 << 22  # symbols looked up at once: numpy widens an index array to 8 bytes a symbol
+_MOST_WORDS = 1 << 22  # different ones; the softmax of so many takes gigabytes
+_WORD = re.compile(r"\n|\S+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +49,26 @@ class Vocabulary:
 
     @classmethod
     def of(cls, text, unit: str, unknown: bool = False) -> "Vocabulary":
-        """The sorted symbols of `text` (str or bytes), after the unknown symbol if wanted."""
+        """The sorted symbols of `text` (str or bytes), after the unknown symbol if wanted.
+
+        Raises:
+          UserError: bytes that are not UTF-8, or more than 4 million different words.
+        """
         check_unit(unit)
+        text, found = as_unit(text, unit), set()
         if unit == "words":
-            found = set(split_words(as_unit(text, unit)))
+            words = each_word(text)
+            while part := set(itertools.islice(words, _CHUNK)):
+                found |= part
+                if len(found) > _MOST_WORDS:
+                    raise UserError(
+                        f"the text has more than {_MOST_WORDS:,} different words: read it as"
+                        " characters, or write rare words as <unk>."
+                    )
         else:
-            codes = _codes(as_unit(text, unit))
             seen = np.zeros(_CODES[unit], bool)
-            seen[codes] = True
+            for codes in _codes(text):
+                seen[codes] = True
             found = np.flatnonzero(seen).tolist()
             found = set(map(chr, found)) if unit == "characters" else set(found)
         first = (UNKNOWN[unit],) if unknown else ()
@@ -90,18 +108,18 @@ class Vocabulary:
         """
         text = as_unit(text, self.unit)
         if self.unit == "words":
-            text = split_words(text)
-            ids = np.fromiter((self._ids.get(w, -1) for w in text), np.int32, len(text))
+            ids = np.fromiter((self._ids.get(word, -1) for word in each_word(text)), np.int32)
         else:
-            codes = _codes(text)
-            ids = np.empty(len(codes), np.int32)
-            for i in range(0, len(codes), _CHUNK):
-                ids[i : i + _CHUNK] = self._table[codes[i : i + _CHUNK]]
+            ids = np.empty(len(text), np.int32)
+            for number, codes in enumerate(_codes(text)):
+                ids[number * _CHUNK :][: len(codes)] = self._table[codes]
         missing = np.flatnonzero(ids < 0)
         if len(missing) and not self.unknown:
             offset = int(missing[0])
+            symbols = each_word(text) if self.unit == "words" else text
+            symbol = next(itertools.islice(symbols, offset, None))
             raise UserError(
-                f"the symbol {text[offset]!r} at offset {offset:,} (counted in {self.unit}) is "
+                f"the symbol {symbol!r} at offset {offset:,} (counted in {self.unit}) is "
                 f"not among the {self.size} known {self.unit}: remove it, or train on a text "
                 "that has it."
             )
@@ -118,10 +136,14 @@ class Vocabulary:
           UserError: a symbol is missing and there is nothing to stand for it.
         """
         text = as_unit(sentence, self.unit)
-        symbols = split_words(text) if self.unit == "words" else list(text)
+        return self.encode_symbols(list(each_word(text) if self.unit == "words" else text))
+
+    def encode_symbols(self, symbols) -> tuple[np.ndarray, int]:
+        """As `encode_sentence`, of a sentence whose symbols are apart already."""
         unknown = self._ids.get(UNKNOWN[self.unit])
         ids = [self._ids.get(symbol, unknown) for symbol in symbols]
         if None in ids:
+            sentence = (" " if self.unit == "words" else "").join(map(str, symbols))
             raise UserError(
                 f"the symbol {symbols[ids.index(None)]!r} of the sentence {sentence!r} is not in "
                 "the vocabulary, which has no unknown symbol: remove the sentence, or train a "
@@ -146,6 +168,37 @@ class Vocabulary:
                 lines[-1].append(word)
         return "\n".join(" ".join(line) for line in lines)
 
+    def spelled(self, ids):
+        """One string for each symbol, a list or a str.
+
+        A byte is the code point of its number, a word has its space behind it, an unknown byte
+        or character is '\\ufffd'.
+        """
+        if self.unit == "characters":
+            return self.decode(ids)
+        symbols = [self.symbols[i] for i in np.asarray(ids).tolist()]
+        if self.unit == "words":
+            return [word + " " for word in symbols]
+        return ["\ufffd" if byte < 0 else chr(byte) for byte in symbols]
+
+    def as_written(self, text, ids):
+        """One string for each symbol of `text` (see `as_unit`), the unknown ones as they are.
+
+        Words are `spelled`, the unknown ones too.
+        """
+        if self.unit == "words":
+            return self.spelled(ids)
+        return text.decode("latin-1") if isinstance(text, bytes) else text
+
+    def unknown_note(self, name, unknown: int, total: int) -> str:
+        """A sentence on how many of the symbols of `name` are unknown; '' if none is."""
+        if not unknown:
+            return ""
+        what = "words" if self.unit == "words" else "symbols"
+        return (
+            f"{name}: {unknown:,} of {total:,} {what} were never seen in training, read as unknown"
+        )
+
     def to_json(self) -> str:
         """One JSON object, read back by `from_json`."""
         return json.dumps(dataclasses.asdict(self))
@@ -164,14 +217,10 @@ class Vocabulary:
             raise UserError(f"this is not a stored vocabulary ({error}).") from error
 
 
-def split_words(text: str) -> list[str]:
-    """The words of a text, with '<eos>' for each line end."""
-    *lines, last = text.split("\n")
-    words = []
-    for line in lines:
-        words += line.split()
-        words.append(LINE_END)
-    return words + last.split()
+def each_word(text: str):
+    """Yields the words of a text, and '<eos>' for each line end (see `files.each_line`)."""
+    for match in _WORD.finditer(files.universal_newlines(text)):
+        yield LINE_END if match[0] == "\n" else match[0]
 
 
 def _is_symbol(symbol, unit: str) -> bool:
@@ -189,25 +238,20 @@ def check_unit(unit: str) -> None:
 def as_unit(text, unit: str):
     """Text (str or bytes) as what `unit` is made from: bytes for bytes, else str.
 
-    Raises UserError, with the place of the first wrong byte, for bytes that are not UTF-8.
+    Raises `UserError` as `files.decode` for bytes that are not UTF-8.
     """
     if unit == "bytes":
-        return text.encode("utf-8") if isinstance(text, str) else bytes(text)
-    if isinstance(text, str):
-        return text
-    try:
-        return bytes(text).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"the byte {text[error.start]:#04x} at offset {error.start:,} is not UTF-8: convert "
-            "the text to UTF-8, or read it with unit=bytes."
-        ) from error
+        return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+    return text if isinstance(text, str) else files.decode(bytes(text), "the text", AS_BYTES)
 
 
-def _codes(text) -> np.ndarray:
-    """One integer per character (its code point) or byte, without a Python loop."""
-    if isinstance(text, bytes):
-        return np.frombuffer(text, np.uint8)
-    if text.isascii():
-        return np.frombuffer(text.encode("ascii"), np.uint8)
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+def _codes(text):
+    """Yields one integer per character (its code point) or byte, as arrays of `_CHUNK`."""
+    for start in range(0, len(text), _CHUNK):
+        part = text[start : start + _CHUNK]
+        if isinstance(part, str) and part.isascii():
+            part = part.encode("ascii")
+        if isinstance(part, str):
+            yield np.frombuffer(part.encode("utf-32-le", "surrogatepass"), "<u4")
+        else:
+            yield np.frombuffer(part, np.uint8)

@@ -48,7 +48,7 @@ def restore(workdir, mesh) -> Run:
     """
     config, encoding = load_run(workdir)
     task = tasks.module(config)
-    model = task.model_of(config.model, encoding)
+    model = task.model_of(config.model, encoding).on(mesh)
     shapes = jax.eval_shape(functools.partial(task.init_params, model), jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     target = {"params": zeros, "slope": np.float32(0)}
@@ -60,12 +60,25 @@ def restore(workdir, mesh) -> Run:
     return Run(name, config, encoding, model, params, slope, mesh, tuple(notes))
 
 
+def untrained(run, seeds=range(5)):
+    """Yields the run as it was before its first update, had its seed been each of `seeds`.
+
+    The control of whatever is said of trained boundaries: detectors with random weights
+    follow their input too.
+    """
+    task = tasks.module(run.config)
+    init = jax.jit(functools.partial(task.init_params, run.model))
+    for seed in seeds:
+        key, _ = jax.random.split(jax.random.key(seed))  # as `train_state.create` does
+        yield dataclasses.replace(run, params=init(key), slope=run.config.slope.start)
+
+
 def from_official(config, weights, mesh) -> Run:
     """A model of the ON-LSTM authors' weights, a `.pt` or `.npz` file, under our `config`."""
     if config is None:
         raise UserError("--weights needs --config, for example configs/on_lstm_ptb_word.py.")
     corpus = language.corpus(config)
-    model = models.language_model(config.model, corpus.vocabulary.size)
+    model = models.language_model(config.model, corpus.vocabulary.size).on(mesh)
     params = official.to_ours(official.read(weights), model, official.word_order(corpus))
     params = parallel.replicate(params, mesh)
     return Run(str(weights), config, corpus.vocabulary, model, params, 1.0, mesh)

@@ -5,16 +5,17 @@ import json
 import numpy as np
 from etils import epath
 
-from hmrnn_jax import buckets, evaluate, strokes, tasks
+from hmrnn_jax import buckets, evaluate, files, reading, strokes, tasks
 from hmrnn_jax.analysis import boundaries, scores, signal_plots, stroke_plots
 from hmrnn_jax.datasets import signals
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.looks.text import binary
+from hmrnn_jax.looks import run as runs
 
 HANDWRITING = ("iam_ondb", "scribbles")
 # The usual margin of change point detection (van den Burg, Williams 2020), and a quarter of the
 # shortest regime of the made-up oscillators.
 TOLERANCE = 5
+MOST_DRAWN = 10**7  # steps that one call generates, for the memory that they take
 
 
 def score(run, split, seed=0):
@@ -49,11 +50,13 @@ def _check_scale(run, data):
 
 def read(run, path):
     """The `Sequences` of a file or folder, standardised as the run's training data were."""
-    return signals.read(path, run.encoding, run.config.data.clip)
+    data = run.config.data
+    return signals.read(path, run.encoding, data.clip, data.get("header", "guess"))
 
 
 def _look(run, sequences, batch=64, seed=0):
     """For each sequence z of each layer, a list of int8 `[T]`, and norms of h, `[L, T]`."""
+    reading.check(run.model)
     table = buckets.columns(sequences)
     order = np.argsort(sequences.lengths, kind="stable")
     found = [None] * len(sequences)
@@ -64,7 +67,7 @@ def _look(run, sequences, batch=64, seed=0):
         for row, number in enumerate(chosen):
             inputs[: sequences.lengths[number], row] = table[sequences.place(number)]
         z, norms = evaluate.look(run.model, run.plain, inputs, run.slope, seed)
-        z = binary(z)
+        z = [(layer > 0.5).astype(np.int8) for layer in z]
         for row, number in enumerate(chosen):
             length = int(sequences.lengths[number])
             found[number] = [layer[:length, row] for layer in z], norms[:, :length, row]
@@ -76,10 +79,12 @@ def show_boundaries(run, title, sequences, path, shown=5, scored=200, seed=0, to
 
     They are scored against the events (pen-ups, in handwriting) and, where these are known,
     against the true changes (ends of words, in handwriting): exactly, and within `tolerance`
-    steps unless that is 0.
+    steps unless that is 0. The scores stand beside those of detectors that read nothing and of
+    untrained models, see `scores.score_against`.
     """
     sequences = sequences.chosen(np.arange(min(len(sequences), scored)))
     found = _look(run, sequences, seed=seed)
+    untrained = [_look(fresh, sequences, seed=seed) for fresh in runs.untrained(run)]
     shown = min(shown, len(sequences))
     values = run.encoding.restore(sequences.values)
     places = [sequences.place(number) for number in range(len(sequences))]
@@ -109,24 +114,35 @@ def show_boundaries(run, title, sequences, path, shown=5, scored=200, seed=0, to
         if gold is not None and gold.any():
             lines.append(f"boundaries against {name}, {len(sequences):,} sequences")
             one = f"a step with {name}"
-            lines.append(scores.format_scores(_scores(found, places, gold, tolerance), one))
+            rows = _scores(found, untrained, places, gold, tolerance)
+            lines.append(scores.format_scores(rows, one))
     return "\n".join([*lines, f"figure: {path}"])
 
 
-def _scores(found, places, gold, tolerance):
+def _scores(found, untrained, places, gold, tolerance):
     """`scores.score_against` of all sequences side by side, padding masked."""
     steps = max(place.stop - place.start for place in places)
-    layers = np.zeros((len(found[0][0]), steps, len(places)), np.int8)
     true, mask = (np.zeros((steps, len(places)), bool) for _ in range(2))
-    for row, (place, (z, _)) in enumerate(zip(places, found, strict=True)):
+    for row, place in enumerate(places):
         length = place.stop - place.start
-        layers[:, :length, row] = z
         true[:length, row], mask[:length, row] = gold[place], True
-    return scores.score_against(list(layers), true, mask=mask, tolerance=tolerance)
+    layers, *fresh = (_side_by_side(of_model, steps) for of_model in (found, *untrained))
+    return scores.score_against(layers, true, mask=mask, tolerance=tolerance, untrained=fresh)
+
+
+def _side_by_side(found, steps):
+    """z of each layer, `[steps, B]`, of what `_look` found of B sequences."""
+    layers = np.zeros((len(found[0][0]), steps, len(found)), np.int8)
+    for row, (z, _) in enumerate(found):
+        layers[:, : len(z[0]), row] = z
+    return list(layers)
 
 
 def segment(run, sequences, path, seed=0):
-    """Writes the segments of each layer of each sequence as JSON lines; says how many."""
+    """Writes the segments of each layer of each sequence as JSON lines; says how many.
+
+    Those of two layers need not be nested, see `boundaries.segments`.
+    """
     found = _look(run, sequences, seed=seed)
     rows = (
         {"sequence": name, "start": row["start"], "end": row["end"], "layer": number}
@@ -135,7 +151,8 @@ def segment(run, sequences, path, seed=0):
         for row in boundaries.segments([""] * len(layer), layer, number)
     )
     count = boundaries.write_segments(path, rows)
-    return f"{count:,} segments of {len(sequences):,} sequences: {path}"
+    nested = "segments of layers need not be nested"
+    return f"{count:,} segments of {len(sequences):,} sequences: {path}\n{nested}"
 
 
 def sample(run, split, count, steps, prime, temperature, bias, seed, path):
@@ -147,11 +164,13 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
       temperature, bias: see `strokes.generate`.
       path: PNG; what is drawn is also written beside it, as SVG (handwriting) and as `.npz`.
     """
-    if min(count, steps, prime) < 1 or temperature < 0 or bias < 0:
+    if min(count, steps, prime) < 1 or not min(temperature, bias) >= 0:
         raise UserError(
             "--sample, --steps and --prime need positive numbers, --temperature and --bias"
             " numbers that are not negative."
         )
+    if count * (prime + steps) > MOST_DRAWN:
+        raise UserError(f"--sample draws at most {MOST_DRAWN:,} steps in all; give fewer.")
     handwriting = run.config.data.name in HANDWRITING
     if handwriting and count > stroke_plots.MOST_LINES:
         raise UserError(f"--sample draws at most {stroke_plots.MOST_LINES} lines; give fewer.")
@@ -173,7 +192,8 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
     arrays = {name: values[..., k] for k, name in enumerate(run.encoding.columns)}
     if events is not None:
         arrays[run.encoding.event] = events
-    np.savez(folder / f"{stem}.npz", **arrays)
+    with files.writing(folder / f"{stem}.npz") as file:
+        np.savez(file, **arrays)
     written = [str(path), str(folder / f"{stem}.npz")]
     if handwriting:
         lines = [_to_last_stroke(*line) for line in zip(values, events, strict=True)]

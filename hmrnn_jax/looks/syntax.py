@@ -4,12 +4,9 @@ take for the grammatical one."""
 import functools
 import json
 
-from etils import epath
-
-from hmrnn_jax import evaluate, sentences
+from hmrnn_jax import evaluate, files, sentences
 from hmrnn_jax.analysis import parsing, syneval, tree_plots
 from hmrnn_jax.datasets import treebank
-from hmrnn_jax.datasets.text import read_file
 from hmrnn_jax.errors import UserError
 
 
@@ -40,28 +37,37 @@ def trees(run, bank, control=None):
                 ]
     rows = parsing.compare(bank.sentences, found)
     table = parsing.format_table(rows)
-    return f"{bank.describe()}\n{table}\n{json.dumps({row['name']: row for row in rows})}"
+    figures = json.dumps({row["name"]: row for row in rows})
+    return "\n".join([bank.describe(), *_unknown(run, words), table, figures])
 
 
 def read_sentences(path):
-    """The sentences of a text file, one a line, as tuples of words."""
-    try:
-        text = read_file(epath.Path(path)).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: byte {error.start} cannot be read.") from None
-    words = [tuple(line.split()) for line in text.splitlines() if line.strip()]
-    if not words:
+    """The lines of a text file as tuples of words, those of a blank line empty."""
+    words = [tuple(line.split()) for line in files.each_line(files.read_text(path))]
+    if not any(words):
         raise UserError(f"{path} holds no sentence; give one a line.")
     return words
+
+
+def _unknown(run, sentences_of_words):
+    """A list of one sentence on the words that the model does not know, or of none."""
+    known = set(run.encoding.symbols)
+    words = [word for words in sentences_of_words for word in words]
+    unknown = sum(w not in known and treebank.normalise(w) not in known for w in words)
+    note = run.encoding.unknown_note("the sentences", unknown, len(words))
+    return [note] if note else []
 
 
 def parse(run, words, layer, biased, draw, picture):
     """Trees of plain sentences, as brackets, a line each; one of them is drawn.
 
+    A blank line stays one, so that the lines are those of the file; see `bracket_string`.
+
     Args:
       words: of `read_sentences`. layer: whose distances are read, from 1.
       biased: the tree rule. draw: the sentence, from 1, for the file `picture`.
     """
+    lines, words = words, [line for line in words if line]
     depth = len(run.model.cells)
     if not 1 <= layer <= depth:
         raise UserError(f"--layer is {layer}; this model has {depth} layers.")
@@ -74,7 +80,9 @@ def parse(run, words, layer, biased, draw, picture):
     ]
     chosen = draw - 1
     tree_plots.tree_figure(picture, words[chosen], distances[chosen], parsed[chosen])
-    return "\n".join(map(parsing.bracket_string, parsed)) + f"\nfigure: {picture}"
+    trees = iter(parsed)
+    brackets = [parsing.bracket_string(next(trees)) if line else "" for line in lines]
+    return "\n".join([*brackets, *_unknown(run, words), f"figure: {picture}"])
 
 
 def pairs(run, items, seed=0):

@@ -1,29 +1,46 @@
 """Language models: scores, boundaries, segments, samples."""
 
-import itertools
+import collections.abc
 import json
+import string
 
 import jax
 import numpy as np
-from etils import epath
 
-from hmrnn_jax import evaluate, losses, parallel, report, sparse
+from hmrnn_jax import evaluate, losses, parallel, reading, report, sparse
 from hmrnn_jax.analysis import boundaries, plots, scores, verse
 from hmrnn_jax.datasets import segmented
-from hmrnn_jax.datasets.text import read_file
+from hmrnn_jax.datasets import text as texts
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.stream import spelled
+from hmrnn_jax.looks import run as runs
 from hmrnn_jax.tasks import language
+
+MOST_DRAWN = 10**7  # symbols that one call generates, for the memory that they take
+_POEM = 40  # symbols drawn for each poem: one in form has 25 with its newline; some are longer
+MOST_POEMS = MOST_DRAWN // _POEM
+
+
+class Spelled(collections.abc.Sequence):
+    """The symbols of ids as strings, see `Vocabulary.spelled`, made when they are asked for."""
+
+    def __init__(self, ids, vocabulary):
+        self.ids, self.vocabulary = ids, vocabulary
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return self.vocabulary.spelled(self.ids[place])
+        return self.vocabulary.spelled(self.ids[[place]])[0]
 
 
 def read(path, vocabulary):
-    """`(ids, symbols, note)` of a text file: symbols as strings, the unknown ones as they are."""
-    try:
-        raw = read_file(epath.Path(path))
-        text = raw if vocabulary.unit == "bytes" else raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: byte {error.start} cannot be read.") from None
-    return _encoded(path, text, vocabulary)
+    """`(ids, symbols, note)` of a text file: symbols as strings, see `Vocabulary.spelled`.
+
+    Unknown characters and bytes are as they are in the text.
+    """
+    return _encoded(path, texts.read(path, vocabulary.unit), vocabulary)
 
 
 def read_words(path, vocabulary):
@@ -38,14 +55,15 @@ def read_words(path, vocabulary):
 
 
 def _encoded(path, text, vocabulary):
+    if vocabulary.unit == "words" and not text.strip():
+        raise UserError(f"{path} holds no word: give another text.")
     ids, unknown = vocabulary.encode(text)
     if len(ids) < 2:
         raise UserError(f"{path} has {len(ids)} symbols; at least 2 are needed.")
-    note = ""
-    if unknown:
-        note = f"{path}: {unknown} of {len(ids)} symbols were never seen in training, read as"
-        note += " unknown"
-    return ids, text if vocabulary.unit == "characters" else spelled(ids, vocabulary), note
+    note = vocabulary.unknown_note(path, unknown, len(ids))
+    if vocabulary.unit == "words":
+        return ids, Spelled(ids, vocabulary), note
+    return ids, vocabulary.as_written(text, ids), note
 
 
 def split(run, name):
@@ -57,7 +75,7 @@ def split(run, name):
             " HMRNN_DATA to the data it was trained on, or give --text."
         )
     ids = corpus.splits[name]
-    return ids, spelled(ids, run.encoding), ""
+    return ids, Spelled(ids, run.encoding), ""
 
 
 def score(run, name, ids, batch=None, warmup=None, seed=0):
@@ -71,7 +89,7 @@ def score(run, name, ids, batch=None, warmup=None, seed=0):
     warmup = evaluation.warmup if warmup is None else warmup
     mesh, params = run.mesh, run.params
     if batch == 1:
-        mesh, params = parallel.make_mesh(jax.devices()[:1]), run.plain
+        mesh, params = parallel.make_mesh(jax.local_devices()[:1]), run.plain
     parallel.check_batch(batch, mesh)
     evaluator = evaluate.Evaluator(run.model, mesh, batch, evaluation.window, warmup)
     result = evaluator(params, ids, run.slope, seed)
@@ -86,15 +104,22 @@ def score(run, name, ids, batch=None, warmup=None, seed=0):
     )
 
 
-def binary(z):
-    """z of each layer as int8; a soft boundary counts from 1/2 on."""
-    if not z:
-        raise UserError("This run's cell has no boundary detectors; train with model.cell=hm_lstm.")
-    return [(layer > 0.5).astype(np.int8) for layer in z]
+def _read(run, ids, rows, warmup, seed, progress=lambda done: None):
+    """`(z, how)`: the boundaries of a text, see `reading.boundaries`, and how they were read."""
+    rows = reading.rows_for(len(ids)) if rows is None else rows
+    warmup = max(reading.WARMUP, run.config.evaluation.warmup) if warmup is None else warmup
+    z = reading.boundaries(run.model, run.plain, ids, run.slope, seed, rows, warmup, progress)
+    if rows == 1:
+        return z, "read in one pass, exactly"
+    past = f"{warmup:,} symbols of its own past"
+    return z, f"read in {rows} rows, each after {past}, nearly as in one pass (--batch=1)"
 
 
 def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, seed=0):
     """Figure and text view of the first `length` symbols, and the boundaries' F1.
+
+    The scores stand beside those of detectors that read nothing and of untrained models, see
+    `scores.score_against`.
 
     Args:
       inputs: `(ids, symbols)`. ends: the true ends of words, bool `[N]`; None where a space
@@ -102,57 +127,89 @@ def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, s
     """
     ids, symbols = inputs
     ids, symbols = ids[:scored], symbols[:scored]
-    z, norms = evaluate.look(*sparse.inference(run.model, run.plain), ids, run.slope, seed)
-    z, shown = binary(z), min(len(ids), length)
-    first = [layer[:shown] for layer in z]
-    heading = f"{run.name}: {title}"
-    plots.boundary_figure(path, symbols[:shown], first, norms[:, :shown], heading)
+    z, how = _read(run, ids, None, None, seed)
+    untrained = [_read(fresh, ids, None, None, seed)[0] for fresh in runs.untrained(run)]
+    shown = min(len(ids), length)
+    first = z[:, :shown]
+    weights = sparse.inference(run.model, run.plain)
+    _, norms = evaluate.look(*weights, ids[:shown], run.slope, seed)
+    plots.boundary_figure(path, symbols[:shown], first, norms, f"{run.name}: {title}")
     if ends is None:
-        gold, rows = "a space", boundaries.score_against_spaces(z, symbols)
+        # Some bytes of characters have the numbers of spaces beyond ASCII.
+        spaces = string.whitespace if run.encoding.unit == "bytes" else None
+        gold = "a space"
+        rows = boundaries.score_against_spaces(z, symbols, spaces=spaces, untrained=untrained)
     else:
         mask = np.array([symbol != "\n" for symbol in symbols])
         gold = "the last character of a word"
-        rows = scores.score_against(z, ends[:scored], mask=mask)
+        rows = scores.score_against(z, ends[:scored], mask=mask, untrained=untrained)
+    against = "spaces" if ends is None else "words"
     return "\n".join(
         [
             boundaries.text_view(symbols[:shown], first),
-            f"\nboundaries against {'spaces' if ends is None else 'words'}, {len(ids):,} symbols",
+            f"\nboundaries against {against}, {len(ids):,} symbols, {how}",
             scores.format_scores(rows, gold),
             f"figure: {path}",
         ]
     )
 
 
-def segment(run, inputs, path, seed=0):
-    """Writes the segments of each layer as JSON lines; says how many."""
+def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None):
+    """Writes the segments of each layer as JSON lines; says how many.
+
+    A layer's segments cover the text, and those of two layers need not be nested: a detector
+    is evaluated while its layer COPYs too, so that layer 2 may end a segment in the middle of
+    one of layer 1.
+
+    Args:
+      inputs: `(ids, symbols)`.
+      batch, warmup: rows side by side and symbols that each reads before its part, see
+        `reading.boundaries`, which says what is exact; by default a single pass up to
+        `reading.SINGLE_PASS` symbols, and the longer of `reading.WARMUP` and the
+        configuration's warm-up.
+      say: is told how far it is, a line every few seconds.
+    """
     ids, symbols = inputs
-    z, _ = evaluate.look(*sparse.inference(run.model, run.plain), ids, run.slope, seed)
-    z = binary(z)
-    rows = itertools.chain.from_iterable(
-        boundaries.segments(symbols, layer, number) for number, layer in enumerate(z, start=1)
+    z, how = _read(run, ids, batch, warmup, seed, reading.Pace(len(ids), say))
+    count = boundaries.write_segments(path, boundaries.segment_lines(symbols, z))
+    return "\n".join(
+        [
+            f"{count:,} segments of {len(z)} layers: {path}",
+            f"{how}; segments of layers need not be nested",
+        ]
     )
-    count = boundaries.write_segments(path, rows)
-    return f"{count:,} segments of {len(z)} layers: {path}"
 
 
 def _draw(run, prompt, length, temperature, seed):
-    if length < 1 or temperature < 0:
+    if length < 1 or not temperature >= 0:
         raise UserError("--sample needs a positive number, --temperature one that is not negative.")
-    given = prompt.encode() if run.encoding.unit == "bytes" else prompt
-    ids, _ = run.encoding.encode(given)
+    # Bytes that are no UTF-8 come from the command line as surrogates.
+    unit = run.encoding.unit
+    given = prompt.encode("utf-8", "surrogateescape") if unit == "bytes" else prompt
+    encode = run.encoding.encode_sentence if unit == "words" else run.encoding.encode
+    ids, unknown = encode(given)
     if not len(ids):
         raise UserError("--prompt is empty; give at least one symbol.")
     model, params = sparse.inference(run.model, run.plain)
     drawn, log_probabilities = evaluate.generate(
         model, params, ids, length, temperature, seed, run.slope
     )
-    return run.encoding.decode(drawn), -log_probabilities.mean() * losses.BITS
+    note = run.encoding.unknown_note("--prompt", unknown, len(ids))
+    return run.encoding.decode(drawn), -log_probabilities.mean() * losses.BITS, note
 
 
 def sample(run, prompt, length, temperature=1.0, seed=0):
     """Continues `prompt` by `length` symbols."""
-    text, bits = _draw(run, prompt, length, temperature, seed)
-    return f"{prompt}{text}\n\n{length} symbols at {bits:.3f} bits each under the model itself"
+    text, bits, note = _draw(run, prompt, length, temperature, seed)
+    words = run.encoding.unit == "words"
+    space = " " * (words and not prompt[-1].isspace() and not text.startswith("\n"))
+    lines = [
+        f"{prompt}{space}{text}",
+        "",
+        f"{length} symbols at {bits:.3f} bits each under the model itself",
+        note,
+    ]
+    return "\n".join(lines).rstrip()
 
 
 def poems(run, count, temperature=1.0, seed=0):
@@ -164,8 +221,7 @@ def poems(run, count, temperature=1.0, seed=0):
         raise UserError("--poems is for a model of verse; train one, configs/quatrains.py.")
     if count < 1:
         raise UserError(f"--poems is {count}; it must be 1 or more.")
-    # A poem in form has 25 symbols with its newline; some are longer.
-    text, _ = _draw(run, "\n", 40 * count, temperature, seed)
+    text, *_ = _draw(run, "\n", _POEM * count, temperature, seed)
     known = set(run.encoding.decode(language.corpus(run.config).splits["train"]).split("\n"))
     drawn = verse.poems(text)[:count]
     share, lines = verse.form_report(drawn, known)

@@ -30,7 +30,7 @@ class Task:
             train.images, train.labels, config.batch, config.seed, self._patch, rows
         )
         self.model = model_of(config.model).on(mesh)
-        self.model.policy.check(self.stream.steps)
+        self.model.check(self.stream.steps)
         self.init_params = functools.partial(init_params, self.model)
         self.loss = functools.partial(classifiers.loss, self.model)
         self.summary = classifiers.summary
@@ -39,6 +39,9 @@ class Task:
 
     def initial_carry(self, rows):
         return ()
+
+    def knobs(self, done):
+        return {}
 
     def evaluate(self, params, split, slope):
         part, rows = self.data.splits[split], parallel.local_rows(self._batch, self._mesh)

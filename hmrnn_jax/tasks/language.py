@@ -2,11 +2,15 @@
 
 import functools
 
-from hmrnn_jax import datasets, language, models, parallel, report
+from hmrnn_jax import datasets, language, models, objectives, parallel, report
 from hmrnn_jax.data import Stream, VariableStream
+from hmrnn_jax.datasets.vocabulary import LINE_END
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluate import Evaluator
 from hmrnn_jax.language import init_params
+
+# What windows of random length are padded to multiples of: a step is compiled for each.
+_PADDING = 5
 
 
 class Task:
@@ -25,22 +29,33 @@ class Task:
         rows = parallel.local_rows(config.batch, mesh)
         arguments = (self.corpus.splits["train"], config.batch, config.window, rows)
         if config.window_random:
-            self.stream = VariableStream(*arguments, config.seed, config.window_quantum)
+            self.stream = VariableStream(*arguments, config.seed, config.window_quantum, _PADDING)
         else:
             self.stream = Stream(*arguments)
         self.model = model_of(config.model, self.encoding).on(mesh)
         if config.window_random and self.model.policy.remat:
             raise UserError("model.remat needs windows of one length; set window_random=False.")
-        self.model.policy.check(config.window)
+        self.model.check(config.window)
         self.init_params = functools.partial(init_params, self.model)
         self.initial_carry = self.model.initial_carry
         penalties = language.Penalties(**config.penalties)
-        self.loss = functools.partial(language.loss, self.model, penalties)
+        self.boundaries = objectives.Boundaries.of(config)
+        newline = line_end(self.encoding)
+        self.boundaries.check(objectives.detectors(self.model), newline is not None)
+        self.loss = functools.partial(
+            language.loss, self.model, penalties, boundaries=self.boundaries, newline=newline,
+            padded=config.window_random and config.window_quantum < _PADDING,
+        )  # fmt: skip
         self.summary = language.summary
         self._evaluator = Evaluator(
             self.model, mesh, evaluation.batch, evaluation.window, evaluation.warmup
         )
+        for split in ("valid", "test"):
+            self._evaluator.check(self.corpus.splits[split], f"{self.name}'s {split} split")
         self._view = config.finish == "view"
+
+    def knobs(self, done):
+        return self.boundaries.knobs(done)
 
     def evaluate(self, params, split, slope):
         return self._evaluator(params, self.corpus.splits[split], slope)
@@ -64,6 +79,12 @@ def corpus(config):
     """The text of a configuration."""
     data = config.data
     return datasets.load(data.name, path=data.path or None, unit=data.unit)
+
+
+def line_end(vocabulary):
+    """The id of the symbol that ends a line, or None."""
+    symbol = {"characters": "\n", "bytes": ord("\n"), "words": LINE_END}[vocabulary.unit]
+    return vocabulary.symbols.index(symbol) if symbol in vocabulary.symbols else None
 
 
 def model_of(config, vocabulary):

@@ -22,7 +22,7 @@ class Task:
         rows = parallel.local_rows(config.batch, mesh)
         self.stream = pairs.PairStream(self.data.train, config.batch, config.seed, rows)
         self.model = model_of(config.model, self.encoding).on(mesh)
-        self.model.policy.check(pairs.QUANTUM)
+        self.model.check(pairs.QUANTUM)
         self.loss = functools.partial(classifiers.loss, self.model)
         self.init_params = functools.partial(init_params, self.model)
         self.summary = classifiers.summary
@@ -32,6 +32,9 @@ class Task:
 
     def initial_carry(self, rows):
         return ()
+
+    def knobs(self, done):
+        return {}
 
     def evaluate(self, params, split, slope):
         if split == "valid":

@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from hmrnn_jax import buckets, models, parallel, strokes
+from hmrnn_jax import buckets, models, objectives, parallel, strokes
 from hmrnn_jax.datasets import handwriting, signals, synthetic
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.strokes import init_params
@@ -22,8 +22,6 @@ class Task:
     def __init__(self, config, mesh):
         parallel.check_batch(config.batch, mesh)
         parallel.check_batch(config.evaluation.batch, mesh)
-        if min(config.evaluation.batch, config.evaluation.window) < 1:
-            raise UserError("evaluation.batch and evaluation.window must both be 1 or more.")
         self.data = load(config.data)
         self.name, self.encoding = self.data.name, self.data.scale
         rows = parallel.local_rows(config.batch, mesh)
@@ -38,22 +36,31 @@ class Task:
             _QUANTUM,
         )
         self.model = model_of(config.model, self.data.scale).on(mesh)
-        self.model.policy.check(config.window or _QUANTUM)
+        self.model.check(config.window or _QUANTUM)
         self.initial_carry = self.model.initial_carry
         self.init_params = functools.partial(init_params, self.model)
-        self.loss = functools.partial(strokes.loss, self.model)
+        self.boundaries = objectives.Boundaries.of(config)
+        self.boundaries.check(objectives.detectors(self.model))
+        require("boundaries.teacher", self.boundaries.teacher, ("none", "surprise"))
+        self.loss = functools.partial(strokes.loss, self.model, boundaries=self.boundaries)
         self.summary = strokes.summary
         self._mesh, self._evaluation = mesh, config.evaluation
+        self._rows = parallel.local_rows(config.evaluation.batch, mesh)
+        carry = self.model.initial_carry(self._rows.stop - self._rows.start)
+        self._carry = jax.device_get(carry)
         step = functools.partial(strokes.eval_step, self.model.inference)
         self._step = parallel.pmapped_evaluation(step, mesh)
 
+    def knobs(self, done):
+        return self.boundaries.knobs(done)
+
     def evaluate(self, params, split, slope, seed=0):
         batch, window = self._evaluation.batch, self._evaluation.window
-        rows = parallel.local_rows(batch, self._mesh)
-        carry = self.model.initial_carry(rows.stop - rows.start)
         stream = buckets.EvaluationSequences(self.data.splits[split], batch, window)
-        batches = (jax.tree.map(lambda x: x[:, rows], part) for part in stream)
-        sums = parallel.accumulate(self._step, params, carry, batches, self._mesh, slope, seed)
+        batches = (jax.tree.map(lambda x: x[:, self._rows], part) for part in stream)
+        sums = parallel.accumulate(
+            self._step, params, self._carry, batches, self._mesh, slope, seed
+        )
         return strokes.whole_summary(sums)
 
     def score(self, result):
@@ -86,15 +93,14 @@ def load(data):
     if data.name == "signals":
         if not data.path:
             raise UserError("The data 'signals' is your own: give data.path, a file or folder.")
-        return signals.load(data.path, data.event, data.clip, tuple(data.columns))
+        header = data.get("header", "guess")  # which older runs have not
+        return signals.load(data.path, data.event, data.clip, tuple(data.columns), header)
     return getattr(synthetic, data.name)(data.seed)
 
 
 def model_of(config, scale):
     """The `StrokeModel` that a `config.model` describes, for sequences of a `Scale`."""
     require("model.head", config.head, ("gated", "plain"))
-    if config.components < 1:
-        raise UserError(f"model.components is {config.components}; it must be 1 or more.")
     event = bool(scale.event)
     dimensions = len(scale.columns)
     return strokes.StrokeModel(

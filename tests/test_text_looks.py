@@ -1,0 +1,167 @@
+"""What is shown of language models: whatever stands in the text, and what comes of it."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from hmrnn_jax import defaults, language, models, parallel, report
+from hmrnn_jax.analysis import parsing
+from hmrnn_jax.cells import hm_lstm, on_lstm
+from hmrnn_jax.data import Corpus, Vocabulary
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.looks import syntax, text
+from hmrnn_jax.looks.run import Run
+
+SENTENCES = "the cat sat on a mat\nthe dog <unk> ( a cat )\n"
+
+
+def run_of(vocabulary, cells=None):
+    cells = cells or (hm_lstm.Config(4, (6, 5), layer_norm="none"),)
+    head = "plain" if len(cells) > 1 else "gated"
+    model = models.LanguageModel(vocabulary.size, 4, cells, 8, head)
+    params = language.init_params(model, jax.random.key(0))
+    config = defaults.text()
+    config.data.name = "text"
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    return Run("mine", config, vocabulary, model, params, 1.0, mesh)
+
+
+def on_lstms():
+    return (on_lstm.Config(4, 6, chunk=2), on_lstm.Config(6, 6, chunk=2))
+
+
+@pytest.fixture(scope="module")
+def of_words():
+    return run_of(Vocabulary.of(SENTENCES, "words"), on_lstms())
+
+
+# Texts
+
+
+def test_bytes_never_seen_are_shown_scored_and_cut(tmp_path):
+    """As they stand in a text, and as one sign in a split, which knows only ids."""
+    run = run_of(Vocabulary.of(b"the cat sat on a mat. ", "bytes", unknown=True))
+    raw = "the cät sat\0 on\xa0a mat. ".encode()
+    (tmp_path / "mine.txt").write_bytes(raw)
+    ids, symbols, note = text.read(tmp_path / "mine.txt", run.encoding)
+    assert symbols == raw.decode("latin-1") and note.endswith(
+        f"5 of {len(raw)} symbols were never seen in training, read as unknown"
+    )
+    for shown in (symbols, run.encoding.spelled(ids)):
+        said = text.show_boundaries(run, "mine", (ids, shown), None, tmp_path / "figure.png")
+        assert "boundaries against spaces" in said
+    text.segment(run, (ids, symbols), tmp_path / "segments.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "segments.jsonl").open(encoding="utf-8")]
+    assert "".join(row["text"] for row in rows) == raw.decode("latin-1")
+
+
+def test_a_space_of_bytes_is_one_of_ascii(tmp_path):
+    """Bytes 0x85 and 0xa0 are parts of characters, not the spaces of that number."""
+    run = run_of(Vocabulary.of("à la carte ", "bytes"))
+    ids, _ = run.encoding.encode("à la carte ")
+    inputs = ids, run.encoding.spelled(ids)
+    said = text.show_boundaries(run, "mine", inputs, None, tmp_path / "figure.png")
+    assert "3 of them" in said or "25.0" in said
+
+
+@pytest.mark.parametrize("unit", ["characters", "bytes", "words"])
+def test_the_view_at_the_end_of_training_has_a_mark_for_each_symbol(unit):
+    content = "naïve café, the cät sat on a mat\n" * 9
+    vocabulary = Vocabulary.of(content, unit, unknown=True)
+    ids, _ = vocabulary.encode(content + "new ü\n")
+    run = run_of(vocabulary)
+    corpus = Corpus("text", {"train": ids, "test": ids}, vocabulary, "", {})
+    said = report.view(run.model, run.plain, corpus, 2.0)
+    assert f"in the first {len(ids)} {unit} of the test text" in said
+    assert f"over {len(ids)} symbols" in said
+
+
+def test_a_byte_order_mark_and_blanks_are_no_words(tmp_path, of_words):
+    path = tmp_path / "mine.txt"
+    path.write_bytes("\ufeffthe cat\r\nsat".encode())
+    _, symbols, note = text.read(path, of_words.encoding)
+    assert list(symbols) == ["the ", "cat ", "<eos> ", "sat "] and note == ""
+    path.write_text(" \n \n\n")
+    with pytest.raises(UserError, match="mine.txt holds no word"):
+        text.read(path, of_words.encoding)
+    path.write_bytes("\ufeff the cat".encode())
+    characters = Vocabulary.of(SENTENCES, "characters")
+    assert text.read_words(path, characters)[1] == "thecat\n"
+    assert text.read(path, characters)[1] == " the cat"
+
+
+# Samples
+
+
+def test_unknown_symbols_of_a_prompt_are_told(of_words):
+    said = text.sample(of_words, "the zebra ate the cat", 3)
+    assert said.splitlines()[-1] == (
+        "--prompt: 2 of 5 words were never seen in training, read as unknown"
+    )
+    run = run_of(Vocabulary.of(b"the cat", "bytes", unknown=True))
+    for prompt, count in (("the", None), ("thé", 2), ("th\udce9", 1)):  # not UTF-8: a surrogate
+        last = text.sample(run, prompt, 3).splitlines()[-1]
+        assert last.startswith(f"--prompt: {count} of") if count else "under the model" in last
+
+
+def test_a_prompt_of_words_is_set_apart_from_what_follows(of_words, monkeypatch):
+    drawn = iter([["cat", "sat"], ["<eos>", "the"], ["cat"], ["cat"]])
+
+    def draw(*arguments):
+        ids = [of_words.encoding.symbols.index(word) for word in next(drawn)]
+        return np.array(ids), np.zeros(len(ids))
+
+    monkeypatch.setattr(text.evaluate, "generate", draw)
+    said = [text.sample(of_words, prompt, 2) for prompt in ("the", "the", "the ", "the\n")]
+    begins = ["the cat sat\n", "the\nthe\n", "the cat\n", "the\ncat\n"]
+    assert all(map(str.startswith, said, begins))
+
+
+# Sentences
+
+
+@pytest.fixture
+def parsed(tmp_path, of_words):
+    """`--parse` of a text: the lines that it says."""
+
+    def parse(content, **changes):
+        (tmp_path / "sentences.txt").write_bytes(content.encode())
+        words = syntax.read_sentences(tmp_path / "sentences.txt")
+        options = {"layer": 2, "biased": True, "draw": 1} | changes
+        said = syntax.parse(of_words, words, picture=tmp_path / "tree.png", **options)
+        assert (tmp_path / "tree.png").read_bytes().startswith(b"\x89PNG")
+        return said.split("\n")
+
+    return parse
+
+
+def test_trees_are_read_back_a_line_for_each_line_of_the_text(parsed):
+    sentences = ["the cat", "", "a dog ( the mat ) sat", " ", "f(x) \u2028 on\x85 a mat", "cat", ""]
+    lines = parsed("\ufeff" + "\r\n".join(sentences) + "\r\n")
+    assert lines[-1].startswith("figure: ")
+    trees = lines[: len(sentences)]
+    assert "-LRB-" in trees[2] and "f-LRB-x-RRB-" in trees[4]
+    for sentence, tree in zip(sentences, trees, strict=True):
+        words = parsing.leaves(parsing.tree_from_brackets(tree)) if tree else []
+        assert words == sentence.split()
+        assert not tree or parsing.bracket_string(parsing.tree_from_brackets(tree)) == tree
+
+
+def test_unknown_words_of_sentences_are_counted(parsed):
+    assert len(parsed("the cat sat\nThe CAT\n")) == 3  # known in lower case
+    lines = parsed("the zebra sat\n\nzebras\n")
+    assert lines[3] == "the sentences: 2 of 4 words were never seen in training, read as unknown"
+    with pytest.raises(UserError, match="--draw is 3; there are 2 sentences"):
+        parsed("the zebra sat\n\nzebras\n", draw=3)
+
+
+def test_a_word_with_a_space_of_unicode_in_it_is_one(of_words, tmp_path):
+    (tmp_path / "a.mrg").write_text(
+        "(S (NP (CD 1\u00a01/2) (NNS cat)) (VP (VBP sat)))\n(())", encoding="utf-8"
+    )
+    said = syntax.trees(of_words, syntax.read_treebank(tmp_path / "a.mrg")).split("\n")
+    assert "1 trees with faulty brackets were skipped" in said[0]
+    assert said[1] == "the sentences: 1 of 3 words were never seen in training, read as unknown"
+    assert json.loads(said[-1])["layer 2, biased"]["sentences"] == 1
