@@ -1,7 +1,8 @@
 """The cells as Flax cells, for `flax.linen.RNN`, `flax.linen.Bidirectional` and user code.
 
-The rest of the library does not go this way: `recurrence.unroll` makes the same numbers
-faster. Axes here are Flax's: batch first, features last, any number of batch axes.
+For Flax NNX see `nnx_cells`. The rest of the library does not go this way: `recurrence.unroll`
+makes the same numbers faster. Axes here are Flax's: batch first, features last, any number of
+batch axes.
 """
 
 from typing import Any
@@ -12,6 +13,33 @@ import jax.numpy as jnp
 
 from hmrnn_jax import cells
 from hmrnn_jax.errors import require
+
+OUTPUTS = ("h", "state")
+
+
+def advance(config, params, carry, x, slope, key, output):
+    """One step of a cell with Flax's axes; arguments as in `RNNCell`.
+
+    Returns the new carry and the output. Raises `UserError` for an x of another width.
+    """
+    cell, batch = cells.of(config), x.shape[:-1]
+    arguments = {"slope": slope} if config.uses_slope else {}
+    state, column = _to_columns((carry, x), batch)
+    if config.uses_noise:
+        shape = (config.uses_noise, column.shape[-1])
+        arguments["noise"] = jax.random.uniform(key, shape, x.dtype)
+    state, _ = cell.step(config, params, state, column, **arguments)
+    state = _from_columns(state, batch)
+    if output == "state":
+        return state, state
+    return state, state.h[-1] if isinstance(state.h, tuple) else state.h
+
+
+def initial_carry(config, input_shape, dtype):
+    """A cell's initial state for inputs of `input_shape`, `[..., input_size]`."""
+    state = cells.of(config).initial_state(config, (1,), dtype)
+    batch = tuple(input_shape[:-1])
+    return jax.tree.map(lambda v: jnp.broadcast_to(v[..., 0], batch + v.shape[:-1]), state)
 
 
 class RNNCell(nn.RNNCellBase):
@@ -45,24 +73,16 @@ class RNNCell(nn.RNNCellBase):
     param_dtype: Any = jnp.float32
 
     def __post_init__(self):
-        require("output", self.output, ("h", "state"))
+        require("output", self.output, OUTPUTS)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, carry, x):
         """One time step: `carry` is a `State`, `[..., d]`, x is `[..., input_size]`."""
-        cell, batch = cells.of(self.config), x.shape[:-1]
-        params = self.param("cell", cell.init, self.config, self.param_dtype)
-        arguments = {"slope": self.slope} if self.config.uses_slope else {}
-        state, column = _to_columns((carry, x), batch)
-        if self.config.uses_noise:
-            shape = (self.config.uses_noise, column.shape[-1])
-            arguments["noise"] = jax.random.uniform(self.make_rng("boundary"), shape, x.dtype)
-        state, _ = cell.step(self.config, params, state, column, **arguments)
-        state = _from_columns(state, batch)
-        if self.output == "state":
-            return state, state
-        return state, state.h[-1] if isinstance(state.h, tuple) else state.h
+        init = cells.of(self.config).init
+        params = self.param("cell", init, self.config, self.param_dtype)
+        key = self.make_rng("boundary") if self.config.uses_noise else None
+        return advance(self.config, params, carry, x, self.slope, key, self.output)
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape):
@@ -70,9 +90,7 @@ class RNNCell(nn.RNNCellBase):
 
         `rng` is not used: initial states are constants.
         """
-        state = cells.of(self.config).initial_state(self.config, (1,), self.param_dtype)
-        batch = tuple(input_shape[:-1])
-        return jax.tree.map(lambda v: jnp.broadcast_to(v[..., 0], batch + v.shape[:-1]), state)
+        return initial_carry(self.config, input_shape, self.param_dtype)
 
     @property
     def num_feature_axes(self):

@@ -6,7 +6,7 @@ import jax
 
 from hmrnn_jax import ops
 from hmrnn_jax.errors import UserError, require
-from hmrnn_jax.kernels import pointwise, resident
+from hmrnn_jax.kernels import resident
 
 GRADIENTS = ("deferred", "autodiff")
 BACKENDS = ("auto", "scan", "pallas")
@@ -28,7 +28,7 @@ class Policy(NamedTuple):
       chip: of the accelerator that runs it, see `parallel.chip`. Where it is empty there are no
         kernels, and the loops are those for JAX's default backend.
       skip_copies: deferred gradients of an HM-LSTM's kernels leave out the columns in which a
-        layer COPYs, exactly, see `weight_gradients`.
+        layer COPYs, exactly, see `weight_gradients`; not for second derivatives.
 
     `check` raises `UserError` for an unknown choice or a `remat` that does not divide T.
     """
@@ -109,4 +109,6 @@ def gpu_arguments(config, policy):
         raise UserError(
             "For GPUs only the HM-LSTM has kernels: set model.backend=scan, or auto, for this cell."
         )
+    from hmrnn_jax.kernels import pointwise  # imports Triton
+
     return {"pointwise": pointwise}

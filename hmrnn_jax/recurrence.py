@@ -3,12 +3,14 @@
 Arrays are time-major, `[T, B, ...]`, here and everywhere else. Two ways to
 differentiate give the same numbers:
 
-* `autodiff`: plain `lax.scan`, differentiated by JAX. The oracle.
+* `autodiff`: plain `lax.scan`, differentiated by JAX. The oracle, and what forward mode
+  (`jax.jvp`, `jax.linearize`) asks for, with products in float32.
 * `deferred`: a custom VJP. The forward scan keeps the value of every product; the
   reverse scan replays the cell's pointwise part around them, so it multiplies by each
   transposed kernel once and by nothing else, and yields the gradients of the products'
   values. The weight gradients are then one large product each, over all T B columns,
-  instead of a matrix accumulated T times.
+  instead of a matrix accumulated T times. In reverse mode alone; second derivatives, as the
+  products of Hessians and vectors that `jax.jvp` of `jax.grad` makes, may go over it.
 
 Either way the products with the inputs of all time steps are made at once before the
 scan (`cell.inputs`). Inside the scan features come first, `[d, B]` (see `ops`), in a TPU's

@@ -5,9 +5,6 @@ global state, nothing to close.
 """
 
 import numpy as np
-from matplotlib import font_manager
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from hmrnn_jax import files
 from hmrnn_jax.analysis.boundaries import update_counts
@@ -33,6 +30,13 @@ _MOST_ROWS, _WIDTH = 40, 90  # rows of a figure of boundaries, and symbols in on
 MOST_SYMBOLS = _MOST_ROWS * _WIDTH  # that `boundary_figure` draws
 
 
+def new_figure(**settings):
+    """An empty `matplotlib.figure.Figure`; Matplotlib is imported when the first is drawn."""
+    from matplotlib.figure import Figure
+
+    return Figure(**settings)
+
+
 def _save(figure, path):
     """Writes a figure as SVG or PNG, by the path's ending, whole or not at all.
 
@@ -54,6 +58,12 @@ def _is_svg(path):
     return str(path).lower().endswith(".svg")
 
 
+def _in_percent(axis):
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
 def _open_axes(axes):
     """The look of a curve panel: no box, a light grid behind the curves."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -63,6 +73,8 @@ def _open_axes(axes):
 
 def _fonts():
     """The installed ones of `_FONTS`, with the characters that at least one of them can draw."""
+    from matplotlib import font_manager
+
     installed = set(font_manager.get_font_names())
     names = [name for name in _FONTS if name in installed]
     drawable = set()
@@ -121,7 +133,7 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
     row_height = line * (2 * layers - 1) + gap + 0.3
     left, right, top, bottom = 0.65, 0.75, 0.75, 0.0
     size = (max(0.128 * across, 5.0) + left + right, rows * row_height + top + bottom)
-    figure = Figure(figsize=size, facecolor="white")
+    figure = new_figure(figsize=size, facecolor="white")
 
     def place(row, down, height):
         """Axes `down` inches below the top of a row, one unit per symbol along x."""
@@ -228,7 +240,7 @@ def training_curves(path, metrics_rows):
     Raises:
       UserError: the folder does not exist.
     """
-    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
+    figure = new_figure(figsize=(10.5, 3.8), layout="constrained")
     bpc, detectors = figure.subplots(1, 2)
     drawn = [
         _curve(bpc, metrics_rows, f"{split}/bpc", label=split, color=colour, linewidth=1.4)
@@ -254,7 +266,7 @@ def training_curves(path, metrics_rows):
     detectors.set_yscale("symlog", linthresh=0.01, linscale=0.5)
     detectors.set_ylim(-0.001, 1.3)
     detectors.set_yticks([0, 0.01, 0.03, 0.1, 0.3, 1])
-    detectors.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _in_percent(detectors.yaxis)
     detectors.minorticks_off()
     detectors.set_ylabel("share of steps")
     _finish(detectors, drawn, "firing rates")
@@ -275,7 +287,7 @@ def compare_curves(path, runs, keys):
     keys = list(keys)
     if not keys:
         raise UserError("There is nothing to compare: give one key or more, such as valid/bpc.")
-    figure = Figure(figsize=(5.25 * len(keys), 3.8), layout="constrained")
+    figure = new_figure(figsize=(5.25 * len(keys), 3.8), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         drawn = [
             _curve(axes, rows, key, label=name, color=COLOURS[index % len(COLOURS)], linewidth=1.4)
@@ -297,7 +309,7 @@ def length_curves(path, results, trained):
     Raises:
       UserError: the folder does not exist.
     """
-    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    figure = new_figure(figsize=(5.5, 3.8), layout="constrained")
     axes = figure.subplots()
     prefix = "accuracy/length"
     for colour, (name, result) in zip(COLOURS, results.items(), strict=False):
@@ -309,6 +321,6 @@ def length_curves(path, results, trained):
     axes.axvspan(trained + 0.5, axes.get_xlim()[1], color="#eeeeee", zorder=0)
     axes.set_xlabel("operators (shaded: more than in training)")
     axes.set_ylabel("accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _in_percent(axes.yaxis)
     axes.legend(frameon=False)
     _save(figure, path)

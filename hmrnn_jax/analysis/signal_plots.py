@@ -5,11 +5,9 @@ arrays `[T]`, one per layer 1..L-1; z = 1 at step t ends the segment that holds 
 """
 
 import numpy as np
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
 from hmrnn_jax.analysis.glyphs import glyph
-from hmrnn_jax.analysis.plots import _GRID, COLOURS, _fonts, _save
+from hmrnn_jax.analysis.plots import _GRID, COLOURS, _fonts, _save, new_figure
 from hmrnn_jax.errors import UserError
 
 _MOST_STEPS = 2000
@@ -88,7 +86,7 @@ def signal_figure(path, values, columns, z=(), events=None, changes=None, h_norm
         rows.append((0.2 * layers, 0.1))
     left, across, right, top = 0.8, 10.2, 1.1, 1.0
     size = (left + across + right, top + sum(map(sum, rows)) + 0.45)
-    figure = Figure(figsize=size, facecolor="white")
+    figure = new_figure(figsize=size, facecolor="white")
     _say(figure, left, 0.22, title, "title")
     _say(figure, left, 0.22 + _LOOKS["title"][3], "; ".join(note), "note")
     down, places = top, []
@@ -135,6 +133,8 @@ def _dash(axes, changes, shown):
 
 def _strips(axes, fired, changes):
     """A strip per layer, layer 1 at the bottom, in two tones of the layer's colour."""
+    from matplotlib.colors import to_rgb
+
     layers, shown = fired.shape
     for index, layer in enumerate(fired):
         edges = np.unique([0, *(np.flatnonzero(layer) + 1), shown])

@@ -12,12 +12,10 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 import numpy as np
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 
 from hmrnn_jax import files
 from hmrnn_jax.analysis import glyphs
-from hmrnn_jax.analysis.plots import COLOURS, _is_svg, _save
+from hmrnn_jax.analysis.plots import COLOURS, _is_svg, _save, new_figure
 from hmrnn_jax.analysis.signal_plots import _LOOKS, _fired, _say
 from hmrnn_jax.errors import UserError
 
@@ -333,7 +331,9 @@ def _path(stroke):
 
 def _draw(page):
     """The page as a matplotlib figure, with one collection of ink per panel."""
-    figure = Figure(figsize=(page.width, page.height), facecolor="white")
+    from matplotlib.collections import LineCollection
+
+    figure = new_figure(figsize=(page.width, page.height), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, page.width), ylim=(page.height, 0))
     axes.set_axis_off()

@@ -1,10 +1,9 @@
 """A figure of one sentence: the tree above its words, the distances beneath them."""
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from hmrnn_jax.analysis.glyphs import columns, glyph
-from hmrnn_jax.analysis.plots import _GRID, COLOURS, _fonts, _save
+from hmrnn_jax.analysis.plots import _GRID, COLOURS, _fonts, _save, new_figure
 from hmrnn_jax.analysis.trees import leaves
 from hmrnn_jax.errors import UserError
 
@@ -60,7 +59,7 @@ def tree_figure(path, words, distances, tree, title=""):
     bars_height = 1.1
     left, right, top, bottom = 0.7, 0.25, 0.55, 0.2
     size = (left + across + right, top + tree_height + line + bars_height + bottom)
-    figure = Figure(figsize=size, facecolor="white")
+    figure = new_figure(figsize=size, facecolor="white")
 
     def place(down, height):
         """Axes `down` inches below the top, with inches of the row of words along x."""

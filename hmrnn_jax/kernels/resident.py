@@ -19,8 +19,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 MIB = 2**20
 # VMEM of one core, in MiB, by `Device.device_kind`.
@@ -147,6 +145,10 @@ def scan(body, resident, carry, xs, reverse=False, chip="", ends=()):
 
     Returns `(carry, ys)`. Nothing is differentiated: see `recurrence`.
     """
+    # Here, as they take longer to import than all of `cells`.
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+
     steps = jax.tree.leaves(xs)[0].shape[0]
     ys = results(body, resident, carry, xs, ends)
     first, after = ends or ((), ())
