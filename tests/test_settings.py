@@ -169,7 +169,7 @@ OTHERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG, ids=str)
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_a_value_out_of_range_is_refused_before_anything_is_written(config, tmp_path, name, value):
     config.update_from_flattened_dict({name: value})
     with pytest.raises(UserError, match=re.escape(f"{name} is {value!r}; it must be ")):
@@ -177,7 +177,7 @@ def test_a_value_out_of_range_is_refused_before_anything_is_written(config, tmp_
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("make", "name", "value"), OTHERS, ids=str)
+@pytest.mark.parametrize(("make", "name", "value"), OTHERS, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_so_it_is_for_every_task(tmp_path, make, name, value):
     config = make()
     config.update_from_flattened_dict({name: value})
