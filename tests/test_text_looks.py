@@ -11,6 +11,7 @@ from hmrnn_jax.analysis import parsing
 from hmrnn_jax.cells import hm_lstm, on_lstm
 from hmrnn_jax.data import Corpus, Vocabulary
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.looks import run as runs
 from hmrnn_jax.looks import syntax, text
 from hmrnn_jax.looks.run import Run
 
@@ -35,6 +36,30 @@ def on_lstms():
 @pytest.fixture(scope="module")
 def of_words():
     return run_of(Vocabulary.of(SENTENCES, "words"), on_lstms())
+
+
+# Titles
+
+
+def test_a_run_is_called_by_its_model_and_data_not_its_folder():
+    ptb, own, logic = defaults.text(), defaults.text(), defaults.logic()
+    ptb.data.name = "ptb_char"
+    own.data.name, own.data.path = "text", "my/poems.txt"
+    own.model.cell, own.model.sizes = "nested_lstm", (600,)
+    logic.model.sizes = (400, 300)
+    assert runs.title(ptb) == "HM-LSTM 3 x 512 on ptb_char"
+    assert runs.title(own) == "Nested LSTM 600 on poems.txt"
+    assert runs.title(logic) == "ON-LSTM 400 + 300 on logic"
+    assert runs.titles({"a": ptb, "b": own}) == {"a": runs.title(ptb), "b": runs.title(own)}
+    other = defaults.text()
+    other.data.name, other.clip, other.detector_rate = "ptb_char", 1.0, 1.0
+    assert runs.titles({"a": ptb, "b": other}) == {
+        "a": "HM-LSTM 3 x 512 on ptb_char, clip 0.25, detector_rate 0.1",
+        "b": "HM-LSTM 3 x 512 on ptb_char, clip 1.0, detector_rate 1.0",
+    }
+    # Nothing or much differs: then the folders tell them apart.
+    again = runs.titles({"runs/a": ptb, "runs/b": ptb.copy_and_resolve_references()})
+    assert list(again.values()) == [f"{runs.title(ptb)}, {folder}" for folder in "ab"]
 
 
 # Texts

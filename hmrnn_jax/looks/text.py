@@ -133,7 +133,7 @@ def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, s
     first = z[:, :shown]
     weights = sparse.inference(run.model, run.plain)
     _, norms = evaluate.look(*weights, ids[:shown], run.slope, seed)
-    plots.boundary_figure(path, symbols[:shown], first, norms, f"{run.name}: {title}")
+    plots.boundary_figure(path, symbols[:shown], first, norms, f"{run.title}: {title}")
     if ends is None:
         # Some bytes of characters have the numbers of spaces beyond ASCII.
         spaces = string.whitespace if run.encoding.unit == "bytes" else None
