@@ -140,6 +140,7 @@ def _train(config, workdir, say, profile, stopping, lock):
             batch = parallel.shard_batch(stream(done - 1), mesh)
             averaged = plan.averaged(done)
             knobs = {"learning_rate": rate, "slope": slope, "averaged": averaged}
+            knobs |= task.knobs(done - 1)
             knobs = {name: _scalar(value, mesh) for name, value in knobs.items()}
             state, carry, metrics = trace(done, step, state, carry, batch, knobs)
             parallel.settle(metrics)

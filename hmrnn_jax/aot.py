@@ -85,7 +85,7 @@ def compiled_step(config, target):
 
     batch = jax.tree.map(of_all_rows, task.stream(0))
     try:
-        compiled, notes = compiled_update(update, mesh, create, carry, batch)
+        compiled, notes = compiled_update(update, mesh, create, carry, batch, task.knobs(0))
         return compiled, notes, jax.eval_shape(create).params
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
@@ -103,13 +103,14 @@ def compiled_step(config, target):
         ) from error
 
 
-def compiled_update(update, mesh, create, carry, batch):
+def compiled_update(update, mesh, create, carry, batch, knobs=()):
     """`(compiled, notes)` of an update that `parallel.pmapped` takes, of shapes alone.
 
     Args:
       update: `update(state, carry, batch, knobs) -> (state, carry, metrics)`.
       create, carry: make the state and the carry, when called.
       batch: a tree of arrays or shapes, of the rows of all devices.
+      knobs: names of the loss's further scalars, see `tasks`.
     """
     everywhere = NamedSharding(mesh, P())
     by_rows = NamedSharding(mesh, P(parallel.AXIS))
@@ -121,7 +122,7 @@ def compiled_update(update, mesh, create, carry, batch):
 
     batch = jax.tree.map(lambda x: placed(x, NamedSharding(mesh, parallel.batch_spec(x))), batch)
     scalar = jax.ShapeDtypeStruct((), np.float32, sharding=everywhere)
-    knobs = dict.fromkeys(("learning_rate", "slope", "averaged"), scalar)
+    knobs = dict.fromkeys(("learning_rate", "slope", "averaged", *knobs), scalar)
     state = placed(jax.eval_shape(create), everywhere)
     carry = placed(jax.eval_shape(carry), by_rows)
     step = parallel.pmapped(update, mesh)

@@ -8,7 +8,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from hmrnn_jax import cells, language, regularisation
+from hmrnn_jax import cells, language, objectives, regularisation
 from hmrnn_jax.errors import require
 
 
@@ -33,6 +33,7 @@ def text():
     model.output = 512
     model.dropout = ConfigDict(regularisation.Dropout()._asdict())
     config.penalties = ConfigDict(language.Penalties()._asdict())
+    config.boundaries = ConfigDict(objectives.Boundaries()._asdict())
 
     config.slope = slope = ConfigDict()
     slope.start = 1.0
@@ -149,6 +150,7 @@ def strokes():
     model.head = "gated"
     model.output = 400
     model.components = 20
+    config.boundaries = ConfigDict(objectives.Boundaries()._asdict())
     config.slope = ConfigDict({"start": 1.0, "increment": 0.0, "maximum": 3.0})
     _training(config)
     config.batch = 32

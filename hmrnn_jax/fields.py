@@ -175,6 +175,21 @@ class Wholes(Field):
         )
 
 
+class Numbers(Field):
+    """Any number of numbers within the bounds of `Number`, such as `6,5`; a tuple."""
+
+    def __init__(self, meaning, **bounds):
+        super().__init__(meaning)
+        self._one = Number(meaning, **bounds)
+        self.allowed = f"numbers with commas between them, each {self._one.allowed}"
+
+    def read(self, text):
+        return tuple(float(part) for part in _parts(text))
+
+    def holds(self, value):
+        return isinstance(value, tuple | list) and all(map(self._one.holds, value))
+
+
 class Names(Field):
     """Any number of names, such as `speed,brake`; a tuple."""
 

@@ -125,8 +125,8 @@ def check_size(size, name, largest=None):
     largest = room() if largest is None else largest
     if size > largest:
         raise UserError(
-            f"{name} holds more than {largest:,} bytes, the most that this machine's memory is"
-            " good for: give a part of it."
+            f"{name} holds more than {largest:,} bytes, too many for this machine's memory: give a"
+            " part of it."
         )
 
 

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from hmrnn_jax import losses, regularisation
+from hmrnn_jax import losses, objectives, ops, regularisation
+from hmrnn_jax.cells import hm_lstm
 from hmrnn_jax.parallel import AXIS
 
 
@@ -33,13 +35,19 @@ class Penalties(NamedTuple):
     after_dropout: bool = False
 
 
-def loss(model, penalties, params, carry, batch, knobs, key, padded=False):
-    """The mean negative log-likelihood of the counted steps, in nats, and the penalties.
+def loss(
+    model, penalties, params, carry, batch, knobs, key, *, padded=False,
+    boundaries=objectives.NOTHING, newline=None,
+):  # fmt: skip
+    """The mean negative log-likelihood of the counted steps, in nats, and what is added to it.
 
     Args:
-      model: a `LanguageModel`. penalties: `Penalties`. padded: whether windows may end in steps
-        that do not count and the next window goes on before these. All static.
-      carry, batch: this device's rows. knobs: `{slope}`. key: of the update.
+      model: a `LanguageModel`. penalties: `Penalties`. Both static.
+      carry, batch: this device's rows. knobs: `{slope}`, and with boundary objectives
+        `objectives`, the factor of their weights. key: of the update.
+      padded: whether windows may end in steps that do not count and the next window goes on
+        before these. boundaries: what is asked of the detectors. newline: id of the symbol that
+        ends a line, for its teacher `line_end`. All static.
 
     Returns `(share, (carry, sums))`; `sums`: `nats`, `count` and those of `diagnostics`.
     """
@@ -69,12 +77,34 @@ def loss(model, penalties, params, carry, batch, knobs, key, padded=False):
             total, number = function(h, batch.mask)
             value += weight * total / jnp.maximum(jax.lax.psum(number, AXIS), 1)
     sums = {"nats": nats, "count": batch.mask.sum()}
+    if boundaries.active:
+        share, more = objectives.of_model(
+            boundaries, model, params, params["embedding"][batch.inputs], carry, out, batch,
+            knobs["slope"], uncertainty(boundaries.teacher, out.logits, batch.targets, newline),
+        )  # fmt: skip
+        value += knobs["objectives"] * share
+        sums |= more
     sums |= diagnostics(model, carry, out, batch, knobs["slope"])
     after = out.carry
     if padded:
         last = batch.mask[:, 0].sum().astype(int) - 1
         after = jax.tree.map(lambda states: states[last], out.states)
     return value, (after, sums)
+
+
+def uncertainty(kind, logits, targets, newline=None):
+    """What a teacher or a reading takes the peaks of, `[T, B]`; a `kind` of `objectives.TEACHERS`.
+
+    Args:
+      logits: `[T, B, V]`. targets: int `[T, B]`. newline: id of the line end, for `line_end`.
+    """
+    if kind == "entropy":
+        return objectives.entropy(logits)
+    if kind == "line_end":
+        return objectives.line_end(logits, newline)
+    if kind == "surprise":
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return None
 
 
 def eval_step(model, params, carry, batch, knobs):
@@ -113,24 +143,21 @@ def row_noise(key, width, steps, rows):
 def diagnostics(model, carry, out, batch, slope):
     """Sums over counted steps of what the detectors and layers do, `{name: [layers]}`.
 
-    `fired` (z), `alive` (|a x| < 1, where the straight-through gradient is not zero) for
-    each detector; `update`, `copy`, `flush` for each layer of an HM-LSTM. Empty for
-    cells without detectors. Divide by `count` for rates.
+    `fired` (z), `alive` (the straight-through derivative at x over that at 0: with the hard
+    sigmoid's the share where |a x| < 1) for each detector; `update`, `copy`, `flush` for each
+    layer of an HM-LSTM. Empty for cells without detectors. Divide by `count` for rates.
     """
     sums = {}
     for config, before, states, aux in zip(model.cells, carry, out.states, out.aux, strict=True):
         if not config.uses_slope:
             continue
         one, zero = jnp.ones_like(batch.mask), jnp.zeros_like(batch.mask)
-        own = [
-            jnp.where(batch.resets, config.z_init, jnp.concatenate([first[None], z[:-1]]))
-            for first, z in zip(before.z, states.z, strict=True)
-        ] + [zero]
+        own = [*hm_lstm.before_each_step(config, before, states, batch.resets).z, zero]
         below = [one, *states.z]
         flush = [p if config.flush else zero for p in own]
         update = [(1 - p) * q for p, q in zip(flush, below, strict=True)]
         copy = [(1 - p) * (1 - q) for p, q in zip(flush, below, strict=True)]
-        alive = [(jnp.abs(slope * x) < 1).astype(one.dtype) for x in aux.x]
+        alive = [ops.surrogate_derivative(x, slope, config.surrogate) * 2 / slope for x in aux.x]
         rows = {"fired": states.z, "alive": alive, "update": update, "copy": copy, "flush": flush}
         for name, values in rows.items():
             if values:
@@ -154,7 +181,17 @@ def rates(sums):
         f"{word}/layer{layer}": float(value) / float(sums["count"])
         for name, word in RATE_NAMES.items()
         for layer, value in enumerate(np.atleast_1d(sums.get(name, ())), start=1)
-    }
+    } | _taught(sums)
+
+
+def _taught(sums):
+    """`{teacher/layerN: nats a step, target/layerN: share of steps}`, where there is a teacher."""
+    columns = (np.atleast_1d(sums.get(name, ())) for name in ("taught", "targets", "teachable"))
+    found = {}
+    for layer, (cost, targets, steps) in enumerate(zip(*columns, strict=True), start=1):
+        found[f"teacher/layer{layer}"] = float(cost) / max(float(steps), 1)
+        found[f"target/layer{layer}"] = float(targets) / max(float(steps), 1)
+    return found
 
 
 def summary(sums):

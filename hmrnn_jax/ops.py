@@ -5,6 +5,8 @@ Columns, as in the papers: features lie along the first axis, `[d]` for one exam
 this layout, `[N, K] @ [K, B]`, run up to 1.5 times as fast as `[B, K] @ [K, N]`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -14,31 +16,47 @@ def hard_sigmoid(x, slope):
     return jnp.clip((slope * x + 1) / 2, 0, 1)
 
 
-@jax.custom_vjp
-def straight_through(value, x, slope):
-    """`value` forwards; backwards the derivative of `hard_sigmoid(x, slope)`.
+SURROGATES = ("hard_sigmoid", "logistic")
+
+
+def surrogate_derivative(x, slope, surrogate="hard_sigmoid"):
+    """What stands in for the derivative of a detector's step, `[...]` like x.
+
+    `hard_sigmoid`: `a / 2` where `|a x| < 1` and 0 elsewhere, the two kinks included, which
+    automatic differentiation of a clip would split (Chung et al. 2017, straight-through
+    estimator). `logistic`: `2 a p (1 - p)` with `p = sigmoid(2 a x)`, the same at 0 and nowhere
+    0, so that a detector far from its threshold can come back; the detectors of Hwang, Wang,
+    Gu 2025 (H-Net) have no dead zone either.
+    """
+    if surrogate == "logistic":
+        p = jax.nn.sigmoid(2 * slope * x)
+        return 2 * slope * p * (1 - p)
+    return jnp.where(jnp.abs(slope * x) < 1, slope / 2, 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def straight_through(value, x, slope, surrogate="hard_sigmoid"):
+    """`value` forwards; backwards `surrogate_derivative` of x.
 
     Args:
       value: what the detector emits, any array of 0s and 1s (or `hard_sigmoid`).
       x: detector pre-activation, same shape as `value`.
       slope: scalar `a > 0`, traced, so that annealing never recompiles.
+      surrogate: one of `SURROGATES`.
 
-    Returns `value`. The gradient reaches `x` alone: `a / 2` where `|a x| < 1` and 0
-    elsewhere, the two kinks included, which automatic differentiation of a clip
-    would split (Chung et al. 2017, straight-through estimator).
+    Returns `value`. The gradient reaches `x` alone.
     """
-    del x, slope
+    del x, slope, surrogate
     return value
 
 
-def _straight_through_forward(value, x, slope):
+def _straight_through_forward(value, x, slope, surrogate):
     return value, (x, slope)
 
 
-def _straight_through_backward(residuals, gradient):
-    x, slope = residuals
-    alive = jnp.abs(slope * x) < 1
-    return None, jnp.where(alive, gradient * (slope / 2), 0).astype(gradient.dtype), None
+def _straight_through_backward(surrogate, residuals, gradient):
+    to_x = gradient * surrogate_derivative(*residuals, surrogate)
+    return None, to_x.astype(gradient.dtype), None
 
 
 straight_through.defvjp(_straight_through_forward, _straight_through_backward)
@@ -46,7 +64,7 @@ straight_through.defvjp(_straight_through_forward, _straight_through_backward)
 BOUNDARY_MODES = ("step", "sample", "soft")
 
 
-def boundary(x, slope, mode, noise=None):
+def boundary(x, slope, mode, noise=None, surrogate="hard_sigmoid"):
     """The boundary `z` of pre-activation `x` (Chung et al. 2017, eq. 9).
 
     Modes: `step`, 1 iff the hard sigmoid exceeds 1/2; `sample`, Bernoulli with the
@@ -54,7 +72,7 @@ def boundary(x, slope, mode, noise=None):
     hard sigmoid itself. The step is written `x > 0`: through the hard sigmoid, f32
     rounding would swallow 0 < x < 6e-8 / a.
     """
-    return straight_through(fired(x, slope, mode, noise), x, slope)
+    return straight_through(fired(x, slope, mode, noise), x, slope, surrogate)
 
 
 def fired(x, slope, mode, noise=None):

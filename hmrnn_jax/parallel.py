@@ -155,9 +155,12 @@ def make_mesh(devices=None):
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     shares = collections.Counter(device.process_index for device in devices)
-    if len(set(shares.values())) > 1:
-        told = ", ".join(f"process {process} has {n}" for process, n in shares.items())
-        raise UserError(f"Every process needs the same number of devices, but {told}.")
+    most, least = (pick(shares, key=shares.get) for pick in (max, min))
+    if shares[most] > shares[least]:
+        raise UserError(
+            f"Process {most} has {shares[most]} devices and process {least} has {shares[least]};"
+            " give every process the same number."
+        )
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -255,7 +258,7 @@ def settle(tree):
 def check_batch(batch, mesh):
     """Raises `UserError` unless `batch` rows divide evenly over the mesh's devices."""
     devices = mesh.devices.size
-    if batch < 1 or batch % devices:
+    if batch % devices:
         raise UserError(
             f"The batch of {batch} rows cannot be divided over {devices} devices; choose a"
             f" multiple of {devices}."

@@ -4,9 +4,20 @@
 `train.py --help` prints the table.
 """
 
-from hmrnn_jax import cells, datasets, ops, optim, policy
+from hmrnn_jax import cells, datasets, objectives, ops, optim, policy
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.fields import WIDEST, Choice, Names, Number, Switch, Text, Whole, Wholes, nearest
+from hmrnn_jax.fields import (
+    WIDEST,
+    Choice,
+    Names,
+    Number,
+    Numbers,
+    Switch,
+    Text,
+    Whole,
+    Wholes,
+    nearest,
+)
 from hmrnn_jax.models import HEADS
 from hmrnn_jax.tasks import MODULES, strokes
 
@@ -66,6 +77,12 @@ COMMON = {
     "model.hm_lstm.detector_scale": Number("Factor of the detectors' initial weights.", least=0),
     "model.hm_lstm.top_down": Switch("Whether a layer reads the one above; False ablates it."),
     "model.hm_lstm.flush": Switch("Whether a closed segment is FLUSHed; False ablates it."),
+    "model.hm_lstm.surrogate": Choice(
+        "Derivative of a detector's step: the paper's, or one without a dead zone.", ops.SURROGATES
+    ),
+    "model.hm_lstm.nested": Switch("A layer fires only where the one below does."),
+    "model.hm_lstm.detector_reads_h": Switch("A detector reads its layer's new state, too."),
+    "model.hm_lstm.reset_recurrent": Switch("FLUSH drops the recurrent term, too."),
     "model.lstm.layer_norm": _layer_norm(),
     "model.lstm.forget_bias": _forget_bias(),
     "model.lstm.initialisation": _INITIALISATION,
@@ -109,7 +126,23 @@ COMMON = {
     "evaluation.batch": Whole("Rows that are scored at once; the devices share them.", 1, ROWS),
 }
 
-LANGUAGE = {
+# What is asked of the detectors, of tasks without labels.
+BOUNDARIES = {
+    "boundaries.lengths": Numbers(
+        "Wanted mean length of each layer's segments, in segments of the layer below.", above=1
+    ),
+    "boundaries.teacher": Choice(
+        "What teaches the detectors by its peaks, see objectives.", objectives.TEACHERS
+    ),
+    "boundaries.teacher_weight": Number("Weight of the teacher's cross-entropy.", least=0),
+    "boundaries.rate": Choice("Loss of the firing rate, see objectives.", objectives.RATES),
+    "boundaries.rate_weight": Number("Its weight.", least=0),
+    "boundaries.reaches_below": Switch("Whether their gradient goes on below the detectors."),
+    "boundaries.start": Whole("Updates before these losses set in."),
+    "boundaries.ramp": Whole("Updates over which their weights then grow."),
+}
+
+LANGUAGE = BOUNDARIES | {
     "data.name": Choice("The text; text is your own.", datasets.NAMES),
     "data.unit": Choice("Symbols of your own text.", ("characters", "bytes", "words")),
     "model.embedding": _width("Width of the symbols' embedding."),
@@ -143,7 +176,7 @@ LOGIC = {
     "model.dropout": _probability("That a unit is dropped, before and after that layer."),
 }
 
-STROKES = {
+STROKES = BOUNDARIES | {
     "data.name": Choice("The sequences; signals are your own.", strokes.NAMES),
     "data.split": Choice("Of iam_ondb; hm_lstm is the paper's own.", ("official", "hm_lstm")),
     "data.seed": _seed("Of the paper's split, and of what is made up."),

@@ -101,10 +101,11 @@ def step(config, weights, state, given, *, readouts=(), slope=1.0, noise=None, p
         c.append(new[1])
         read += new[2:]
         if not last:
-            x = _detector(config, entry, precision, columns, given[4 * size])
+            x = _detector(config, entry, precision, columns, given[4 * size], new[0])
             detectors.append(x)
             draw = noise[layer] if config.uses_noise else None
-            z.append(ops.boundary(x, slope, config.boundary, draw))
+            fired = ops.fired(x, slope, config.boundary, draw)
+            z.append(columns["q"] * fired if config.nested and layer else fired)
     return hm_lstm.State(tuple(h), tuple(c), tuple(z)), tuple(read), hm_lstm.Aux(tuple(detectors))
 
 
@@ -150,6 +151,8 @@ def _compute(config, entry, precision, columns):
         return normalised(term, ops.product(entry["gates"][term], vector, precision))
 
     s = product("U_rec", columns["h"])
+    gate = hm_lstm.recurrent_gate(config, columns.get("p"))
+    s = s if gate is None else gate * s
     for term, gate, operand in (("U_td", "p", "above"), ("W_bu", "q", "below")):
         if operand in columns:
             make, zeros = functools.partial(product, term), jnp.zeros_like(s)
@@ -179,15 +182,18 @@ def _biased(config, columns):
     return config.layer_norm == "ba" or "below" in columns
 
 
-def _detector(config, entry, precision, columns, given):
-    """The detector's pre-activation `[B]`, of all columns, COPYs too."""
+def _detector(config, entry, precision, columns, given, h):
+    """The detector's pre-activation `[B]`, of all columns, COPYs too; `h` is the new one."""
     rows = entry["detector"]
     x = ops.product(rows["U_rec"], columns["h"], precision)[0]
+    gate = hm_lstm.recurrent_gate(config, columns["p"])
+    x = x if gate is None else gate * x
     for term, gate, operand in (("U_td", "p", "above"), ("W_bu", "q", "below")):
         if operand in columns:
             x += columns[gate] * ops.product(rows[term], columns[operand], precision)[0]
     x = x if "below" in columns else x + given
-    return x + rows["b"] if _biased(config, columns) else x
+    x = x + rows["b"] if _biased(config, columns) else x
+    return x + jnp.sum(rows["V"][0][:, None] * h, axis=0) if "V" in rows else x
 
 
 def _scan(config, weights, carry, xs, given, slope, precision):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmrnn_jax import language, mixture, models, recurrence
+from hmrnn_jax import language, mixture, models, objectives, recurrence
 from hmrnn_jax.parallel import AXIS
 
 
@@ -81,7 +81,7 @@ def init_params(model, key):
 
 
 def _score(model, params, carry, batch, knobs, key):
-    """`(output, sums)`: nats, predictions and begun sequences of this device's rows, rates."""
+    """`(output, nats [T, B], sums)`: nats, predictions and begun sequences of the rows, rates."""
     out = model.apply(
         {"params": params},
         batch.inputs,
@@ -100,23 +100,31 @@ def _score(model, params, carry, batch, knobs, key):
         "count": batch.mask.sum(),
         "sequences": jnp.sum(batch.resets * batch.mask),
     }
-    return out, sums | language.diagnostics(model, carry, out, batch, knobs["slope"])
+    return out, nll, sums | language.diagnostics(model, carry, out, batch, knobs["slope"])
 
 
-def loss(model, params, carry, batch, knobs, key):
+def loss(model, params, carry, batch, knobs, key, *, boundaries=objectives.NOTHING):
     """The mean negative log-likelihood of the counted steps, in nats; see `train_state`.
 
     The papers sum over a sequence; a mean makes long and short batches weigh alike, so that
-    the clipping of the gradient has one meaning.
+    the clipping of the gradient has one meaning. `boundaries`: what is asked of the detectors,
+    with `knobs` as in `language.loss`; their teacher is `surprise`.
     """
-    out, sums = _score(model, params, carry, batch, knobs, key)
-    return sums["nats"] / jax.lax.psum(sums["count"], AXIS), (out.carry, sums)
+    out, nll, sums = _score(model, params, carry, batch, knobs, key)
+    value = sums["nats"] / jax.lax.psum(sums["count"], AXIS)
+    if boundaries.active:
+        share, more = objectives.of_model(
+            boundaries, model, params, batch.inputs, carry, out, batch, knobs["slope"], nll
+        )
+        value += knobs["objectives"] * share
+        sums |= more
+    return value, (out.carry, sums)
 
 
 def eval_step(model, params, carry, batch, knobs):
     """Scores a window: the carry after it, and the sums; knobs as `language.eval_step`."""
     key = jax.random.fold_in(jax.random.key(knobs["seed"]), knobs["number"])
-    out, sums = _score(model, params, carry, batch, knobs, key)
+    out, _, sums = _score(model, params, carry, batch, knobs, key)
     return out.carry, jax.lax.psum(sums, AXIS)
 
 

@@ -31,7 +31,7 @@ def hm_lstm_step(config, params, state, x, slope=1.0, noise=None):
         last = layer == config.depth - 1
         own = 0.0 if last else state.z[layer]  # z_{t-1}^l; the last layer has none
         below = z[layer - 1] if layer else 1.0  # z_t^{l-1}; z^0 is always 1
-        terms = [("U_rec", 1.0, state.h[layer])]
+        terms = [("U_rec", 1.0 - own if config.reset_recurrent else 1.0, state.h[layer])]
         if not last and config.top_down:
             terms.append(("U_td", own, state.h[layer + 1]))
         terms.append(("W_bu", below, h[layer - 1] if layer else x))
@@ -70,6 +70,8 @@ def hm_lstm_step(config, params, state, x, slope=1.0, noise=None):
             c.append(before)
             h.append(state.h[layer])
         if not last:
+            if config.detector_reads_h:
+                detector += entry["detector"]["V"][0] @ h[-1]
             detectors.append(detector)
             hard = min(1.0, max(0.0, (slope * detector + 1) / 2))
             if config.boundary == "step":
@@ -78,6 +80,8 @@ def hm_lstm_step(config, params, state, x, slope=1.0, noise=None):
                 z.append(float(noise[layer] < hard))
             else:
                 z.append(hard)
+            if config.nested:
+                z[-1] *= below
     return (h, c, z), detectors
 
 

@@ -15,7 +15,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from hmrnn_jax.datasets import NAMES, load
+from hmrnn_jax import files
+from hmrnn_jax.datasets import NAMES, load, mnist
 from hmrnn_jax.datasets.published import PUBLISHED
 from hmrnn_jax.errors import UserError
 
@@ -196,6 +197,27 @@ def test_whole_files_from_a_zip(data, server, monkeypatch, name, archive):
     corpus = load(name)
     assert corpus.name == name
     assert [len(corpus.splits[s]) for s in SPLITS] == [1800, 100, 100]
+
+
+def test_what_is_fetched_is_fetched_over_https_and_known_by_its_checksum():
+    assert mnist.URL.startswith("https://")
+    assert all(len(digest) == 64 for digest in mnist.FILES.values())
+    for corpus in PUBLISHED.values():
+        assert corpus.url.startswith("https://")
+        # Of text8 and enwik8 the md5 is published.
+        length = 32 if corpus.name in ("text8", "enwik8") else 64
+        assert {len(digest) for digest in corpus.digests.values()} == {length}
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(data, monkeypatch):
+    write(data / "text8" / "text8.zip", zipped("text8", bytes(1 << 20)))
+    write(data / "ptb" / "simple-examples.tgz", ptb_archive())
+    monkeypatch.setattr(files, "room", lambda: 5000)
+    with pytest.raises(UserError, match=r"text8\.zip holds more than 5,000 bytes"):
+        load("text8")
+    monkeypatch.setattr(files, "room", lambda: 5)
+    with pytest.raises(UserError, match=r"simple-examples\.tgz.* holds more than 5 bytes"):
+        load("ptb_char")
 
 
 def test_a_download_that_is_not_the_corpus_is_kept_aside(data, server, monkeypatch, capfd):

@@ -50,6 +50,21 @@ VARIANTS = {
     "soft without flush": Config(SIZES[:2], boundary="soft", flush=False, layer_norm="none"),
     "one layer": Config((5,)),
     "four layers": Config((3, 4, 2, 5), layer_norm="none"),
+    "nested": Config(SIZES, nested=True),
+    "nested, soft": Config(SIZES, nested=True, boundary="soft", layer_norm="none"),
+    "the detector reads h": Config(SIZES, detector_reads_h=True),
+    "no recurrent term at FLUSH": Config(SIZES, reset_recurrent=True),
+    "no recurrent term at FLUSH, layer norm of Ba": Config(
+        SIZES, reset_recurrent=True, layer_norm="ba"
+    ),
+    "all, sampled": Config(
+        SIZES,
+        boundary="sample",
+        surrogate="logistic",
+        nested=True,
+        detector_reads_h=True,
+        reset_recurrent=True,
+    ),
 }
 
 
@@ -188,6 +203,17 @@ def test_first_and_last_layer_have_only_the_parts_the_paper_gives_them():
     assert len(recurrence.initial_state(Config(SIZES), 1).z) == 2
 
 
+def test_options_of_the_detectors_leave_the_other_parameters_as_they_are():
+    plain, reading = (
+        hm_lstm.init(jax.random.key(0), Config(SIZES, nested=reads, detector_reads_h=reads))
+        for reads in (False, True)
+    )
+    for name, size in (("layer1", 4), ("layer2", 6)):
+        row = reading[name]["detector"].pop("V")
+        assert row.shape == (1, size) and (np.abs(row) > 0).all()
+    jax.tree.map(np.testing.assert_array_equal, plain, reading)
+
+
 def test_slope_changes_gradients_only_in_step_mode():
     """`z = 1 iff hardsigm_a(x) > 1/2` is `x > 0` for every a; soft boundaries do depend on a."""
     for mode, same in (("step", True), ("soft", False)):
@@ -245,12 +271,18 @@ def test_boundaries_get_gradient_through_the_choice_of_operation(slope, x64):
     assert not to_detector.any() and not to_own.any()
 
 
-@pytest.mark.parametrize("layer_norm", NORMS)
-def test_soft_mode_gradients_are_finite_differences(layer_norm, x64):
+@pytest.mark.parametrize(
+    "options",
+    [*({"layer_norm": norm} for norm in NORMS),
+     {"sizes": (4, 3, 2), "nested": True, "detector_reads_h": True, "reset_recurrent": True}],
+    ids=[*NORMS, "every option of the detectors"],
+)  # fmt: skip
+def test_soft_mode_gradients_are_finite_differences(options, x64):
     """Soft boundaries are not discretised (Table 1), so the gradient is the true one."""
-    config = Config((4, 3), boundary="soft", layer_norm=layer_norm)
+    config = Config(**{"sizes": (4, 3), "boundary": "soft"} | options)
     state, x = random_state(config, 2), inputs(6, 2)
-    arguments = (make(config, scale=0.3), state._replace(z=(np.full(2, 0.4),)), x)
+    soft = state._replace(z=tuple(np.full(2, 0.4) for _ in state.z))
+    arguments = (make(config, scale=0.3), soft, x)
 
     @jax.jit
     def loss(params, state, x):
@@ -384,7 +416,46 @@ def test_a_layer_that_flushes_before_it_has_read_anything_has_a_finite_gradient(
     assert all(np.abs(g).max() < 1e4 for g in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize("field", ["boundary", "gradient", "layer_norm"])
+def test_nested_boundaries_are_boundaries_of_the_layer_below():
+    """And without the option they are not: a detector fires during COPY, too."""
+    x = inputs(60, 4).astype("float32")
+    for nested in (True, False):
+        config = Config((4, 6, 5, 3), nested=nested)
+        out = run(config, make(config, seed=3), random_state(config, 4, dtype="float32"), x)
+        z = [np.asarray(layer) for layer in out.states.z]
+        assert all(0 < layer.mean() < 1 for layer in z)
+        inside = all((upper <= lower).all() for lower, upper in zip(z[:-1], z[1:], strict=True))
+        assert inside == nested
+
+
+def test_nested_boundaries_pass_gradient_to_both_factors(x64):
+    """d(z^1 s^2) is s^2 to z^1, and z^1 times the surrogate's derivative to x^2."""
+    config = Config(SIZES, nested=True, surrogate="logistic", layer_norm="none")
+    params, state, x = make(config, scale=0.3), random_state(config, 40), inputs(1, 40)
+
+    def loss(shift):
+        changed = jax.tree.map(lambda v: v, params)
+        for name, by in zip(("layer1", "layer2"), shift, strict=True):
+            detector = params[name]["detector"]
+            changed[name] = params[name] | {"detector": detector | {"b": detector["b"] + by}}
+        # h and c of layer 2 read z^1 too: they are kept out of the sum.
+        out = run(config, changed, state, x, 1.5)
+        return jnp.sum(out.final.z[1] * np.arange(40)), out
+
+    gradient, out = jax.grad(loss, has_aux=True)(np.zeros(2))
+    x1, x2 = (np.asarray(v[0]) for v in out.aux.x)
+    p1, p2 = (sigmoid(2 * 1.5 * v) for v in (x1, x2))
+    z1 = np.asarray(out.final.z[0])
+    weights = np.arange(40)
+    to_x2 = np.sum(weights * z1 * 3 * p2 * (1 - p2))
+    np.testing.assert_allclose(gradient[1], to_x2, rtol=1e-10)
+    # z^1 gates layer 2's bottom-up input as well, and with it x^2.
+    w = (params["layer2"]["detector"]["W_bu"] @ np.asarray(out.final.h[0]).T)[0]
+    to_z1 = (x2 > 0) + z1 * 3 * p2 * (1 - p2) * w
+    np.testing.assert_allclose(gradient[0], np.sum(weights * to_z1 * 3 * p1 * (1 - p1)), rtol=1e-10)
+
+
+@pytest.mark.parametrize("field", ["boundary", "gradient", "layer_norm", "surrogate"])
 def test_unknown_choices_are_refused_with_the_known_ones(field):
     with pytest.raises(UserError, match=f"{field} is 'other'; it must be one of .*, "):
         Config(SIZES, **{field: "other"})

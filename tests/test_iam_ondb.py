@@ -154,6 +154,19 @@ def test_form_without_transcripts(raw, tmp_path):
     assert list(arrays(tmp_path, "testset_t")["text"]) == ["", ""]
 
 
+def test_a_blank_transcript_does_not_move_those_that_follow(raw, tmp_path):
+    """Blank rows set rows apart, unless there are too few others for the lines of a form."""
+    for number in (3, 4):
+        line("a02-050", number, xml(), raw)
+    transcript("a02-050", ["first", "", "third\u2028of \x0cit", "fourth", ""], raw)
+    transcript("a01-020x", ["", "first", "", "", "second"], raw)
+    report = iam_ondb.convert(raw, tmp_path)
+    expected = ["first", "", "third\u2028of \x0cit", "fourth"]
+    assert list(arrays(tmp_path, "testset_v")["text"]) == expected
+    assert list(arrays(tmp_path, "trainset")["text"])[:2] == ["first", "second"]
+    assert report.untranscribed == ("a02-050-02",)
+
+
 BROKEN = {
     "is not XML (mismatched tag: line 10": xml().replace("</Stroke>", "</Strokes>", 1),
     "is not XML (no element found": "",

@@ -68,6 +68,18 @@ CASES = {
     "one row, sum": (HM(), {"batch": 1}),
     "rematerialised": (hm_lstm.Config(4, (6,)), {"steps": 4, "remat": 2}),
     "bfloat16": (HM(layer_norm="none"), {"precision": "bfloat16"}),
+    "every option of the detectors": (
+        hm_lstm.Config(
+            4,
+            (6, 5, 7),
+            surrogate="logistic",
+            nested=True,
+            detector_reads_h=True,
+            reset_recurrent=True,
+        ),
+        {},
+    ),
+    "nested, soft": (HM(boundary="soft", nested=True, layer_norm="none"), {}),
     "lstm": (lstm.Config(4, 6), {}),
     "lstm, sum": (lstm.Config(4, 6, layer_norm="sum"), {}),
     "lstm, ba": (lstm.Config(4, 6, layer_norm="ba"), {"precision": "bfloat16"}),

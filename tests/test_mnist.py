@@ -232,6 +232,20 @@ def test_a_download_that_is_not_mnist_is_kept_aside(server, contents, tmp_path, 
     assert mnist.load().name == "mnist"
 
 
+def test_a_download_without_an_end_is_given_up(server, contents, tmp_path, monkeypatch):
+    served, _ = server
+    publish(monkeypatch, contents)
+    packed = gzip.compress(contents[NAMES[0]])
+    (served / f"{NAMES[0]}.gz").write_bytes(packed)
+    monkeypatch.setattr(mnist, "_LARGEST", len(packed) - 1)
+    with pytest.raises(UserError, match=f"{NAMES[0]}.gz gives more than {len(packed) - 1:,}"):
+        mnist.load()
+    # One that unpacks to more than the file is not the file.
+    (served / f"{NAMES[0]}.gz").write_bytes(gzip.compress(bytes(1 << 20)))
+    with pytest.raises(UserError, match="is not MNIST's"):
+        mnist.load()
+
+
 def test_failures_of_the_network_and_the_disk(server, contents, tmp_path, monkeypatch):
     served, _ = server
     with pytest.raises(UserError, match="HTTP status 404"):

@@ -35,6 +35,18 @@ def test_straight_through_derivative_is_half_the_slope_inside_the_band(slope, mo
     np.testing.assert_allclose(derivative(x, slope, mode, jnp.full(12, 0.5)), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("slope", [1.0, 5.0])
+def test_the_logistic_surrogate_is_the_derivative_of_a_logistic_function(slope, x64):
+    """Equal to the hard sigmoid's at 0, and nowhere 0: a detector can come back from far away."""
+    x = jnp.linspace(-4, 4, 81) / slope
+    _, pullback = jax.vjp(lambda v: ops.boundary(v, slope, "step", surrogate="logistic"), x)
+    (actual,) = pullback(jnp.ones_like(x))
+    np.testing.assert_allclose(
+        actual, jax.vmap(jax.grad(jax.nn.sigmoid))(2 * slope * x) * 2 * slope
+    )
+    assert actual[40] == slope / 2 and (actual > 0).all()
+
+
 def test_the_step_is_strict_and_exact_near_zero():
     """z = 1 iff the hard sigmoid exceeds 1/2: not at x = 0, and not lost to rounding above it."""
     x = jnp.array([0, -0.0, -1e-5, 1e-5, 1e-9, -1e-9, 1e-30, 3, -3])

@@ -224,10 +224,6 @@ def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match="batch of 12 rows cannot be divided over 8 devices"):
         parallel.check_batch(12, mesh)
 
-    for batch in (0, -8):
-        with pytest.raises(UserError, match=f"batch of {batch} rows cannot be divided"):
-            parallel.check_batch(batch, mesh)
-
 
 def test_one_process_owns_all_rows():
     assert parallel.local_rows(16, parallel.make_mesh()) == slice(0, 16)
@@ -262,7 +258,8 @@ def chips(*shape):
 def test_the_hosts_of_a_slice_own_every_row_once(monkeypatch, shape, order):
     devices = chips(*shape)
     ordered = list(create_device_mesh((len(devices),), devices))
-    assert len({device.process_index for device in ordered[:2] + ordered[4:6]}) > 1
+    owners = [device.process_index for device in ordered]
+    assert owners != sorted(owners)
     given = {"listed": devices, "torus": ordered, "reversed": devices[::-1]}[order]
     mesh, rows = parallel.make_mesh(given), []
     assert set(mesh.devices.flat) == set(devices)
@@ -275,7 +272,7 @@ def test_the_hosts_of_a_slice_own_every_row_once(monkeypatch, shape, order):
 
 
 def test_a_process_with_fewer_devices_than_another_is_refused():
-    with pytest.raises(UserError, match="same number .* process 0 has 4, process 1 has 3"):
+    with pytest.raises(UserError, match="Process 0 has 4 devices and process 1 has 3; give"):
         parallel.make_mesh(chips(2, 2, 2)[:7])
 
 

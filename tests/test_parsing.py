@@ -177,6 +177,21 @@ def test_long_sentences(tmp_path, biased):
     tree_plots.tree_figure(tmp_path / "long.png", gold.words, np.ones(300), tree, "long")
 
 
+def test_trees_in_brackets_are_read_back():
+    tree = (("a", "(", "b)"), (("c\u00a0d",), "e"))
+    text = "( ( a -LRB- b-RRB- ) ( ( c\u00a0d ) e ) )"
+    assert parsing.bracket_string(tree) == text
+    assert parsing.tree_from_brackets(text) == tree
+    assert parsing.tree_from_brackets(" word\n") == "word"
+    deep = parsing.right_tree([f"w{i}" for i in range(3000)])
+    assert parsing.leaves(parsing.tree_from_brackets(parsing.bracket_string(deep))) == [
+        f"w{i}" for i in range(3000)
+    ]
+    for faulty in ("", "( a", "a )", "( a ( ) )", "a b", "( a b ) ( c d )"):
+        with pytest.raises(UserError, match="bracket"):
+            parsing.tree_from_brackets(faulty)
+
+
 def test_refusals(tmp_path):
     one, two = sentences_of(tmp_path, "(S (NN a) (NN b))", "(S (NN c) (NN d))")
     for words, distances in (([], []), (["a", "b"], [1]), (["a", "b"], [1, np.nan]), (["a"], 1)):

@@ -116,14 +116,14 @@ def test_killed_in_the_middle_of_saving_resumes_to_the_same_parameters(whole, tm
     assert difference(parameters(whole[0]), parameters(tmp_path / "run")) == 0
 
 
-def test_sigterm_saves_first_and_exits_cleanly(whole, tmp_path):
+def test_sigterm_saves_first_and_exits_with_a_status_of_its_own(whole, tmp_path):
     process = start(tmp_path / "run", "--config.steps=40", "--config.report=1")
     lines = []
     for line in process.stdout:
         lines.append(line)
         if line.startswith("update 7/"):
             process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0
+    assert process.wait() == 75
     assert "all is saved" in lines[-1]
     result = train(tmp_path / "run", "--config.steps=40")
     assert result.returncode == 0 and "resumed after update" in result.stdout

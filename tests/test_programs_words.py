@@ -68,7 +68,8 @@ def test_plain_sentences_become_brackets_and_a_picture(runs, tmp_path):
     out = evaluate(runs, f"--parse={path}", f"--output={picture}", "--draw=1")
     lines = out.splitlines()
     assert lines[1].replace("(", "").replace(")", "").split() == ["The", "author", "laughs"]
-    assert lines[2] == "( the zebra )"
+    assert lines[2:4] == ["", "( the zebra )"]
+    assert "1 of 5 words were never seen in training" in lines[4]
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert "this model has 2 layers" in evaluate(runs, f"--parse={path}", "--layer=3", code=2)
     path.write_text("\n \n")

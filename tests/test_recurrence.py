@@ -24,6 +24,17 @@ CONFIGS = {
     "hm_lstm ba": HM_LSTM(layer_norm="ba"),
     "hm_lstm sample": HM_LSTM(boundary="sample", layer_norm="none"),
     "hm_lstm soft": HM_LSTM(boundary="soft", gradient="select", layer_norm="none"),
+    "hm_lstm detectors": hm_lstm.Config(
+        3,
+        (4, 2, 5),
+        surrogate="logistic",
+        nested=True,
+        detector_reads_h=True,
+        reset_recurrent=True,
+    ),
+    "hm_lstm detectors, soft": HM_LSTM(
+        boundary="soft", nested=True, detector_reads_h=True, reset_recurrent=True, layer_norm="ba"
+    ),
     "lstm none": lstm.Config(3, 4),
     "lstm sum": lstm.Config(3, 4, layer_norm="sum"),
     "lstm ba": lstm.Config(3, 4, layer_norm="ba"),

@@ -313,9 +313,13 @@ def test_faulty_csv(folder, content, message):
 def test_a_run_reads_other_files_by_its_header(folder, tmp_path):
     scale = signals.load(folder).scale._replace(columns=("0", "1", "2"))
     write_csv(tmp_path / "new.csv", table(5), "0,1,2")
-    with pytest.raises(UserError, match="new.csv, line 1 holds whole numbers"):
-        signals.read(tmp_path / "new.csv", scale)
-    assert signals.read(tmp_path / "new.csv", scale, header="yes").lengths.tolist() == [20]
+    for header in ("guess", "yes"):
+        assert signals.read(tmp_path / "new.csv", scale, header=header).lengths.tolist() == [20]
+    with pytest.raises(UserError, match="new.csv has no column '0'"):
+        signals.read(tmp_path / "new.csv", scale, header="no")
+    scale = scale._replace(columns=("column1", "column2", "column3"))
+    for header in ("guess", "no"):
+        assert signals.read(tmp_path / "new.csv", scale, header=header).lengths.tolist() == [21]
 
 
 def test_first_line_of_numbers_with_a_blank_is_no_header(tmp_path):

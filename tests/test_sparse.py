@@ -28,6 +28,14 @@ CASES = {
     "one layer": (Config((5,)), 2),
     "two layers, one row": (Config((5, 3), layer_norm="none"), 1),
     "gathered": (Config((4, 3, 5), boundary="sample"), 70),
+    "every option of the detectors": (
+        Config(SIZES, boundary="sample", nested=True, detector_reads_h=True, reset_recurrent=True),
+        5,
+    ),
+    "the detector reads h, layer norm of Ba, one row": (
+        Config(SIZES, layer_norm="ba", nested=True, detector_reads_h=True, reset_recurrent=True),
+        1,
+    ),
 }
 
 

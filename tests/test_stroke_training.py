@@ -1,6 +1,7 @@
 """Training on real-valued sequences: gradients, learning, the log, faults of a configuration."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,18 @@ import numpy as np
 import pytest
 from stroke_models import CELLS, config_of, draw, mesh_of, shrink_oscillators
 
-from hmrnn_jax import buckets, optim, parallel, settings, strokes, tasks, train_state
+from hmrnn_jax import (
+    buckets,
+    defaults,
+    optim,
+    parallel,
+    settings,
+    strokes,
+    tasks,
+    train_state,
+    workdir,
+)
+from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
 
 
@@ -131,3 +143,17 @@ def test_rows_must_divide_over_the_devices(small_oscillators):
     for changes in ({"batch": 5}, {"evaluation.batch": 3}):
         with pytest.raises(UserError, match="cannot be divided over 2 devices"):
             tasks.make(config_of(**changes), mesh_of(2))
+
+
+def test_a_run_from_before_the_header_could_be_told_goes_on(tmp_path):
+    """It read tables by guessing, which is still the default."""
+    config, scale = defaults.strokes(), Scale(("x",), "", (0.0,), (1.0,))
+    workdir.open_run(tmp_path, config, scale)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["data"].pop("header") == "guess"
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    workdir.open_run(tmp_path, config, scale)
+    saved["data"]["header"] = "yes"
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="data.header: 'yes' in the run, 'guess' now"):
+        workdir.open_run(tmp_path, config, scale)

@@ -88,7 +88,9 @@ def test_a_first_line_that_may_be_names_or_a_step_is_refused_until_told(tmp_path
     told = signals.load(path, header="yes")
     assert told.scale.columns == tuple(first.split(","))
     np.testing.assert_allclose(raw(told, "train")[:, 0], np.arange(45) + 0.5, atol=1e-4)
-    corpus = signals.load(path, header="no", columns=("column2",))
+    assert signals.load(path, columns=first.split(",")).scale == told.scale
+    corpus = signals.load(path, columns=("column2",))
+    assert corpus.scale == signals.load(path, header="no", columns=("column2",)).scale
     assert len(corpus.splits["train"].values) == 45 and len(corpus.splits["test"].values) == 3
     assert raw(corpus, "train")[0, 0] == pytest.approx(float(first.split(",")[1]), abs=1e-3)
     with pytest.raises(UserError, match=r"data\.header is 'on'; .* guess, yes, no"):

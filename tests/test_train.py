@@ -1,8 +1,12 @@
 """`train.train` as a whole: learning, resuming, refusing; in this process, tiny sizes."""
 
 import json
+import shutil
 import signal
-import types
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -44,6 +48,13 @@ def config(text):
     config.steps, config.report = 12, 4
     config.slope.increment = 0.5
     config.learning_rate = 1e-2
+    return config
+
+
+@pytest.fixture
+def quick(config):
+    """A model that compiles sooner, where what is kept of a run matters and not what it learns."""
+    config.model.cell, config.model.sizes, config.model.head = "lstm", (8,), "plain"
     return config
 
 
@@ -106,8 +117,8 @@ def test_symbols_between_two_reports_are_counted_exactly():
     """From 2^24 on float32 has no odd numbers."""
     sums = {name: np.float32(1) for name in ("nats", "gradient_norm")}
     sums["count"] = np.float32(2**23 + 1)
-    task = types.SimpleNamespace(summary=lambda sums: {"count": int(sums["count"])})
-    assert program._finite(task, [sums] * 43, 43, 1e-3)["count"] == 43 * (2**23 + 1)
+    task = SimpleNamespace(summary=lambda sums: {"count": int(sums["count"])})
+    assert program._finite(task, [sums] * 43, 43, None, None)["count"] == 43 * (2**23 + 1)
 
 
 def test_a_restored_run_knows_the_chip_that_it_is_restored_on(config, tmp_path, monkeypatch):
@@ -161,6 +172,144 @@ def test_no_readable_checkpoint_is_an_error_and_keeps_the_files(config, tmp_path
     assert sorted(tmp_path.rglob("*")) == before
 
 
+class Killed(BaseException):
+    """What nobody catches."""
+
+
+def test_a_run_that_is_killed_before_its_first_save_begins_again(quick, tmp_path):
+    whole, _ = run(quick, tmp_path / "whole")
+
+    def say(line):
+        if line.startswith("update 4/"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        program.train(quick, str(tmp_path / "cut"), say)
+    assert latest(tmp_path / "cut")[0] == 0
+    result, said = run(quick, tmp_path / "cut")
+    assert "resumed after update 0" in said and result == whole
+    assert_equal(latest(tmp_path / "whole"), latest(tmp_path / "cut"))
+
+
+def test_an_old_run_is_never_begun_anew_but_by_fresh(quick, tmp_path):
+    whole, _ = run(quick, tmp_path)
+    checkpoints = tmp_path / "checkpoints"
+    for lost, holds in (("latest", "the checkpoint best/12"), ("best", "metrics up to update 12")):
+        shutil.rmtree(checkpoints / lost)
+        before = sorted(tmp_path.rglob("*")), (tmp_path / "metrics.jsonl").read_text()
+        with pytest.raises(UserError, match=f"holds {holds}, but no state .*--fresh"):
+            run(quick, tmp_path)
+        assert before == (sorted(tmp_path.rglob("*")), (tmp_path / "metrics.jsonl").read_text())
+    lines = []
+    assert program.train(quick, str(tmp_path), lines.append, fresh=True) == whole
+    assert lines[0] == f"--fresh: the old run is set aside in {tmp_path}/set-aside-1"
+    assert (tmp_path / "set-aside-1/metrics.jsonl").read_text() == before[1]
+    result, said = run(quick, tmp_path)
+    assert result == whole and "resumed after update 12" in said
+
+
+def test_without_the_best_the_score_says_whose_it_is(quick, tmp_path):
+    run(quick, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints/best")
+    _, said = run(quick, tmp_path)
+    assert "warning: the best checkpoint, of the loss" in said.partition("test bpc")[0]
+    assert "(parameters of the newest state, update 12, as the best is lost)" in said
+    found = restore(tmp_path, parallel.make_mesh())
+    assert any("update 12, as the best is lost" in note for note in found.notes)
+
+
+def test_a_second_training_in_a_folder_is_refused(quick, tmp_path):
+    said = []
+
+    def say(line):
+        if line.startswith("update 4/"):
+            with pytest.raises(UserError, match="in use by another training"):
+                program.train(quick, str(tmp_path), print)
+            said.append(line)
+
+    whole = program.train(quick, str(tmp_path), say)
+    assert said and run(quick, tmp_path)[0] == whole
+    assert not (tmp_path / "lock.json").exists()
+
+
+def test_a_run_of_an_earlier_version_resumes_and_is_evaluated(config, tmp_path, monkeypatch):
+    """Made by f78d648; its figures after update 4, and after 8 where it was not stopped."""
+    with tarfile.open(Path(__file__).parent / "reference/run_f78d648.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    found = restore("run", parallel.make_mesh())
+    assert found.notes == ("run: parameters of update 4",)
+    config.data.path, config.slope.increment, config.learning_rate = "text.txt", 0.0, 2e-3
+    config.model.sizes, config.model.output, config.model.embedding = (8, 8), 8, 8
+    config.batch = config.evaluation.batch = 2
+    config.window = config.evaluation.window = config.evaluation.warmup = 10
+    config.evaluation.every, config.report, config.steps = 4, 2, 4
+    before, said = run(config, "run")
+    assert "resumed after update 4" in said and "warning" not in said
+    assert before["bpc"] == pytest.approx(4.2054, abs=1e-3)
+    config.steps = 8
+    after, said = run(config, "run")
+    assert "resumed after update 4" in said and "warning" not in said
+    assert after["bpc"] == pytest.approx(4.1829, abs=1e-3)
+    steps = [json.loads(line)["step"] for line in open("run/metrics.jsonl")]
+    assert steps == sorted(steps) and set(steps) == {2, 4, 6, 8}
+
+
+# Signals
+
+
+def interrupt(config, workdir, number):
+    """What `train` returns when a signal comes in the middle."""
+
+    def say(line):
+        if line.startswith("update 4/"):
+            signal.raise_signal(number)
+
+    return program.train(config, str(workdir), say)
+
+
+def test_the_handlers_of_signals_are_put_back(quick, tmp_path):
+    def ours(number, frame):
+        """Of the program that trains."""
+
+    found = {number: signal.signal(number, ours) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert interrupt(quick, tmp_path / "stopped", signal.SIGINT) is None
+        assert {signal.getsignal(number) for number in found} == {ours}
+        run(quick, tmp_path / "stopped")
+        assert {signal.getsignal(number) for number in found} == {ours}
+        quick.learning_rate = 1e38
+        with pytest.raises(UserError, match="not finite; the checkpoint of update 0 is kept"):
+            run(quick, tmp_path / "failed")
+        assert {signal.getsignal(number) for number in found} == {ours}
+    finally:
+        for number, handler in found.items():
+            signal.signal(number, handler)
+
+
+def test_outside_the_main_thread_training_leaves_signals_alone(quick, tmp_path):
+    found = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with ThreadPoolExecutor(1) as pool:
+        result, _ = pool.submit(run, quick, tmp_path).result()
+    assert result["bpc"] > 0
+    assert found == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_the_exit_status_tells_how_a_run_stopped(quick, tmp_path, monkeypatch, number, status):
+    flags = {"config": quick, "workdir": str(tmp_path), "compile_only": None, "profile": None}
+    flags |= {"coordinator": None, "processes": None, "process": None, "fresh": False}
+    monkeypatch.setattr(program, "FLAGS", SimpleNamespace(**flags))
+
+    def say(line):
+        if line.startswith("update 4/"):
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(program, "_say", say)
+    assert program.main(["train.py"]) == status
+    assert program.main(["train.py"]) == 0
+
+
 def test_relative_workdir(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config.steps = 2
@@ -184,7 +333,9 @@ def test_loss_that_is_not_finite_stops_with_the_update_named(config, tmp_path):
     config.steps = 6
     run(config, tmp_path)
     config.steps, config.learning_rate = 30, float("1e38")
-    with pytest.raises(UserError, match="The loss of update [89] is not finite"):
+    with pytest.raises(
+        UserError, match="The loss of update [89] is not finite; the checkpoint of update 6 is kept"
+    ):
         run(config, tmp_path)
     assert latest(tmp_path)[0] == 6
 

@@ -58,6 +58,17 @@ class Config:
         a detector's pre-activation has an offset of about 1 that depends on the draw, and may
         lie beyond the band |x| < 1/a for good; at 0.3 all start well within it.
       top_down, flush: False for the ablations without that part.
+      surrogate: what stands in for the derivative of a detector's step: `hard_sigmoid`, the
+        paper's, or `logistic`, which has no dead zone, see `ops.surrogate_derivative`.
+      nested: z_t^l is 1 only where z_t^{l-1} is, the product of both: a layer does not fire
+        while the one below goes on, and its segments are whole segments of the one below (Cherry
+        et al. 2018 lock z of copied states alike; Shain, Elsner 2019). The paper leaves open
+        what z is during COPY.
+      detector_reads_h: the detector reads its own layer's new h_t, too: x + V h_t^l. By the
+        paper it sees h_{t-1} alone (eq. 6); the second form of Shain, Elsner 2019.
+      reset_recurrent: FLUSH drops the recurrent term, (1 - p) U_rec h_{t-1}: nothing of the
+        ended segment is kept but what the layer above hands down. The paper's text erases all,
+        its eq. 5 keeps h.
     """
 
     input_size: int
@@ -71,6 +82,10 @@ class Config:
     detector_scale: float = 0.3
     top_down: bool = True
     flush: bool = True
+    surrogate: str = "hard_sigmoid"
+    nested: bool = False
+    detector_reads_h: bool = False
+    reset_recurrent: bool = False
 
     uses_slope = True
     replays = True
@@ -79,6 +94,7 @@ class Config:
         require("boundary", self.boundary, ops.BOUNDARY_MODES)
         require("gradient", self.gradient, ("blend", "select"))
         require("layer_norm", self.layer_norm, ("none", "sum", "ba"))
+        require("surrogate", self.surrogate, ops.SURROGATES)
 
     @property
     def depth(self):
@@ -116,7 +132,8 @@ def init(key, config, dtype=jnp.float32):
     """Parameters: `{layerN: {gates, detector?, norm?}}`, N from 1.
 
     `gates` holds `U_rec [4H, H]`, `U_td [4H, H_above]`, `W_bu [4H, H_below]`, `b [4H]`;
-    `detector` the same names with a single row. Orthogonal recurrent blocks,
+    `detector` the same names with a single row, and `V [1, H]` where it reads the new h.
+    Orthogonal recurrent blocks,
     Glorot-uniform input and top-down blocks, small biases (the paper states no
     initialisation).
     """
@@ -138,6 +155,10 @@ def init(key, config, dtype=jnp.float32):
                 name: config.detector_scale * ops.glorot_blocks(next(keys), 1, width, 1, dtype)
                 for name, width in terms.items()
             } | {"b": jnp.full(1, config.detector_bias, dtype)}
+            if config.detector_reads_h:
+                own = jax.random.fold_in(layer_key, len(TERMS))  # the other draws stay as they are
+                row = ops.glorot_blocks(own, 1, size, 1, dtype)
+                entry["detector"]["V"] = config.detector_scale * row
         gates["b"] = _gate_bias(next(keys), config, size, dtype)
         if config.layer_norm != "none":
             names = ["s"] if config.layer_norm == "sum" else list(terms)
@@ -202,11 +223,13 @@ def inputs(config, params, x, precision="float32"):
 
 def vectors(config, params):
     """The parameters that `step` uses outside its products, in the tree of `params`."""
-    if config.layer_norm == "ba":
-        return {
-            name: {"norm": entry["norm"], "b": _rows(entry, "b")} for name, entry in params.items()
-        }
-    return {name: {"norm": entry.get("norm")} for name, entry in params.items()}
+    found = {name: {"norm": entry.get("norm")} for name, entry in params.items()}
+    for name, entry in params.items():
+        if config.layer_norm == "ba":
+            found[name]["b"] = _rows(entry, "b")
+        if "V" in entry.get("detector", ()):
+            found[name]["reads"] = entry["detector"]["V"][0]
+    return found
 
 
 def active(config, before, after, resets):
@@ -261,7 +284,7 @@ def step(
         p = None if last else state.z[layer]
         q = z[layer - 1] if layer else None
         norm = params[_name(layer)]["norm"]
-        operands = {"U_rec": (None, state.h[layer])}
+        operands = {"U_rec": (recurrent_gate(config, p), state.h[layer])}
         if config.top_down and not last:
             operands["U_td"] = (p, state.h[layer + 1])
         operands["W_bu"] = (q, h[layer - 1] if layer else None)
@@ -271,20 +294,73 @@ def step(
         operands = operations.Operands(
             gates, None if last else detector[0], p, q, state.h[layer], state.c[layer], norm,
             slope, noise[layer] if config.uses_noise and not last else None,
+            params[_name(layer)].get("reads"),
         )  # fmt: skip
         if after is None:
             new = pointwise.advance(config, operands)
         else:
             known = operations.Advanced(
-                after.h[layer], after.c[layer], None if last else after.z[layer]
-            )
+                after.h[layer], after.c[layer], None if last else after.z[layer],
+                operands.detector,
+            )  # fmt: skip
             new = pointwise.replay(config, known, operands)
         h.append(new.h)
         c.append(new.c)
         if not last:
-            detectors.append(operands.detector)
+            detectors.append(new.x)
             z.append(new.z)
     return State(tuple(h), tuple(c), tuple(z)), Aux(tuple(detectors))
+
+
+def recurrent_gate(config, p):
+    """What gates the recurrent term: None, that is 1, or 1 - p where FLUSH drops it."""
+    return 1 - p if config.reset_recurrent and p is not None else None
+
+
+def detectors(config, params, x, before, after):
+    """The detectors' pre-activations from known states, for objectives that stop at these.
+
+    Args:
+      params: tree of `init`.
+      x: the inputs, `[..., input_size]`: features are the last axis here.
+      before, after: `State` before and after each step, `[..., d]` and z `[...]`.
+
+    Returns a tuple of `[...]`, one for each layer but the last.
+    """
+    found = []
+    for layer in range(config.depth - 1):
+        rows = params[_name(layer)]["detector"]
+        p, q = before.z[layer], after.z[layer - 1] if layer else None
+        operands = {
+            "U_rec": (recurrent_gate(config, p), before.h[layer]),
+            "U_td": (p, before.h[layer + 1]),
+            "W_bu": (q, after.h[layer - 1] if layer else x),
+        }
+        value = rows["b"][0]
+        for name in config.terms(layer):
+            gate, vector = operands[name]
+            term = vector @ rows[name][0]
+            value += term if gate is None else gate * term
+        if config.detector_reads_h:
+            value += after.h[layer] @ rows["V"][0]
+        found.append(value)
+    return tuple(found)
+
+
+def before_each_step(config, first, states, resets):
+    """`State` before each step `[T, B, ...]`, from that before the window and those after.
+
+    Args:
+      first: `[B, ...]`. states: `[T, B, ...]`.
+      resets: `[T, B]`, rows that are put back to the initial state before the step.
+    """
+    start = initial_state(config)
+
+    def shifted(initial, first, states):
+        moved = jnp.concatenate([first[None], states[:-1]])
+        return jnp.where(resets.reshape(resets.shape + (1,) * (moved.ndim - 2)), initial, moved)
+
+    return jax.tree.map(shifted, start, first, states)
 
 
 def _preactivation(config, params, layer, operands, linear):

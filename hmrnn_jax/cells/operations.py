@@ -23,6 +23,7 @@ class Operands(NamedTuple):
       h, c: `[H, ...]` of the previous step.
       norm: `{s: {gain, bias}, c: {gain, bias}}` as `layer_norm` has them, or None.
       slope: of the detector. noise: uniform draws like `detector`, or None.
+      reads: `[H]`, with which the detector reads the new h, or None.
     """
 
     gates: jax.Array
@@ -34,33 +35,50 @@ class Operands(NamedTuple):
     norm: Any
     slope: Any
     noise: Any
+    reads: Any = None
 
 
 class Advanced(NamedTuple):
-    """What a layer's step gives: h, c `[H, ...]`, and z, None in the last layer."""
+    """What a layer's step gives: h, c `[H, ...]`; z, and x that made it, None in the last layer."""
 
     h: jax.Array
     c: jax.Array
     z: Any
+    x: Any
 
 
 def advance(config, operands):
     """One layer's new h, c and z."""
     pieces = _pieces(config, operands)
     h, c = operate(config, *pieces)
-    z = operands.detector
-    if z is not None:
-        z = ops.boundary(z, operands.slope, config.boundary, operands.noise)
-    return Advanced(h, c, z)
+    return Advanced(h, c, *detect(config, operands, read(operands, h)))
 
 
 def replay(config, new, operands):
     """`advance` where the result, `new`, is known and only the derivative is wanted."""
     h, c = replayed(config, (new.h, new.c), *_pieces(config, operands))
-    z = operands.detector
-    if z is not None:
-        z = ops.straight_through(new.z, z, operands.slope)
-    return Advanced(h, c, z)
+    return Advanced(h, c, *detect(config, operands, read(operands, h), new.z))
+
+
+def read(operands, h):
+    """The detector's pre-activation, with what it reads of the new h; None in the last layer."""
+    x = operands.detector
+    if operands.reads is not None:
+        x = x + jnp.sum(ops.column(operands.reads, h) * h, axis=0)
+    return x
+
+
+def detect(config, operands, x, z=None):
+    """`(z, x)` for a detector's pre-activation; `z` given is the known result."""
+    if x is None:
+        return None, None
+    nested = config.nested and operands.q is not None
+    if z is None or nested:
+        fired = ops.fired(x, operands.slope, config.boundary, operands.noise)
+        # Where the layer below has no boundary the known z does not tell what fired.
+        z = fired if z is None else jnp.where(operands.q == 1, z, fired)
+    z = ops.straight_through(z, x, operands.slope, config.surrogate)
+    return (operands.q * z if nested else z), x
 
 
 def _pieces(config, operands):

@@ -8,6 +8,7 @@ A file is one sequence, a table of T steps and named columns:
   or is guessed where that is safe: names if no cell of the first line is a number, a step if all
   are. A line of both is refused until it is told, and one of whole numbers that may be names:
   0, 1, 2, ... or 1, 2, ..., as programs number columns, or rising ones above a line without any.
+  Names of columns to take tell it too: those of the first line, or column1 and the like.
 * `.npz`: arrays of one length T; `[T]` is a column of the array's name, `[T, D]` the columns
   name1, ..., nameD.
 
@@ -73,7 +74,8 @@ def load(
         files, notes = {"train": [path]}, []
     else:
         raise UserError(f"{path} is neither a .csv nor an .npz file: convert it to one.")
-    first = open_table(files["train"][0], header)
+    known = tuple(filter(None, [*columns, event]))
+    first = open_table(files["train"][0], header, known)
     chosen = _choose(first, event, tuple(columns))
     wanted = (*chosen, *([event] if event else []), *([CHANGES] if CHANGES in first.names else []))
     read = _Reader(path, first, wanted, header, all_names=not columns)
@@ -103,7 +105,7 @@ def read(path, scale: Scale, clip: float = 0.0, header: str = "guess") -> Sequen
     if not files or not path.exists() or files[0].suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is no .csv or .npz file, and no folder of them: check the path.")
     _one_kind(files)
-    first = open_table(files[0], header)
+    first = open_table(files[0], header, tuple(filter(None, [*scale.columns, scale.event])))
     chosen = _choose(first, scale.event, tuple(scale.columns))
     wanted = (*chosen, *filter(None, [scale.event]), *({CHANGES} & set(first.names)))
     read = _Reader(path, first, wanted, header, all_names=False)
@@ -223,7 +225,7 @@ class _Reader:
         self._header, self._all_names, self._bytes = header, all_names, 0
 
     def __call__(self, file):
-        table = open_table(file, self._header)
+        table = open_table(file, self._header, self._wanted)
         _check_names(table, self._wanted, self._all_names)
         _compare(table, self._first, self._wanted, self._all_names)
         values = table.read(self._wanted)

@@ -35,23 +35,24 @@ class Table(NamedTuple):
     read: Callable
 
 
-def open_table(path, header: str = "guess") -> Table:
+def open_table(path, header: str = "guess", known=()) -> Table:
     """A `.csv` or `.npz` file; see `datasets.signals` for their form.
 
     Args:
       header: whether the first line of a `.csv` file names the columns: 'yes', 'no' or 'guess'.
+      known: names of some columns, by which to guess.
 
     Raises:
       UserError: the file cannot be read, or its first line may be names as well as numbers.
     """
     require("data.header", header, HEADERS)
-    return _open_csv(path, header) if path.suffix.lower() == ".csv" else _open_npz(path)
+    return _open_csv(path, header, known) if path.suffix.lower() == ".csv" else _open_npz(path)
 
 
 # CSV
 
 
-def _open_csv(path, header):
+def _open_csv(path, header, known):
     text = files.universal_newlines(files.read_text(path))
     end = len(text.rstrip())  # blank lines at the end are none
     if not end:
@@ -62,8 +63,12 @@ def _open_csv(path, header):
     with _rows(path, text, delimiter) as rows:
         head = [cell.strip() for cell in next(rows)]
         second = next(rows, [])
-    named = header == "yes" or header == "guess" and _is_header(path, head, second)
-    names = tuple(head) if named else tuple(f"column{i}" for i in range(1, len(head) + 1))
+    names = tuple(f"column{i}" for i in range(1, len(head) + 1))
+    if header == "guess" and known and any(set(known) <= set(found) for found in (head, names)):
+        named = set(known) <= set(head)
+    else:
+        named = header == "yes" or header == "guess" and _is_header(path, head, second)
+    names = tuple(head) if named else names
     return Table(path, names, lambda wanted: _csv(path, text, delimiter, named, names, wanted))
 
 
@@ -127,17 +132,18 @@ def _csv(path, text, delimiter, named, names, wanted):
     """Not by `np.loadtxt`: it skips blank lines, each a lost step, and names no column."""
     places = [names.index(name) for name in wanted]
     fewest = max((i for i, name in enumerate(names, 1) if name), default=0)
-    numbers = array.array("d")
+    numbers, most = array.array("d"), files.room() // 8
     with _rows(path, text, delimiter) as rows:
         if named:
             next(rows)
         for row in rows:
-            where = f"{path}, line {rows.line_num}"
             # A mark behind the last cell, of this line or of the first, makes no column.
-            if len(row) < fewest or any(map(str.strip, row[len(names) :])):
+            if len(row) < fewest or (
+                len(row) > len(names) and any(map(str.strip, row[len(names) :]))
+            ):
                 raise UserError(
-                    f"{where} has {len(row)} cells for {len(names)} columns: mend the line"
-                    " (decimals are written with a point)."
+                    f"{path}, line {rows.line_num} has {len(row)} cells for {len(names)} columns:"
+                    " mend the line (decimals are written with a point)."
                 )
             cells = [row[place] for place in places]
             try:
@@ -147,9 +153,11 @@ def _csv(path, text, delimiter, named, names, wanted):
                 plain = False
             if not plain:
                 name, cell = next((n, c) for n, c in zip(wanted, cells, strict=True) if _fault(c))
-                raise UserError(f"{where}, column {name} is {_fault(cell)}")
+                where = f"{path}, line {rows.line_num}, column {name}"
+                raise UserError(f"{where} is {_fault(cell)}")
             numbers.extend(values)
-            files.check_size(8 * len(numbers), f"the table of {path}")
+            if len(numbers) > most:
+                files.check_size(8 * len(numbers), f"the table of {path}")
     return np.array(numbers).reshape(-1, len(places))
 
 

@@ -26,17 +26,20 @@ _WARPS = 8
 def advance(config, operands):
     """`operations.advance` as one kernel; not differentiable, see `replay`."""
     last = operands.detector is None
-    like = Advanced(operands.h, operands.c, None if last else operands.detector)
+    detector = None if last else operands.detector
+    like = Advanced(operands.h, operands.c, detector, detector)
 
     def kernel(tile, given):
-        return _advance(config, tile, given, ops.fired)
+        return _advance(config, tile, given, differentiable=False)
 
     return _call(kernel, _with_columns(operands), like)
 
 
 def _with_columns(operands):
     """Gains and biases `[H, 1]`, as `[H]` may be mistaken for a scalar of each of H examples."""
-    return operands._replace(norm=jax.tree.map(lambda v: v[:, None], operands.norm))
+    vectors = operands.norm, operands.reads
+    norm, reads = jax.tree.map(lambda v: v[:, None], vectors)
+    return operands._replace(norm=norm, reads=reads)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -53,20 +56,21 @@ def _replay_backward(config, operands, gradients):
 
         def varied(those):
             kept = {name: getattr(operands, name) for name in fixed}
-            return _advance(config, tile, those._replace(**kept), ops.boundary)
+            return _advance(config, tile, those._replace(**kept), differentiable=True)
 
         return jax.vjp(varied, operands._replace(**fixed))[1](gradients)[0]
 
     operands = _with_columns(operands)
     result = _call(kernel, (operands, gradients), operands._replace(**fixed))
-    return None, result._replace(norm=jax.tree.map(lambda g: g[:, 0], result.norm))
+    norm, reads = jax.tree.map(lambda g: g[:, 0], (result.norm, result.reads))
+    return None, result._replace(norm=norm, reads=reads)
 
 
 replay.defvjp(lambda config, new, operands: (new, operands), _replay_backward)
 
 
-def _advance(config, tile, given, boundary):
-    """`operations.advance` of a tile, where the four gates are apart; `boundary` makes z."""
+def _advance(config, tile, given, differentiable):
+    """`operations.advance` of a tile, where the four gates are apart."""
 
     def normalised(x, gain, bias):
         mean = tile.mean(x)
@@ -82,10 +86,17 @@ def _advance(config, tile, given, boundary):
         config, given.p, given.q, given.h, given.c, squashed,
         lambda c: normalised(c, **norm["c"]) if norm else c,
     )  # fmt: skip
-    z = given.detector
-    if z is not None:
-        z = boundary(z, given.slope, config.boundary, given.noise)
-    return Advanced(h, c, z)
+    x = given.detector
+    if x is None:
+        return Advanced(h, c, None, None)
+    if given.reads is not None:
+        x = x + jnp.sum(jnp.where(tile.rows, given.reads * h, 0), axis=0)[None]
+    z = ops.fired(x, given.slope, config.boundary, given.noise)
+    if differentiable:  # a forward kernel has no room for the rule
+        z = ops.straight_through(z, x, given.slope, config.surrogate)
+    if config.nested and given.q is not None:
+        z = given.q * z
+    return Advanced(h, c, z, x)
 
 
 class _Tile:

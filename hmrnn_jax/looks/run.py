@@ -93,8 +93,7 @@ def restore(workdir, mesh) -> Run:
     target = {"params": zeros, "slope": np.float32(0)}
     with Checkpoints(workdir, read_only=True) as checkpoints:
         best = checkpoints.restore_best(parallel.replicate(target, mesh))
-    warning = "warning: " if best.lost else ""
-    notes = [*checkpoints.notes, f"{warning}{workdir}: {best.origin}"]
+    notes = [*checkpoints.notes, f"{workdir}: {best.origin}"]
     name = str(workdir).rstrip("/").rpartition("/")[2]
     slope, params = float(best.tree["slope"]), best.tree["params"]
     return Run(name, config, encoding, model, params, slope, mesh, tuple(notes))

@@ -3,6 +3,7 @@
 * `model`, `init_params(key)`, `initial_carry(rows)`: the network;
 * `stream`: `stream(step) -> batch`, and where its epochs end (`data.Stream`);
 * `loss(params, carry, batch, knobs, key)`: see `train_state.train_step`;
+* `knobs(done)`: scalars for the loss of the update after `done`, beside rate and slope;
 * `summary(sums)`: the metrics of one or more updates, plain numbers;
 * `evaluate(params, split, slope) -> metrics`, and `score(metrics)`, lower is better: what
   chooses the best checkpoint and moves the learning rate;

@@ -40,6 +40,9 @@ class Task:
     def initial_carry(self, rows):
         return ()
 
+    def knobs(self, done):
+        return {}
+
     def evaluate(self, params, split, slope):
         part, rows = self.data.splits[split], parallel.local_rows(self._batch, self._mesh)
         batches = images.EvaluationImages(part.images, part.labels, self._batch, self._patch, rows)

@@ -2,8 +2,9 @@
 
 import functools
 
-from hmrnn_jax import datasets, language, models, parallel, report
+from hmrnn_jax import datasets, language, models, objectives, parallel, report
 from hmrnn_jax.data import Stream, VariableStream
+from hmrnn_jax.datasets.vocabulary import LINE_END
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluate import Evaluator
 from hmrnn_jax.language import init_params
@@ -38,8 +39,13 @@ class Task:
         self.init_params = functools.partial(init_params, self.model)
         self.initial_carry = self.model.initial_carry
         penalties = language.Penalties(**config.penalties)
-        padded = config.window_random and config.window_quantum < _PADDING
-        self.loss = functools.partial(language.loss, self.model, penalties, padded=padded)
+        self.boundaries = objectives.Boundaries.of(config)
+        newline = line_end(self.encoding)
+        self.boundaries.check(objectives.detectors(self.model), newline is not None)
+        self.loss = functools.partial(
+            language.loss, self.model, penalties, boundaries=self.boundaries, newline=newline,
+            padded=config.window_random and config.window_quantum < _PADDING,
+        )  # fmt: skip
         self.summary = language.summary
         self._evaluator = Evaluator(
             self.model, mesh, evaluation.batch, evaluation.window, evaluation.warmup
@@ -47,6 +53,9 @@ class Task:
         for split in ("valid", "test"):
             self._evaluator.check(self.corpus.splits[split], f"{self.name}'s {split} split")
         self._view = config.finish == "view"
+
+    def knobs(self, done):
+        return self.boundaries.knobs(done)
 
     def evaluate(self, params, split, slope):
         return self._evaluator(params, self.corpus.splits[split], slope)
@@ -70,6 +79,12 @@ def corpus(config):
     """The text of a configuration."""
     data = config.data
     return datasets.load(data.name, path=data.path or None, unit=data.unit)
+
+
+def line_end(vocabulary):
+    """The id of the symbol that ends a line, or None."""
+    symbol = {"characters": "\n", "bytes": ord("\n"), "words": LINE_END}[vocabulary.unit]
+    return vocabulary.symbols.index(symbol) if symbol in vocabulary.symbols else None
 
 
 def model_of(config, vocabulary):

@@ -4,7 +4,7 @@ import functools
 
 import jax
 
-from hmrnn_jax import buckets, models, parallel, strokes
+from hmrnn_jax import buckets, models, objectives, parallel, strokes
 from hmrnn_jax.datasets import handwriting, signals, synthetic
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.strokes import init_params
@@ -39,7 +39,10 @@ class Task:
         self.model.check(config.window or _QUANTUM)
         self.initial_carry = self.model.initial_carry
         self.init_params = functools.partial(init_params, self.model)
-        self.loss = functools.partial(strokes.loss, self.model)
+        self.boundaries = objectives.Boundaries.of(config)
+        self.boundaries.check(objectives.detectors(self.model))
+        require("boundaries.teacher", self.boundaries.teacher, ("none", "surprise"))
+        self.loss = functools.partial(strokes.loss, self.model, boundaries=self.boundaries)
         self.summary = strokes.summary
         self._mesh, self._evaluation = mesh, config.evaluation
         self._rows = parallel.local_rows(config.evaluation.batch, mesh)
@@ -47,6 +50,9 @@ class Task:
         self._carry = jax.device_get(carry)
         step = functools.partial(strokes.eval_step, self.model.inference)
         self._step = parallel.pmapped_evaluation(step, mesh)
+
+    def knobs(self, done):
+        return self.boundaries.knobs(done)
 
     def evaluate(self, params, split, slope, seed=0):
         batch, window = self._evaluation.batch, self._evaluation.window

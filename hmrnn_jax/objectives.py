@@ -1,0 +1,221 @@
+"""Objectives for boundaries: wanted segment lengths, and the model's own uncertainty as a teacher.
+
+A recurrent network that predicts what comes next is least certain where a segment has just ended
+(Harris 1955; Elman 1990), and so knows where words end, whatever its detectors do. Here that
+knowledge teaches them, without a label (Nawrot et al. 2023 for a Transformer's boundaries). With
+x a detector's pre-activation, a the slope and p = sigmoid(2 a x), the logistic function with the
+hard sigmoid's derivative at 0:
+
+* the teacher: targets e_t = 1 at the peaks of an uncertainty u_t, the highest 1/N of them, and
+  the mean of the cross-entropy BCE(p_t, e_t) is added to the loss. u has no gradient;
+* the rate: N/(N-1) ((N-1) F G + (1-F)(1-G)) with F = mean z, without gradient, and G = mean p
+  (the ratio loss of Hwang, Wang, Gu 2025), least where F = G = 1/N; or a hinge on G, which acts
+  outside 2/3 to 3/2 of 1/N alone.
+
+N is the wanted mean length of a layer's segments, counted in segments of the layer below: all of
+this is over the steps where the layer below has a boundary.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.parallel import AXIS
+
+TEACHERS = ("none", "entropy", "line_end", "surprise")
+RATES = ("none", "ratio", "hinge")
+
+
+class Boundaries(NamedTuple):
+    """What is asked of the detectors beside the likelihood of the data.
+
+    Attributes:
+      lengths: wanted mean length of each layer's segments, lowest first, in segments of the layer
+        below (symbols or steps under the first); of so many layers. () asks nothing.
+      teacher: whose peaks are taught: `entropy` of the prediction; `line_end`, the probability of
+        a newline in it; `surprise`, the negative log-likelihood of what does come next; `none`.
+      teacher_weight: of the cross-entropy.
+      rate: `ratio`, `hinge` or `none`.
+      rate_weight: of the rate's loss.
+      reaches_below: whether these losses' gradient goes on below the detectors, into the layers
+        that they read. Where a boundary is a function of the symbol (a space) it need not;
+        where it is not, the states must learn it.
+      start, ramp: updates before the objectives set in, and over which their weights then grow:
+        an untrained model's uncertainty is noise.
+    """
+
+    lengths: tuple = ()
+    teacher: str = "none"
+    teacher_weight: float = 0.3
+    rate: str = "none"
+    rate_weight: float = 0.03
+    reaches_below: bool = True
+    start: int = 0
+    ramp: int = 0
+
+    def check(self, detectors, newline=True):
+        """Raises `UserError` for what cannot be asked of a model of so many `detectors`."""
+        require("boundaries.teacher", self.teacher, TEACHERS)
+        require("boundaries.rate", self.rate, RATES)
+        if (self.teacher, self.rate) != ("none", "none") and not self.lengths:
+            raise UserError(
+                "boundaries.lengths is empty; give the wanted mean segment length of each layer,"
+                " for example --config.boundaries.lengths='(6, 5)'."
+            )
+        if any(not length > 1 for length in self.lengths):
+            raise UserError(f"boundaries.lengths is {self.lengths}; each must be more than 1.")
+        if len(self.lengths) > detectors:
+            raise UserError(
+                f"boundaries.lengths names {len(self.lengths)} layers, but this model has"
+                f" {detectors} with a boundary detector."
+            )
+        if self.teacher == "line_end" and not newline:
+            raise UserError("boundaries.teacher=line_end needs a text with lines; it has none.")
+
+    @classmethod
+    def of(cls, config):
+        """What a run's `config` asks; a run may be older than these fields."""
+        asked = cls(**config.get("boundaries", {}))
+        return asked._replace(lengths=tuple(asked.lengths))
+
+    @property
+    def active(self):
+        """Whether anything is asked."""
+        return bool(self.lengths) and (self.teacher, self.rate) != ("none", "none")
+
+    def weight(self, done):
+        """Factor of both weights in the update after `done`."""
+        if done < self.start:
+            return 0.0
+        return min(1.0, (done - self.start + 1) / self.ramp) if self.ramp else 1.0
+
+    def knobs(self, done):
+        """The scalars that the loss of the update after `done` takes."""
+        return {"objectives": self.weight(done)} if self.active else {}
+
+
+NOTHING = Boundaries()
+
+
+def detectors(model):
+    """Number of boundary detectors of a model; objectives need one HM-LSTM as its cells."""
+    (config, *others) = model.cells
+    return config.depth - 1 if config.uses_slope and not others else 0
+
+
+def entropy(logits):
+    """Entropy of the predictions in nats, `[...]` for `[..., V]`."""
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+
+def line_end(logits, newline):
+    """Log-probability that symbol `newline` comes next, `[...]`; it peaks where that does."""
+    return jax.nn.log_softmax(logits)[..., newline]
+
+
+def peaks(values, allowed, length, ahead):
+    """Where `values` have a peak that is among the highest `1/length` of the allowed steps.
+
+    Args:
+      values: `[T, B]`. allowed: bool `[T, B]`; the steps in between do not exist for this.
+      length: N.
+      ahead: a peak is higher than the step before and no lower than the one after; False: it is
+        higher than the two before.
+
+    Returns `(targets, known)`, bool `[T, B]`: peaks; and where that can be told, as the steps
+    before and after lie in the window. The highest are so among the rows of all devices.
+    """
+    steps = len(values)
+    order = jnp.argsort(~allowed, axis=0, stable=True)
+    close = jnp.take_along_axis(values, order, axis=0)
+    count = jnp.sum(allowed, axis=0)
+    place = jnp.arange(steps)[:, None]
+    before = close - jnp.roll(close, 1, axis=0)
+    if ahead:
+        targets = (before > 0) & (close >= jnp.roll(close, -1, axis=0))
+        known = (place >= 1) & (place < count - 1)
+    else:
+        targets = (before > 0) & (close > jnp.roll(close, 2, axis=0))
+        known = (place >= 2) & (place < count)
+    back = jnp.argsort(order, axis=0)
+    targets, known = (jnp.take_along_axis(v, back, axis=0) for v in (targets, known))
+    return targets & known & (values >= threshold(values, allowed, length)), known
+
+
+def threshold(values, allowed, length):
+    """The value that `1/length` of the allowed ones of all devices reach, a scalar."""
+    if jax.lax.axis_size(AXIS) > 1:
+        values, allowed = jax.lax.all_gather((values, allowed), AXIS)
+    ordered = jnp.sort(jnp.where(allowed, values, -jnp.inf), axis=None)
+    above = jnp.sum(allowed) / length
+    return ordered[jnp.clip(ordered.size - above.astype(int), 0, ordered.size - 1)]
+
+
+def loss(boundaries, uncertainty, x, z, mask, slope):
+    """This device's share of the objectives' losses, and sums for the metrics.
+
+    Args:
+      boundaries: `Boundaries`, static.
+      uncertainty: u `[T, B]`; None without a teacher.
+      x, z: pre-activations and boundaries of the detectors, lowest first, `[T, B]` each.
+      mask: `[T, B]`, 1 where a step counts.
+      slope: a, a scalar.
+
+    Returns `(share, sums)`; `sums` has `taught` (sum of the cross-entropy), `targets` (of e) and
+    `teachable` (number of steps), `[layers]` each, with a teacher.
+    """
+    share, sums, allowed = 0.0, [], mask > 0
+    ahead = boundaries.teacher != "entropy"
+    for length, pre, fired in zip(boundaries.lengths, x, z, strict=False):
+        logit = 2 * slope * pre
+        if boundaries.rate != "none":
+            share += boundaries.rate_weight * _rate(boundaries.rate, length, logit, fired, allowed)
+        if boundaries.teacher != "none":
+            u = jax.lax.stop_gradient(uncertainty)
+            targets, known = peaks(u, allowed, length, ahead)
+            costs = optax.sigmoid_binary_cross_entropy(logit, targets.astype(logit.dtype))
+            cost, number = jnp.sum(costs * known), jnp.sum(known)
+            total = jnp.maximum(jax.lax.psum(number, AXIS), 1)
+            share += boundaries.teacher_weight * cost / total
+            sums.append((cost, jnp.sum(targets, dtype=cost.dtype), number.astype(cost.dtype)))
+        allowed &= fired > 0
+    names = ("taught", "targets", "teachable")
+    columns = zip(names, zip(*sums, strict=True), strict=True) if sums else ()
+    return share, {name: jnp.stack(column) for name, column in columns}
+
+
+def of_model(boundaries, model, params, x, carry, out, batch, slope, uncertainty):
+    """`loss` of a model's output.
+
+    Args:
+      model: with one HM-LSTM as its cells. x: the cell's inputs `[T, B, n]`.
+      carry: the states before the window. out: what the model returned for `batch`.
+    """
+    (config,), (states,), (aux,), (first,) = model.cells, out.states, out.aux, carry
+    pre = aux.x
+    if not boundaries.reaches_below:
+        before = hm_lstm.before_each_step(config, first, states, batch.resets)
+        known = jax.lax.stop_gradient((x, before, states))
+        pre = hm_lstm.detectors(config, params["cell1"], *known)
+    return loss(boundaries, uncertainty, pre, states.z, batch.mask, slope)
+
+
+def _rate(kind, length, logit, fired, allowed):
+    """This device's share of a layer's rate loss."""
+    local = jnp.sum(allowed, dtype=logit.dtype)
+    count, firing = jax.lax.psum((local, jnp.sum(fired * allowed)), AXIS)
+    count = jnp.maximum(count, 1)
+    # Of this device's steps; all devices' shares add up to the mean.
+    mean = jnp.sum(jax.nn.sigmoid(logit) * allowed) / count
+    if kind == "ratio":
+        f = jax.lax.stop_gradient(firing / count)
+        return length / (length - 1) * ((length - 1) * f * mean + (1 - f) * (local / count - mean))
+    wanted, g = 1 / length, jax.lax.stop_gradient(jax.lax.psum(mean, AXIS))
+    excess = (g > 1.5 * wanted).astype(mean.dtype) * (mean - 1.5 * wanted * local / count)
+    lack = (g < wanted / 1.5).astype(mean.dtype) * (wanted / 1.5 * local / count - mean)
+    return length * (excess + lack)

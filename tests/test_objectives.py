@@ -1,0 +1,240 @@
+"""What is asked of detectors beside the likelihood: lengths, and the model's uncertainty."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from hmrnn_jax import language, models, objectives, parallel, recurrence
+from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.data import Batch
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.objectives import Boundaries
+
+
+def on_axis(function, *arguments, devices=1):
+    """`function` of rows spread over so many devices; its results are summed over them."""
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+
+    def summed(*rows):
+        return jax.lax.psum(function(*rows), parallel.AXIS)
+
+    spec = jax.tree.map(lambda v: P(None, parallel.AXIS), arguments)
+    mapped = jax.shard_map(summed, mesh=mesh, in_specs=spec, out_specs=P(), check_vma=False)
+    return jax.jit(mapped)(*arguments)
+
+
+def peaks(values, allowed, length, ahead):
+    """`objectives.peaks` of one device."""
+    return on_axis(
+        lambda v, a: jax.tree.map(
+            lambda x: x.astype(int), objectives.peaks(v, a, length, ahead)
+        ),
+        jnp.asarray(values), jnp.asarray(allowed),
+    )  # fmt: skip
+
+
+def expected_peaks(values, allowed, length, ahead):
+    """The same in loops: peaks among the allowed steps of each row, the highest of all."""
+    targets, known = np.zeros(values.shape, bool), np.zeros(values.shape, bool)
+    high = np.sort(values[allowed])[::-1][int(allowed.sum() / length) - 1]
+    for b in range(values.shape[1]):
+        steps = np.flatnonzero(allowed[:, b])
+        u = values[steps, b]
+        for k, t in enumerate(steps):
+            if ahead and 1 <= k < len(steps) - 1:
+                known[t, b] = True
+                targets[t, b] = u[k] > u[k - 1] and u[k] >= u[k + 1] and u[k] >= high
+            if not ahead and k >= 2:
+                known[t, b] = True
+                targets[t, b] = u[k] > u[k - 1] and u[k] > u[k - 2] and u[k] >= high
+    return targets, known
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_peaks_are_those_among_the_steps_where_the_layer_below_ends_a_segment(share, ahead):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(30, 6)).round(1).astype("float32")
+    allowed = rng.uniform(size=values.shape) < share
+    expected = expected_peaks(values, allowed, 3, ahead)
+    actual = peaks(values, allowed, 3, ahead)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert 5 < expected[0].sum() < expected[1].sum()
+
+
+def test_no_allowed_step_gives_no_peak():
+    targets, known = peaks(np.ones((5, 2), "float32"), np.zeros((5, 2), bool), 3, True)
+    assert not targets.any() and not known.any()
+
+
+def rows(seed=0, steps=20, batch=8):
+    rng = np.random.default_rng(seed)
+    u = jnp.asarray(rng.normal(size=(steps, batch)), "float32")
+    x = tuple(jnp.asarray(rng.normal(size=(steps, batch)), "float32") for _ in range(2))
+    z1 = (x[0] > 0).astype("float32")
+    mask = jnp.asarray(rng.uniform(size=(steps, batch)) < 0.8, "float32")
+    return u, x, (z1, z1 * (x[1] > 0)), mask
+
+
+ALL = Boundaries((3, 4), "line_end", 0.5, "ratio", 0.2)
+
+
+@pytest.mark.parametrize("rate", objectives.RATES)
+def test_the_losses_are_those_of_the_formulas(rate):
+    """Cross-entropy with the peaks, and the rate's loss, over the steps that count, by layer."""
+    asked, slope = ALL._replace(rate=rate), 1.5
+    u, x, z, mask = rows()
+    value, sums = on_axis(lambda *a: objectives.loss(asked, *a, slope), u, x, z, mask)
+    allowed, expected = np.asarray(mask) > 0, 0.0
+    for layer, length in enumerate(asked.lengths):
+        p = 1 / (1 + np.exp(-2 * slope * np.asarray(x[layer], "float64")))
+        targets, known = expected_peaks(np.asarray(u), allowed, length, True)
+        costs = -np.where(targets, np.log(p), np.log(1 - p))
+        expected += 0.5 * costs[known].mean()
+        assert sums["targets"][layer] == targets.sum() and sums["teachable"][layer] == known.sum()
+        f, g, n = np.asarray(z[layer])[allowed].mean(), p[allowed].mean(), length
+        if rate == "ratio":
+            expected += 0.2 * n / (n - 1) * ((n - 1) * f * g + (1 - f) * (1 - g))
+        elif rate == "hinge":
+            expected += 0.2 * n * (max(0, g - 1.5 / n) + max(0, 1 / n / 1.5 - g))
+        allowed &= np.asarray(z[layer]) > 0
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", ["ratio", "hinge"])
+def test_the_number_of_devices_changes_nothing(rate):
+    asked = ALL._replace(rate=rate)
+    u, x, z, mask = rows()
+
+    def gradient(u, x, z, mask):
+        (value, _), to_x = jax.value_and_grad(
+            lambda x: objectives.loss(asked, u, x, z, mask, 1.0), has_aux=True
+        )(x)
+        return value, jax.tree.map(lambda g: jnp.sum(g**2, axis=1), to_x)
+
+    one, four = (on_axis(gradient, u, x, z, mask, devices=n) for n in (1, 4))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-9), one, four)
+
+
+def test_the_rate_pulls_towards_the_wanted_length():
+    """The ratio loss falls with p where detectors fire too seldom, rises where too often."""
+    for fired, sign in ((0.05, -1), (0.6, 1)):
+        z = (jnp.asarray(np.random.default_rng(1).uniform(size=(40, 8)) < fired, "float32"),)
+        asked = Boundaries((5,), rate="ratio", rate_weight=1.0)
+
+        def value(shift, z=z, asked=asked):
+            x = (z[0] * 2 - 1 + shift,)
+            return on_axis(
+                lambda x, z, m: objectives.loss(asked, None, x, z, m, 1.0)[0],
+                x,
+                z,
+                jnp.ones((40, 8)),
+            )
+
+        assert np.sign(value(0.01) - value(-0.01)) == sign
+
+
+CONFIG = hm_lstm.Config(
+    4, (5, 6, 4), nested=True, detector_reads_h=True, reset_recurrent=True, layer_norm="ba"
+)
+
+
+@pytest.mark.parametrize("top_down", [True, False])
+def test_detectors_from_known_states_are_those_of_the_recurrence(top_down):
+    config = hm_lstm.Config(4, (5, 6, 4), top_down=top_down) if not top_down else CONFIG
+    params = hm_lstm.init(jax.random.key(0), config)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 3, 4)).astype("float32")
+    resets = rng.uniform(size=(12, 3)) < 0.2
+    first = recurrence.initial_state(config, 3)
+    first = first._replace(
+        h=tuple(jnp.asarray(rng.normal(size=h.shape), "float32") for h in first.h)
+    )
+    out = recurrence.unroll(config, params, first, x, resets=resets)
+    before = hm_lstm.before_each_step(config, first, out.states, resets)
+    found = hm_lstm.detectors(config, params, x, before, out.states)
+    for ours, theirs in zip(found, out.aux.x, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def gradients(asked, factor=1.0):
+    """Of `language.loss` with what is `asked`, less that without it."""
+    model = models.LanguageModel(vocabulary=6, embedding=4, cells=(CONFIG,), output=5)
+    rng = np.random.default_rng(0)
+    ids = jnp.asarray(rng.integers(0, 6, (16, 4)))
+    batch = Batch(ids, jnp.roll(ids, -1, 0), jnp.ones(ids.shape), jnp.zeros(ids.shape, bool))
+    params = language.init_params(model, jax.random.key(0))
+    carry, knobs = model.initial_carry(4), {"slope": 1.0, "objectives": jnp.float32(factor)}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradient(asked, params):
+        def value(params):
+            # The axis is one device.
+            return language.loss(
+                model, language.Penalties(), params, carry, batch, knobs, jax.random.key(1),
+                boundaries=asked, newline=2,
+            )  # fmt: skip
+
+        mesh = parallel.make_mesh(jax.devices()[:1])
+        mapped = jax.shard_map(
+            jax.grad(value, has_aux=True), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
+        )
+        return mapped(params)[0]
+
+    return jax.tree.map(jnp.subtract, gradient(asked, params), gradient(Boundaries(), params))
+
+
+def reached(tree):
+    return {
+        "/".join(k.key for k in path)
+        for path, v in jax.tree_util.tree_leaves_with_path(tree)
+        if np.abs(v).max() > 1e-7
+    }
+
+
+DETECTORS = {f"cell1/layer{n}/detector/{k}" for n in (1, 2) for k in ("U_rec", "W_bu", "V", "b")}
+
+
+@pytest.mark.parametrize("teacher", ["entropy", "line_end", "surprise"])
+def test_a_gradient_that_does_not_reach_below_moves_the_detectors_alone(teacher):
+    asked = Boundaries((2.5, 2), teacher, rate="ratio", reaches_below=False)
+    found = reached(gradients(asked))
+    assert DETECTORS - {"cell1/layer2/detector/U_td"} <= found
+    assert all("/detector/" in name for name in found)
+    below = reached(gradients(asked._replace(reaches_below=True)))
+    assert {"embedding", "cell1/layer1/gates/W_bu", "cell1/layer1/detector/b"} <= below
+    # The uncertainty has no gradient of its own, so nothing reaches what reads the states.
+    assert not any(name.startswith(("softmax", "output")) for name in below)
+
+
+def test_a_factor_of_0_is_no_objective():
+    assert not reached(gradients(Boundaries((2.5, 2), "entropy", rate="ratio"), 0.0))
+
+
+def test_weights_set_in_and_grow():
+    asked = Boundaries((6,), "entropy", start=10, ramp=4)
+    assert [asked.weight(done) for done in (0, 9, 10, 11, 13, 500)] == [0, 0, 0.25, 0.5, 1, 1]
+    assert Boundaries((6,), "entropy").weight(0) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Boundaries((), "entropy"), "boundaries.lengths is empty"),
+        (Boundaries((), rate="hinge"), "boundaries.lengths is empty"),
+        (Boundaries((1,), "entropy"), "each must be more than 1"),
+        (Boundaries((6, float("nan")), "entropy"), "each must be more than 1"),
+        (Boundaries((6, 5, 4), "entropy"), "names 3 layers, but this model has 2"),
+        (Boundaries((6,), "line_end"), "needs a text with lines"),
+        (Boundaries((6,), "entropie"), "must be one of none, entropy"),
+        (Boundaries((6,), rate="loss"), "must be one of none, ratio"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(asked, message):
+    with pytest.raises(UserError, match=message):
+        asked.check(2, newline=False)
