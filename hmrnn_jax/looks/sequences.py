@@ -151,8 +151,9 @@ def segment(run, sequences, path, seed=0):
         for row in boundaries.segments([""] * len(layer), layer, number)
     )
     count = boundaries.write_segments(path, rows)
-    nested = "segments of layers need not be nested"
-    return f"{count:,} segments of {len(sequences):,} sequences: {path}\n{nested}"
+    return "\n".join(
+        [f"{count:,} segments of {len(sequences):,} sequences: {path}", reading.nesting(run.model)]
+    )
 
 
 def sample(run, split, count, steps, prime, temperature, bias, seed, path):
