@@ -38,8 +38,9 @@ from hmrnn_jax.analysis import plots, stroke_plots, syneval
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.fields import Choice, Names, Number, Switch, Text, Whole, Wholes
 from hmrnn_jax.looks import examples, sequences, streaming, syntax, text
-from hmrnn_jax.looks.run import export, from_official, restore
+from hmrnn_jax.looks.run import export, from_official, restore, titles
 from hmrnn_jax.settings import ROWS, SEEDS
+from hmrnn_jax.workdir import load_run
 
 FLAGS = flags.FlagValues()
 flag, Place = functools.partial(fields.flag, FLAGS), functools.partial(Text, empty=False)
@@ -233,15 +234,17 @@ def _with_control(run):
 
 def _curves():
     """The training curves of a run, and of --control over them."""
+    folders = list(filter(None, (FLAGS.workdir, FLAGS.control)))
+    names = titles({folder: load_run(folder)[0] for folder in folders})
     runs = {
-        epath.Path(workdir).name: metrics.read_metrics(epath.Path(workdir) / "metrics.jsonl")
-        for workdir in filter(None, (FLAGS.workdir, FLAGS.control))
+        names[folder]: metrics.read_metrics(epath.Path(folder) / "metrics.jsonl")
+        for folder in folders
     }
     path = _output("curves.png")
     if FLAGS.control:
         plots.compare_curves(path, runs, FLAGS.keys)
     else:
-        plots.training_curves(path, *runs.values())
+        plots.training_curves(path, *runs.values(), *runs)
     _say(f"figure: {path}")
 
 

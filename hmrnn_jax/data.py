@@ -98,11 +98,12 @@ class Stream(Epochs):
     def __call__(self, step: int) -> Batch:
         """The batch of a step (from 0, without end): arrays [T, rows owned]."""
         window = operator.index(step) % self.steps_per_epoch
-        return self._cut(window * self.window, self.window)
+        start = window * self.window
+        return self._cut(start, start + self.window, self.window)
 
-    def _cut(self, start: int, length: int) -> Batch:
-        """The batch of the columns from `start` on, padded to `length`."""
-        columns = slice(start, start + length)
+    def _cut(self, start: int, end: int, length: int) -> Batch:
+        """The batch of the columns from `start` to `end`, padded to `length`."""
+        columns = slice(start, end)
         inputs, targets = self._inputs[:, columns].T, self._targets[:, columns].T
         shape, steps = (length, inputs.shape[1]), inputs.shape[0]
         batch = Batch(
@@ -154,7 +155,7 @@ class VariableStream(Stream):
 
     def __call__(self, step):
         start, end = self._bounds(operator.index(step))
-        return self._cut(start, -(-(end - start) // self._multiple) * self._multiple)
+        return self._cut(start, end, -(-(end - start) // self._multiple) * self._multiple)
 
     def _bounds(self, step):
         """Columns `(start, end)` of a step's window."""

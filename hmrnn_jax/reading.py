@@ -29,6 +29,13 @@ def check(model):
         raise UserError("This run's cell has no boundary detectors; train with model.cell=hm_lstm.")
 
 
+def nesting(model):
+    """A clause on how the segments of a model's layers lie to each other."""
+    if all(config.nested for config in model.cells if config.uses_slope):
+        return "a layer's segments are whole segments of the layer below"
+    return "segments of layers need not be nested"
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _read(model, params, ids, carry, slope, key):
     noise = jax.random.uniform(key, (*ids.shape, model.noise_width))

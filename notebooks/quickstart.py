@@ -112,9 +112,12 @@ plots.boundary_figure(figure, text, z, norms, "the first 270 characters of the t
 Image(figure)
 
 # %%
-z, _ = evaluate.look(model, params, corpus.splits["test"][:5000])
-read = corpus.vocabulary.decode(corpus.splits["test"][:5000])
-print(scores.format_scores(boundaries.score_against_spaces(z, read)))
+test = corpus.splits["test"][:5000]
+z, _ = evaluate.look(model, params, test)
+draw = jax.jit(functools.partial(language.init_params, model))
+untrained = [evaluate.look(model, draw(jax.random.key(seed)), test)[0] for seed in range(5)]
+read = corpus.vocabulary.decode(test)
+print(scores.format_scores(boundaries.score_against_spaces(z, read, untrained=untrained)))
 
 # %% [markdown]
 # ## Samples

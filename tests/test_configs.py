@@ -122,7 +122,11 @@ IAM = {
     "data.split": "hm_lstm", "slope.maximum": 3, "longest": 0,
 }  # fmt: skip
 TEXT = {"model.embedding": 128, "model.head": "gated", "model.dropout.input": 0}
-HM_LSTM = {"model.cell": "hm_lstm", "model.hm_lstm.layer_norm": "sum"}
+HM_LSTM = {
+    "model.cell": "hm_lstm", "model.hm_lstm.layer_norm": "sum", "model.hm_lstm.nested": False,
+    "model.hm_lstm.surrogate": "hard_sigmoid", "model.hm_lstm.top_down": True,
+    "model.hm_lstm.flush": True, "boundaries.teacher": "none", "boundaries.rate": "none",
+}  # fmt: skip
 LSTM = {"model.cell": "lstm", "model.lstm.layer_norm": "sum"}
 STEP = HM_LSTM | {"model.hm_lstm.boundary": "step", "slope.increment": 0}
 PAPERS = {

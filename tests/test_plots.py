@@ -80,12 +80,13 @@ ROWS = [
 
 @pytest.mark.filterwarnings("error")
 def test_training_curves_with_missing_keys(tmp_path, saved):
-    plots.training_curves(tmp_path / "t.png", ROWS)
+    plots.training_curves(tmp_path / "t.png", ROWS, "HM-LSTM 3 x 512 on ptb_char")
     plots.training_curves(tmp_path / "empty.png", [])
     assert is_png(tmp_path / "t.png") and is_png(tmp_path / "empty.png")
     curves = {line.get_label(): line.get_xydata() for a in saved[0].axes for line in a.lines}
-    assert set(curves) == {"train", "valid", "layer 1, firing rate", "layer 2, live fraction"}
-    np.testing.assert_array_equal(curves["valid"], [[10, 3.5], [20, 2.5]])
+    detectors = {"layer 1, firing rate", "layer 2, live fraction"}
+    assert set(curves) == {"training", "validation"} | detectors
+    np.testing.assert_array_equal(curves["validation"], [[10, 3.5], [20, 2.5]])
     np.testing.assert_array_equal(curves["layer 1, firing rate"], [[10, 0.2], [20, 0]])
 
 
@@ -96,8 +97,35 @@ def test_compare_curves(tmp_path, saved):
     assert is_png(tmp_path / "c.png")
     for axes in saved[0].axes:
         assert [line.get_label() for line in axes.lines] == ["HM-LSTM", "LSTM"]
+    labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in saved[0].axes]
+    expected = ("bits per character, validation", "firing rate, layer 1")
+    assert labels == [("updates", words) for words in expected]
     with pytest.raises(UserError):
         plots.compare_curves(tmp_path / "c.png", runs, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("train/bpc", "bits per character, training"),
+        ("valid/live/layer2", "live fraction, layer 2, validation"),
+        ("learning_rate", "learning rate"),
+        ("slope", "slope of the detectors"),
+        ("chars_per_second", "chars per second"),
+        ("test/accuracy/length7", "accuracy, length 7, test"),
+    ],
+)
+def test_axes_are_in_words(key, words):
+    assert plots.in_words(key) == words
+
+
+def test_letters_are_legible_at_half_size(tmp_path, saved):
+    """Half of a figure of 150 dots an inch: no letter below 10 dots high."""
+    plots.training_curves(tmp_path / "t.png", ROWS, "HM-LSTM 3 x 512 on ptb_char")
+    plots.compare_curves(tmp_path / "c.png", {"HM-LSTM": ROWS}, ["valid/bpc"])
+    for figure in saved:
+        for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize")):
+            assert not text.get_text() or text.get_fontsize() * 150 / 72 / 2 >= 10
 
 
 @pytest.mark.filterwarnings("error")

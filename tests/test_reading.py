@@ -188,6 +188,16 @@ def test_segments_of_a_file_are_those_of_the_boundaries(run, setup, single, tmp_
     assert sorted(os.listdir(tmp_path)) == ["mine.txt", "rows.jsonl", "whole.jsonl"]
 
 
+def test_segments_of_two_layers_are_nested_where_the_cell_nests_them(setup, single):
+    ends = [set(np.flatnonzero(layer)) for layer in single]
+    assert ends[1] - ends[0]  # layer 2 ends segments within segments of layer 1
+    assert "need not be nested" in reading.nesting(setup[0])
+    model, params = make(nested=True)
+    z = reading.boundaries(model, params, setup[2], rows=3, warmup=7)
+    assert z[1].any() and not (z[1] > z[0]).any()
+    assert "whole segments of the layer below" in reading.nesting(model)
+
+
 def test_symbols_of_bytes_and_words_are_spelled_when_asked_for():
     for unit, text, symbols in (
         ("bytes", "né\n", ["n", "Ã", "©", "\n"]),

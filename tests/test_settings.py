@@ -177,7 +177,9 @@ def test_a_value_out_of_range_is_refused_before_anything_is_written(config, tmp_
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("make", "name", "value"), OTHERS, ids=lambda v: getattr(v, "__name__", str(v)))
+@pytest.mark.parametrize(
+    ("make", "name", "value"), OTHERS, ids=lambda v: getattr(v, "__name__", str(v))
+)
 def test_so_it_is_for_every_task(tmp_path, make, name, value):
     config = make()
     config.update_from_flattened_dict({name: value})

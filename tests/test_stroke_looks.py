@@ -74,6 +74,7 @@ def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path
         hits = np.sum(fired & gold)
         precision, recall = 100 * hits / fired.sum(), 100 * hits / gold.sum()
         rows = out.partition(f"boundaries against {name}, 2 sequences")[2].splitlines()
+        assert rows[1].endswith("| untrained, 5 seeds") and rows[3].count("|") == 4
         assert rows[3].startswith(f"    1  +0   {fired.mean():.3f} |{precision:6.1f}{recall:6.1f}")
         # Padded to one length, so that neither sequence reaches into the other.
         both = np.zeros((2, 2, 40), bool)

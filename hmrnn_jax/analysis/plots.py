@@ -4,6 +4,9 @@ Figures are drawn on `matplotlib.figure.Figure` without pyplot: no window, no
 global state, nothing to close.
 """
 
+import functools
+import re
+
 import numpy as np
 
 from hmrnn_jax import files
@@ -13,6 +16,9 @@ from hmrnn_jax.errors import UserError
 
 # Okabe and Ito's palette: told apart with every common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Sizes of the letters of curves: legible in half of a figure's width.
+LETTERS = {"font.size": 11, "legend.fontsize": 10}
+_PANEL = (4.4, 3.6)  # inches
 _GRID = {"color": "#dddddd", "linewidth": 0.6}
 _FONTS = (
     "DejaVu Sans Mono",
@@ -28,6 +34,19 @@ _FONTS = (
 )
 _MOST_ROWS, _WIDTH = 40, 90  # rows of a figure of boundaries, and symbols in one
 MOST_SYMBOLS = _MOST_ROWS * _WIDTH  # that `boundary_figure` draws
+
+
+def _with_letters(draw):
+    """`draw` with letters that stay legible at half size."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments, **kept):
+        from matplotlib import rc_context
+
+        with rc_context(LETTERS):
+            return draw(*arguments, **kept)
+
+    return drawn
 
 
 def new_figure(**settings):
@@ -217,14 +236,34 @@ def _curve(axes, rows, key, **look):
 
 def _finish(axes, drawn, what):
     _open_axes(axes)
-    axes.set_xlabel("step")
+    axes.set_xlabel("updates")
     if drawn:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False)
     else:
         axes.text(0.5, 0.5, f"no {what} in the metrics", ha="center", transform=axes.transAxes)
 
 
-def training_curves(path, metrics_rows):
+_WORDS = {
+    "train": "training", "valid": "validation", "test": "test", "bpc": "bits per character",
+    "nats": "nats a prediction", "log_likelihood": "log-likelihood of a sequence in nats",
+    "error": "share of errors", "rate": "firing rate", "live": "live fraction",
+    "update": "share of UPDATE", "copy": "share of COPY", "flush": "share of FLUSH",
+    "slope": "slope of the detectors", "gradient_norm": "norm of the gradient",
+}  # fmt: skip
+
+
+def in_words(key):
+    """A metric's name for people: `valid/bpc` is "bits per character, validation"."""
+    *before, last = key.split("/")
+    parts = [_WORDS.get(part, part.replace("_", " ")) for part in before]
+    numbered = re.fullmatch(r"(layer|length)(\d+)", last)
+    if numbered and parts:
+        return ", ".join([parts[-1], " ".join(numbered.groups()), *parts[:-1]])
+    return ", ".join([_WORDS.get(last, last.replace("_", " ")), *parts])
+
+
+@_with_letters
+def training_curves(path, metrics_rows, title=""):
     """One run: bits per character, and how alive the boundary detectors are.
 
     The right panel has a solid curve for every layer's firing rate and a dashed
@@ -236,14 +275,16 @@ def training_curves(path, metrics_rows):
       path: of the PNG file to write.
       metrics_rows: dicts with `step` and any of `train/bpc`, `valid/bpc`,
         `rate/layerN`, `live/layerN`, as `metrics.read_metrics` returns them.
+      title: of the figure, the run's.
 
     Raises:
       UserError: the folder does not exist.
     """
-    figure = new_figure(figsize=(10.5, 3.8), layout="constrained")
+    figure = new_figure(figsize=(2 * _PANEL[0], _PANEL[1]), layout="constrained")
+    figure.suptitle(title, parse_math=False)
     bpc, detectors = figure.subplots(1, 2)
     drawn = [
-        _curve(bpc, metrics_rows, f"{split}/bpc", label=split, color=colour, linewidth=1.4)
+        _curve(bpc, metrics_rows, f"{split}/bpc", label=_WORDS[split], color=colour, linewidth=1.6)
         for split, colour in (("train", "#999999"), ("valid", COLOURS[0]))
     ]
     bpc.set_ylabel("bits per character")
@@ -261,7 +302,7 @@ def training_curves(path, metrics_rows):
                 label=f"{name.replace('layer', 'layer ')}, {word}",
                 color=COLOURS[index % len(COLOURS)],
                 linestyle=line,
-                linewidth=1.4,
+                linewidth=1.6,
             )
     detectors.set_yscale("symlog", linthresh=0.01, linscale=0.5)
     detectors.set_ylim(-0.001, 1.3)
@@ -273,13 +314,14 @@ def training_curves(path, metrics_rows):
     _save(figure, path)
 
 
+@_with_letters
 def compare_curves(path, runs, keys):
     """Several runs over one another, one panel per key.
 
     Args:
       path: of the PNG file to write.
-      runs: dict from a run's name to its rows; the colour goes with the run.
-      keys: such as `["valid/bpc", "rate/layer1"]`.
+      runs: dict from a run's title to its rows; the colour goes with the run.
+      keys: such as `["valid/bpc", "rate/layer1"]`, see `in_words`.
 
     Raises:
       UserError: no keys are given, or the folder does not exist.
@@ -287,29 +329,30 @@ def compare_curves(path, runs, keys):
     keys = list(keys)
     if not keys:
         raise UserError("There is nothing to compare: give one key or more, such as valid/bpc.")
-    figure = new_figure(figsize=(5.25 * len(keys), 3.8), layout="constrained")
+    figure = new_figure(figsize=(_PANEL[0] * len(keys), _PANEL[1]), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         drawn = [
-            _curve(axes, rows, key, label=name, color=COLOURS[index % len(COLOURS)], linewidth=1.4)
+            _curve(axes, rows, key, label=name, color=COLOURS[index % len(COLOURS)], linewidth=1.6)
             for index, (name, rows) in enumerate(runs.items())
         ]
-        axes.set_ylabel(key)
-        _finish(axes, any(drawn), key)
+        axes.set_ylabel(in_words(key))
+        _finish(axes, any(drawn), in_words(key))
     _save(figure, path)
 
 
+@_with_letters
 def length_curves(path, results, trained):
     """Accuracy of several runs by number of operators (Shen et al. 2019, Figure 3).
 
     Args:
       path: of the PNG file to write.
-      results: dict from a run's name to its test metrics, of which `accuracy/lengthN` are drawn.
+      results: dict from a run's title to its test metrics, of which `accuracy/lengthN` are drawn.
       trained: the largest number of operators in training; longer formulas are shaded.
 
     Raises:
       UserError: the folder does not exist.
     """
-    figure = new_figure(figsize=(5.5, 3.8), layout="constrained")
+    figure = new_figure(figsize=(1.25 * _PANEL[0], _PANEL[1]), layout="constrained")
     axes = figure.subplots()
     prefix = "accuracy/length"
     for colour, (name, result) in zip(COLOURS, results.items(), strict=False):

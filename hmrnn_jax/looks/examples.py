@@ -4,6 +4,7 @@ import json
 
 from hmrnn_jax import tasks
 from hmrnn_jax.analysis import plots
+from hmrnn_jax.looks.run import titles
 from hmrnn_jax.tasks import images, logic
 
 
@@ -21,7 +22,9 @@ def score(runs, split, path):
         lines.append(f"{split}: {task.headline(result)}")
     config = runs[0].config
     if config.task == "logic" and split == "test":
-        plots.length_curves(path, results, config.data.longest)
+        names = titles({run.name: run.config for run in runs})
+        titled = {names[name]: result for name, result in results.items()}
+        plots.length_curves(path, titled, config.data.longest)
         lines += [logic.table(results), f"figure: {path}"]
     if config.task == "images":
         lines.append(images.table(results))

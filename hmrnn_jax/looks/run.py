@@ -6,12 +6,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
-from hmrnn_jax import models, official, parallel, tasks
+from hmrnn_jax import models, official, parallel, settings, tasks
 from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.tasks import language
 from hmrnn_jax.workdir import load_run
+
+CELLS = {"hm_lstm": "HM-LSTM", "lstm": "LSTM", "nested_lstm": "Nested LSTM", "on_lstm": "ON-LSTM"}
+_MOST_TOLD = 3  # settings that tell two runs of one title apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Run:
     """A configuration with its trained parameters.
 
     Attributes:
-      name: what headings and messages call it.
+      name: what messages call it: its folder's.
       config: the run's configuration. encoding: its `Vocabulary` or `Scale`, or None.
       model, params, slope: the network, its parameters on the mesh, its detectors' slope.
       mesh: the devices. notes: lines for the log.
@@ -38,6 +42,41 @@ class Run:
     def plain(self):
         """The parameters on no device in particular."""
         return jax.device_get(self.params)
+
+    @property
+    def title(self):
+        """What headings call it, see `title`."""
+        return title(self.config)
+
+
+def title(config):
+    """A run's model and data in words: "HM-LSTM 3 x 512 on ptb_char"."""
+    sizes, data = tuple(config.model.sizes), config.data
+    alike = len(sizes) > 1 and len(set(sizes)) == 1
+    shape = f"{len(sizes)} x {sizes[0]}" if alike else " + ".join(map(str, sizes))
+    name = data.get("name", "") or config.task
+    if name in ("text", "signals"):  # somebody's own
+        name = epath.Path(data.path).name
+    return f"{CELLS[config.model.cell]} {shape} on {name}"
+
+
+def titles(configs):
+    """`{folder: title}` of several runs, `{folder: config}`, no two alike.
+
+    Where model and data are the same, the settings that differ follow; the folder's name, if
+    these are none or many.
+    """
+    found = {folder: title(config) for folder, config in configs.items()}
+    fields = {folder: settings.flat(config.to_dict()) for folder, config in configs.items()}
+    for one in set(found.values()):
+        same = [folder for folder in found if found[folder] == one]
+        names = {name for folder in same for name in fields[folder]}
+        differ = [n for n in sorted(names) if len({str(fields[f].get(n)) for f in same}) > 1]
+        for folder in same if len(same) > 1 else ():
+            told = ", ".join(f"{n.rpartition('.')[2]} {fields[folder].get(n)}" for n in differ)
+            few = 0 < len(differ) <= _MOST_TOLD
+            found[folder] = f"{one}, {told if few else epath.Path(folder).name}"
+    return found
 
 
 def restore(workdir, mesh) -> Run:

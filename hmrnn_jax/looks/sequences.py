@@ -88,7 +88,7 @@ def show_boundaries(run, title, sequences, path, shown=5, scored=200, seed=0, to
     shown = min(shown, len(sequences))
     values = run.encoding.restore(sequences.values)
     places = [sequences.place(number) for number in range(len(sequences))]
-    heading = f"{run.name}: {title}"
+    heading = f"{run.title}: {title}"
     if run.config.data.name in HANDWRITING:
         lines = [(values[place], sequences.events[place]) for place in places[:shown]]
         texts = sequences.texts[:shown] if sequences.texts else ()
@@ -151,8 +151,9 @@ def segment(run, sequences, path, seed=0):
         for row in boundaries.segments([""] * len(layer), layer, number)
     )
     count = boundaries.write_segments(path, rows)
-    nested = "segments of layers need not be nested"
-    return f"{count:,} segments of {len(sequences):,} sequences: {path}\n{nested}"
+    return "\n".join(
+        [f"{count:,} segments of {len(sequences):,} sequences: {path}", reading.nesting(run.model)]
+    )
 
 
 def sample(run, split, count, steps, prime, temperature, bias, seed, path):
@@ -197,11 +198,11 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
     written = [str(path), str(folder / f"{stem}.npz")]
     if handwriting:
         lines = [_to_last_stroke(*line) for line in zip(values, events, strict=True)]
-        stroke_plots.handwriting_sheet(path, lines, title=run.name)
+        stroke_plots.handwriting_sheet(path, lines, title=run.title)
         written.append(str(folder / f"{stem}.svg"))
-        stroke_plots.handwriting_sheet(written[-1], lines, title=run.name)
+        stroke_plots.handwriting_sheet(written[-1], lines, title=run.title)
     else:
-        signal_plots.signal_figure(path, values[0], run.encoding.columns, title=run.name)
+        signal_plots.signal_figure(path, values[0], run.encoding.columns, title=run.title)
     return f"{count} sequences of {prime} + {steps} steps: {', '.join(written)}"
 
 

@@ -133,7 +133,7 @@ def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, s
     first = z[:, :shown]
     weights = sparse.inference(run.model, run.plain)
     _, norms = evaluate.look(*weights, ids[:shown], run.slope, seed)
-    plots.boundary_figure(path, symbols[:shown], first, norms, f"{run.name}: {title}")
+    plots.boundary_figure(path, symbols[:shown], first, norms, f"{run.title}: {title}")
     if ends is None:
         # Some bytes of characters have the numbers of spaces beyond ASCII.
         spaces = string.whitespace if run.encoding.unit == "bytes" else None
@@ -157,9 +157,8 @@ def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, s
 def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None):
     """Writes the segments of each layer as JSON lines; says how many.
 
-    A layer's segments cover the text, and those of two layers need not be nested: a detector
-    is evaluated while its layer COPYs too, so that layer 2 may end a segment in the middle of
-    one of layer 1.
+    A layer's segments cover the text, and those of two layers need not be nested, see
+    `boundaries.segments`.
 
     Args:
       inputs: `(ids, symbols)`.
@@ -175,7 +174,7 @@ def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line:
     return "\n".join(
         [
             f"{count:,} segments of {len(z)} layers: {path}",
-            f"{how}; segments of layers need not be nested",
+            f"{how}; {reading.nesting(run.model)}",
         ]
     )
 
