@@ -32,19 +32,15 @@ import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
-from hmrnn_jax import (  # noqa: E402
-    cli,
-    defaults,
-    files,
-    language,
-    models,
-    parallel,
-    recurrence,
-    sparse,
-)
-from hmrnn_jax.analysis.plots import COLOURS, LETTERS  # noqa: E402
-from hmrnn_jax.looks import run as runs  # noqa: E402
-from hmrnn_jax.looks import text  # noqa: E402
+from hmrnn_jax import cli, defaults, files, parallel, recurrence  # noqa: E402
+from hmrnn_jax import run as runs  # noqa: E402
+from hmrnn_jax.analysis.figures import style  # noqa: E402
+from hmrnn_jax.analysis.figures.curves import LETTERS  # noqa: E402
+from hmrnn_jax.evaluation import text  # noqa: E402
+from hmrnn_jax.inference import sparse_model  # noqa: E402
+from hmrnn_jax.models.language import language_model  # noqa: E402
+from hmrnn_jax.recurrence import sparse  # noqa: E402
+from hmrnn_jax.tasks import language  # noqa: E402
 
 RATES = ((1, 1), (0.5, 0.2), (0.2, 0.05), (0.1, 0.02))
 BATCHES = (1, 16, 64)
@@ -57,7 +53,7 @@ def untrained(sizes, precision):
     config = defaults.text().unlock()
     config.model.update(cell="hm_lstm", sizes=sizes, embedding=128, output=512)
     config.model.update(head="gated", precision=precision)
-    model = models.language_model(config.model, 50)
+    model = language_model(config.model, 50)
     return model, language.init_params(model, jax.random.key(0))
 
 
@@ -175,7 +171,7 @@ def programs(model, params, batch):
         ),
         "generation": (
             generation(model.inference, params, batch),
-            generation(*sparse.inference(model, params), batch),
+            generation(*sparse_model.inference(model, params), batch),
         ),
         "gradient": (
             gradient(model, params, batch, False),
@@ -243,7 +239,7 @@ def figure(path, rows, title):
         )  # fmt: skip
         panel.axhline(1, color="#999999", linewidth=0.8)
         for colour, batch in zip(
-            COLOURS, dict.fromkeys(row["batch"] for row in here), strict=False
+            style.COLOURS, dict.fromkeys(row["batch"] for row in here), strict=False
         ):
             of_batch = sorted(
                 (row for row in here if row["batch"] == batch), key=lambda row: row["theory"]

@@ -20,8 +20,8 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from hmrnn_jax import fields, settings
 from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, UserError
+from hmrnn_jax.training import fields, settings
 
 PIPE_CLOSED = 141  # who read the output has gone, as the shell counts SIGPIPE
 HELP = {"--help", "-help", "--helpfull", "-helpfull", "--helpshort", "-h", "-?"}

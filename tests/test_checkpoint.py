@@ -9,10 +9,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from hmrnn_jax import manifest, parallel, stored, writer
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax import parallel
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.train_state import TrainState
+from hmrnn_jax.training import manifest, stored, writer
+from hmrnn_jax.training import state as train_state
+from hmrnn_jax.training.checkpoint import Checkpoints
 
 TARGET = {"params": {"w": jnp.zeros((3, 5))}, "slope": jnp.float32(0)}
 
@@ -21,7 +22,7 @@ def tree(step, best=np.inf, shape=(3, 5)):
     """A whole state of training; its parameters are `step` all over."""
     params = {"w": jnp.full(shape, float(step))}
     moments = (jnp.int32(step), {"w": jnp.ones(shape)})
-    state = TrainState(jnp.int32(step), params, moments, jnp.zeros(2, jnp.uint32))
+    state = train_state.TrainState(jnp.int32(step), params, moments, jnp.zeros(2, jnp.uint32))
     progress = {"best": jnp.float32(best), "waited": jnp.int32(0)}
     return {"state": state, "carry": jnp.ones((2, 5)), "progress": progress, "slope": jnp.ones(())}
 

@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 
 import eval as evaluation
 import train
-from hmrnn_jax import cli, settings
+from hmrnn_jax import cli
 from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, UserError
-from hmrnn_jax.fields import Names, Switch, Text, Whole, Wholes, flag
+from hmrnn_jax.training import settings
+from hmrnn_jax.training.fields import Names, Switch, Text, Whole, Wholes, flag
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.py"

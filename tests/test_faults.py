@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import fault_checks, fault_damage, fault_runs, faults
 from benchmarks.fault_checks import Read, Said
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax.training.checkpoint import Checkpoints
 
 NEWEST, OLDER, OTHER = (Read("values", step, name) for step, name in ((8, "a"), (6, "b"), (8, "c")))
 TRACEBACK = "Traceback (most recent call last):\n  ...\nKeyError: 'x'\n"

@@ -9,9 +9,11 @@ import jax
 import pytest
 from runs import run
 
-from hmrnn_jax import aot, defaults, models, parallel, settings
+from hmrnn_jax import defaults, parallel
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.fields import Choice, Names, Number, Switch, Text, Whole, Wholes, nearest
+from hmrnn_jax.models import stack
+from hmrnn_jax.training import compile_only, settings
+from hmrnn_jax.training.fields import Choice, Names, Number, Switch, Text, Whole, Wholes, nearest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEFAULTS = {
@@ -186,7 +188,7 @@ def test_so_it_is_for_every_task(tmp_path, make, name, value):
     with pytest.raises(UserError, match=re.escape(f"{name} is {value!r}; it must be ")):
         run(config, tmp_path / "run")
     with pytest.raises(UserError, match=f"{name} is "):
-        aot.compiled_step(config, "cpu")
+        compile_only.compiled_step(config, "cpu")
     assert not (tmp_path / "run").exists()
 
 
@@ -266,7 +268,7 @@ def test_cells_that_no_memory_holds_are_refused(config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="model.sizes take [0-9,]+ GiB to train"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(models, "host_memory", lambda: 1000)
+    monkeypatch.setattr(stack, "host_memory", lambda: 1000)
     config.model.sizes = (8, 8)
     with pytest.raises(UserError, match="choose smaller ones"):
         run(config, tmp_path / "run")

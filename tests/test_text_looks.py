@@ -6,14 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from hmrnn_jax import defaults, evaluate, language, models, parallel, report
+from hmrnn_jax import defaults, parallel
+from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import parsing, scores
 from hmrnn_jax.cells import hm_lstm, on_lstm
-from hmrnn_jax.data import Corpus, Vocabulary
+from hmrnn_jax.datasets.text import Corpus
+from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.looks import run as runs
-from hmrnn_jax.looks import syntax, text
-from hmrnn_jax.looks.run import Run
+from hmrnn_jax.evaluation import syntax, text
+from hmrnn_jax.inference import activations, generate_text
+from hmrnn_jax.models.language import LanguageModel
+from hmrnn_jax.run import Run
+from hmrnn_jax.tasks import language
 
 SENTENCES = "the cat sat on a mat\nthe dog <unk> ( a cat )\n"
 
@@ -21,7 +25,7 @@ SENTENCES = "the cat sat on a mat\nthe dog <unk> ( a cat )\n"
 def run_of(vocabulary, cells=None):
     cells = cells or (hm_lstm.Config(4, (6, 5), layer_norm="none"),)
     head = "plain" if len(cells) > 1 else "gated"
-    model = models.LanguageModel(vocabulary.size, 4, cells, 8, head)
+    model = LanguageModel(vocabulary.size, 4, cells, 8, head)
     params = language.init_params(model, jax.random.key(0))
     config = defaults.text()
     config.data.name = "text"
@@ -98,7 +102,7 @@ def test_boundaries_are_scored_beside_untrained_models_of_the_same_configuration
         for seed in range(5):
             key, _ = jax.random.split(jax.random.key(seed))
             params = language.init_params(run.model, key)
-            z, _ = evaluate.look(run.model, params, ids)
+            z, _ = activations.look(run.model, params, ids)
             f1.append(100 * scores.precision_recall_f1(z[0], gold, shift, mask)[2])
         mean, deviation = np.mean(f1), np.std(f1, ddof=1)
         shown = [float(number) for number in row.rpartition("|")[2].split()[1:]]
@@ -122,7 +126,7 @@ def test_the_view_at_the_end_of_training_has_a_mark_for_each_symbol(unit):
     ids, _ = vocabulary.encode(content + "new ü\n")
     run = run_of(vocabulary)
     corpus = Corpus("text", {"train": ids, "test": ids}, vocabulary, "", {})
-    said = report.view(run.model, run.plain, corpus, 2.0)
+    said = language.view(run.model, run.plain, corpus, 2.0)
     assert f"in the first {len(ids)} {unit} of the test text" in said
     assert f"over {len(ids)} symbols" in said
 
@@ -162,7 +166,7 @@ def test_a_prompt_of_words_is_set_apart_from_what_follows(of_words, monkeypatch)
         ids = [of_words.encoding.symbols.index(word) for word in next(drawn)]
         return np.array(ids), np.zeros(len(ids))
 
-    monkeypatch.setattr(text.evaluate, "generate", draw)
+    monkeypatch.setattr(generate_text, "generate", draw)
     said = [text.sample(of_words, prompt, 2) for prompt in ("the", "the", "the ", "the\n")]
     begins = ["the cat sat\n", "the\nthe\n", "the cat\n", "the\ncat\n"]
     assert all(map(str.startswith, said, begins))
