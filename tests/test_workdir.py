@@ -248,7 +248,7 @@ def test_fields_that_a_run_is_too_old_to_have_get_their_defaults(tmp_path):
 def test_a_configuration_that_is_none_is_told_in_a_sentence(tmp_path, content):
     workdir.open_run(tmp_path, small(), VOCABULARY)
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(UserError, match="config.json (is damaged|is not UTF-8)"):
+    with pytest.raises(UserError, match="config.json(, line 1,)? is (damaged|not UTF-8)"):
         workdir.load_run(tmp_path)
 
 
@@ -272,7 +272,7 @@ def test_a_configuration_that_is_a_folder_or_absent(tmp_path):
 def test_a_vocabulary_that_is_none_is_told_in_a_sentence(tmp_path, content):
     workdir.open_run(tmp_path, small(), VOCABULARY)
     (tmp_path / "vocabulary.json").write_bytes(content)
-    with pytest.raises(UserError, match="vocabulary.json is (damaged|not UTF-8)"):
+    with pytest.raises(UserError, match="vocabulary.json(, line 1,)? is (damaged|not UTF-8)"):
         workdir.load_run(tmp_path)
 
 
