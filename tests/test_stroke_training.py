@@ -150,6 +150,7 @@ def test_a_run_from_before_the_header_could_be_told_goes_on(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(saved))
     workdir.open_run(tmp_path, config, scale)
     saved["data"]["header"] = "yes"
+    (tmp_path / "checkpoints/latest/5").mkdir(parents=True)  # beyond its beginning
     (tmp_path / "config.json").write_text(json.dumps(saved))
     with pytest.raises(UserError, match="data.header: 'yes' in the run, 'guess' now"):
         workdir.open_run(tmp_path, config, scale)
