@@ -108,6 +108,27 @@ def test_the_losses_are_those_of_the_formulas(rate):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("delay", [1, 2])
+def test_a_delay_teaches_the_same_peaks_later(delay):
+    """Steps whose detectors have read `delay` symbols more, of a curve that ends so much sooner."""
+    u, x, _, mask = rows()
+    mask = jnp.ones_like(mask)
+    later, sums = on_axis(
+        lambda u, x: objectives.loss(
+            Boundaries((3,), "line_end", delay=delay), u, (x,), (x,), mask, 1.0
+        ),
+        u, x[0],
+    )  # fmt: skip
+    sooner, same = on_axis(
+        lambda u, x: objectives.loss(
+            Boundaries((3,), "line_end"), u, (x,), (x,), mask[delay:], 1.0
+        ),
+        u[:-delay], x[0][delay:],
+    )  # fmt: skip
+    np.testing.assert_allclose(later, sooner, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, sums["targets"], same["targets"])
+
+
 @pytest.mark.parametrize("rate", ["ratio", "hinge"])
 def test_the_number_of_devices_changes_nothing(rate):
     asked = ALL._replace(rate=rate)
