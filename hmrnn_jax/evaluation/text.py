@@ -12,7 +12,7 @@ from hmrnn_jax import parallel
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import boundaries, quatrains, scores
 from hmrnn_jax.analysis.figures.text import boundary_figure
-from hmrnn_jax.datasets import chinese
+from hmrnn_jax.datasets import segmented
 from hmrnn_jax.datasets import text as texts
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.inference import activations, generate_text, sparse_model
@@ -55,7 +55,7 @@ def read_words(path, vocabulary):
     """
     if vocabulary.unit != "characters":
         raise UserError("--words is for models of characters; this one reads other symbols.")
-    text, ends = chinese.unspaced(chinese.read_words(path))
+    text, ends = segmented.unspaced(segmented.read_words(path))
     return *_encoded(path, text, vocabulary), ends
 
 
