@@ -80,6 +80,40 @@ class InterpolatedNgram:
             p = self._interpolated(level, ranks, self._find(level, ranks, following)[1], p)
         return p
 
+    def predictions(self, ids, rows=1024):
+        """The distributions after each symbol of a text, in arrays `[n, V]`, n <= `rows`, in order.
+
+        The contexts at the start are as long as the text before them.
+        """
+        ids, size = self._checked(ids), self.vocabulary_size
+        for start in range(0, ids.size, rows):
+            stop = min(start + rows, ids.size)
+            p = np.full((stop - start, size), 1 / size)
+            for level in range(len(self._codes)):
+                # Ranks of the `level` symbols up to each; -1 where unseen or cut off by the start.
+                rank = np.where(np.arange(start + 1, stop + 1) >= level, 0, -1)
+                for length in range(level):
+                    places = np.arange(start, stop) - level + 1 + length
+                    rank, _ = self._find(length, rank, ids[np.maximum(places, 0)])
+                self._interpolate_rows(level, rank, p)
+            yield p
+
+    def _interpolate_rows(self, level, rank, p):
+        """`_interpolated` for all followers of the contexts at once, in place; p is `[n, V]`."""
+        codes = self._codes[level]
+        (rows,) = np.nonzero(rank >= 0)
+        first = np.searchsorted(codes, rank[rows] * self.vocabulary_size)
+        after = np.searchsorted(codes, (rank[rows] + 1) * self.vocabulary_size)
+        distinct, total = self._distinct[level][rank[rows]], self._totals[level][rank[rows]]
+        seen = total > 0
+        rows, first, after = rows[seen], first[seen], after[seen]
+        distinct, total = distinct[seen], (total + distinct)[seen]
+        p[rows] *= (distinct / total)[:, None]
+        count = after - first
+        places = np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
+        share = self._counts[level][places] / np.repeat(total, count)
+        p[np.repeat(rows, count), codes[places] % self.vocabulary_size] += share
+
     def bits(self, ids):
         """The cost in bits of every symbol but the first, a `[N - 1]` float64 array.
 

@@ -107,17 +107,6 @@ def detectors(model):
     return config.depth - 1 if config.uses_slope and not others else 0
 
 
-def entropy(logits):
-    """Entropy of the predictions in nats, `[...]` for `[..., V]`."""
-    log_p = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
-
-
-def line_end(logits, newline):
-    """Log-probability that symbol `newline` comes next, `[...]`; it peaks where that does."""
-    return jax.nn.log_softmax(logits)[..., newline]
-
-
 def peaks(values, allowed, length, ahead):
     """Where `values` have a peak that is among the highest `1/length` of the allowed steps.
 

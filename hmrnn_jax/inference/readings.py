@@ -1,0 +1,120 @@
+"""Boundaries of any trained language model: its detectors', or read from its own uncertainty.
+
+A network that predicts what comes next knows where segments end, whether or not it has detectors
+(Harris 1955; Elman 1990): see `reading.curves` for what can be read, `analysis.segmenters` for
+the rules that put boundaries along it.
+
+Where a text has lines, their ends are given: they end segments, and no boundary is looked for at
+a line's last symbol.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from hmrnn_jax import cells
+from hmrnn_jax.analysis.segmenters import Segmenter, within_lines
+from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.inference import reading
+
+# The rule that a reading is cut by unless somebody says otherwise. None: detectors have their own.
+RULES = {
+    "detectors": None, "entropy": "rises", "surprise": "rises", "line_end": "peaks",
+    "distance": "peaks",
+}  # fmt: skip
+CALIBRATED_ON = 50_000  # symbols of the validation text, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How boundaries are read.
+
+    Attributes:
+      name: see `reading.curves`.
+      length: symbols of a segment, on average, that are asked for; 0 asks for none.
+      segmenters: a `Segmenter` for each of its curves, or one for all; () for detectors, which
+        have boundaries of their own.
+    """
+
+    name: str
+    length: float = 0
+    segmenters: tuple = ()
+
+    @classmethod
+    def of(cls, name, length=0, rule=None):
+        """A reading by a rule of `segmenters.RULES`, by default its own, yet to be `calibrated`.
+
+        Raises:
+          UserError: no such reading or rule, or a length below 1 that is not 0.
+        """
+        require("The reading", name, tuple(RULES))
+        if length and not length >= 1:
+            raise UserError(f"The wanted segment length is {length}; it must be 1 or more.")
+        if name == "detectors":
+            return cls(name)
+        return cls(name, length, (Segmenter(rule or RULES[name]),))
+
+    def calibrated(self, curves, newline):
+        """The same with segments of about `length` symbols, those that lines end among them.
+
+        Args:
+          curves: `[K, N]`, of `reading.curves`, of a text that is not the one to be cut: the
+            validation text. newline: bool `[N]`, the symbols that end its lines.
+        """
+        if not self.length or not self.segmenters:
+            return self
+        inner, wanted = within_lines(newline), curves.shape[1] / self.length - newline.sum()
+        spacing = max(1, inner.sum() / wanted) if wanted > 0 else np.inf
+        found = [self.segmenters[0].calibrated(curve, spacing, inner) for curve in curves]
+        return dataclasses.replace(self, segmenters=tuple(found))
+
+    def boundaries(self, curves, newline):
+        """int8 `[K, N]`, of curves and line ends as of `calibrated`."""
+        if not self.segmenters:
+            return np.asarray(curves, np.int8)
+        own = itertools.cycle(self.segmenters)
+        z = np.stack([segmenter(curve) for curve, segmenter in zip(curves, own, strict=False)])
+        z[:, ~within_lines(newline)] = 0
+        z[:, newline] = 1
+        return z
+
+    @property
+    def description(self):
+        """A clause for people."""
+        if not self.segmenters:
+            return "the detectors"
+        rule = f"{self.name.replace('_', ' ')}, {self.segmenters[0].rule}"
+        return f"{rule}, segments of about {self.length:g}" if self.length else rule
+
+
+def available(model, newline):
+    """The names of what can be read of a language model.
+
+    Args:
+      newline: id of the symbol that ends a line; None if its vocabulary has none.
+    """
+    config = model.cells[0]
+    has_detectors = any(config.uses_slope and config.depth > 1 for config in model.cells)
+    has_gates = not config.uses_slope and hasattr(cells.of(config), "Aux")
+    return (
+        *["detectors"] * has_detectors,
+        "entropy",
+        "surprise",
+        *["line_end"] * (newline is not None),
+        *["distance"] * has_gates,
+    )
+
+
+def check(model, name, newline):
+    """Raises `UserError` unless `name` can be read of a model, see `available`."""
+    require("The reading", name, tuple(RULES))
+    if name in available(model, newline):
+        return
+    if name == "detectors":
+        reading.check(model)
+    needs = {
+        "line_end": "a model of text with lines",
+        "distance": "an ON-LSTM or an LSTM",
+    }
+    raise UserError(f"The reading {name} needs {needs[name]}: take another one, the entropy.")
