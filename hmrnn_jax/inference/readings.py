@@ -20,10 +20,11 @@ from hmrnn_jax.inference import reading
 
 # The rule that a reading is cut by unless somebody says otherwise. None: detectors have their own.
 RULES = {
-    "detectors": None, "entropy": "rises", "surprise": "rises", "line_end": "peaks",
-    "distance": "peaks",
+    "detectors": None, "entropy": "rises", "entropy_within": "rises", "surprise": "rises",
+    "line_end": "peaks", "line_break": "peaks", "distance": "peaks",
 }  # fmt: skip
-CALIBRATED_ON = 50_000  # symbols of the validation text, at most
+LINES = ("entropy_within", "line_end", "line_break")  # readings that speak of lines
+CALIBRATED_ON = 20_000  # symbols of the validation text, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def available(model, newline):
         *["detectors"] * has_detectors,
         "entropy",
         "surprise",
-        *["line_end"] * (newline is not None),
+        *LINES * (newline is not None),
         *["distance"] * has_gates,
     )
 
@@ -113,8 +114,5 @@ def check(model, name, newline):
         return
     if name == "detectors":
         reading.check(model)
-    needs = {
-        "line_end": "a model of text with lines",
-        "distance": "an ON-LSTM or an LSTM",
-    }
-    raise UserError(f"The reading {name} needs {needs[name]}: take another one, the entropy.")
+    needs = "an ON-LSTM or an LSTM" if name == "distance" else "a model of text with lines"
+    raise UserError(f"The reading {name} needs {needs}: take another one, such as the entropy.")
