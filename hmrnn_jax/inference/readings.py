@@ -116,3 +116,36 @@ def check(model, name, newline):
         reading.check(model)
     needs = "an ON-LSTM or an LSTM" if name == "distance" else "a model of text with lines"
     raise UserError(f"The reading {name} needs {needs}: take another one, such as the entropy.")
+
+
+def read(
+    model, params, ids, asked, newline=None, slope=1.0, seed=0, rows=None,
+    warmup=reading.WARMUP, progress=lambda done: None,
+):  # fmt: skip
+    """`{name: boundaries, int8 [K, N]}` of one text, in one pass.
+
+    Args:
+      asked: `Reading`s. The rest as in `reading.curves`.
+    """
+    ids, names = np.asarray(ids), tuple(one.name for one in asked)
+    for name in names:
+        check(model, name, newline)
+    curves = reading.curves(model, params, ids, names, newline, slope, seed, rows, warmup, progress)
+    ends = line_ends(ids, newline)
+    return {one.name: one.boundaries(curves[one.name], ends) for one in asked}
+
+
+def calibrated(model, params, valid, asked, newline=None, slope=1.0, seed=0):
+    """The `Reading`s `asked`, calibrated on the beginning of a text `valid`, int `[N]`."""
+    names = tuple(one.name for one in asked if one.length)
+    if not names:
+        return list(asked)
+    valid = np.asarray(valid)[:CALIBRATED_ON]
+    curves = reading.curves(model, params, valid, names, newline, slope, seed)
+    ends = line_ends(valid, newline)
+    return [one.calibrated(curves[one.name], ends) if one.length else one for one in asked]
+
+
+def line_ends(ids, newline):
+    """bool `[N]`: the symbols that are `newline`, None where there is none."""
+    return np.zeros(len(ids), bool) if newline is None else np.asarray(ids) == newline
