@@ -27,7 +27,17 @@ class Found(NamedTuple):
     ngram: np.ndarray | None = None
 
 
-def compare(found, gold, mask, newline=None, later=False, tolerance=0, seeds=range(10)):
+class Shown(NamedTuple):
+    """What was found: `text` for people, and `rows`, see `compare`."""
+
+    text: str
+    rows: list
+
+    def __str__(self):
+        return self.text
+
+
+def compare(found, gold, mask, newline=None, around=False, tolerance=0, seeds=range(10)):
     """Scores boundaries against true ones, beside those of models that learnt less, or nothing.
 
     Args:
@@ -35,7 +45,7 @@ def compare(found, gold, mask, newline=None, later=False, tolerance=0, seeds=ran
       gold: 0/1 array of that shape, 1 at the last step of each true segment.
       mask: bool, the steps that count.
       newline: bool `[T]`, where words are scored too, see `scores.score_against`.
-      later: whether F1 of boundaries one step after the true ones is told too.
+      around: whether F1 of boundaries one step before the true ones, and after, is told too.
       tolerance: in steps, see `scores.precision_recall_f1`; 0 asks for the exact step alone.
       seeds: of the random boundaries.
 
@@ -44,13 +54,13 @@ def compare(found, gold, mask, newline=None, later=False, tolerance=0, seeds=ran
     (evenly spread), `untrained` (the mean over the fresh models, with F1's standard deviation,
     `f1_std`, and their number, `seeds`), `ngram`, or `every`, a boundary at each step, whose
     reading and layer are None; `rate`, `precision`, `recall`, `f1`; and where it was asked,
-    `word_f1`, `f1_later`, and `f1_within` with `tolerance`.
+    `word_f1`, `f1_earlier` and `f1_later`, and `f1_within` with `tolerance`.
 
     Raises:
       UserError: as `scores.score_against`.
     """
     untrained = list(zip(*(one.untrained for one in found), strict=True))
-    shifts, keywords = (0, 1) if later else (0,), {"mask": mask, "newline": newline}
+    shifts, keywords = (0, -1, 1) if around else (0,), {"mask": mask, "newline": newline}
     keywords |= {"shifts": shifts, "tolerance": tolerance, "seeds": seeds}
     own = _by_layer(
         scores.score_against([one.z for one in found], gold, untrained=untrained, **keywords)
@@ -93,7 +103,7 @@ def _row(wide, prefix):
         row["word_f1"] = exact[f"{prefix}word_f1"]
     for (shift, reach), other in wide.items():
         if shift:
-            row["f1_later"] = other[f"{prefix}f1"]
+            row["f1_later" if shift > 0 else "f1_earlier"] = other[f"{prefix}f1"]
         if reach:
             row |= {"f1_within": other[f"{prefix}f1"], "tolerance": reach}
     return row
@@ -109,7 +119,7 @@ def table(rows, gold):
     for row in rows:
         groups.setdefault((row["reading"], row["layer"]), {})[row["control"]] = row
     first = rows[0]
-    extra = {"f1_later": "+1", "f1_within": f"±{first.get('tolerance')}"}
+    extra = {"f1_earlier": "-1", "f1_later": "+1", "f1_within": f"±{first.get('tolerance')}"}
     extra = {key: name for key, name in extra.items() if key in first}
     present = [c for c in CONTROLS if any(row["control"] == c for row in rows)]
     words = "word_f1" in first
@@ -133,7 +143,7 @@ def table(rows, gold):
         lines.append(line.rstrip(" |") if not reading else line.rstrip())
     lines.append(f"a boundary is true at {gold}; its segment ends there")
     if "f1_later" in first:
-        lines.append("+1: F1 of boundaries one step later")
+        lines.append("-1, +1: F1 of boundaries one step earlier, and later")
     if reach := first.get("tolerance"):
         lines.append(f"±{reach}: F1 within {reach} steps, each hit by one boundary at most")
     lines.append("random, regular: as many boundaries that read nothing; ngram: read alike")

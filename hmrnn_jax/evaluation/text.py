@@ -5,7 +5,6 @@ import functools
 import json
 import math
 import string
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -127,16 +126,6 @@ def _read(run, ids, asked, rows=None, warmup=None, seed=0, progress=lambda done:
     return z, f"read in {rows} rows, each after {past}, nearly as in one pass (--batch=1)"
 
 
-class Shown(NamedTuple):
-    """What was found: `text` for people, and `rows`, see `analysis.comparison.compare`."""
-
-    text: str
-    rows: list
-
-    def __str__(self):
-        return self.text
-
-
 def show_boundaries(
     run, title, inputs, ends, path, length=270, scored=20_000, seed=0, reading="detectors",
     segment_length=None,
@@ -153,7 +142,7 @@ def show_boundaries(
       reading: what is drawn, see `inference.readings`.
       segment_length: see `run.readings_of`.
 
-    Returns `Shown`.
+    Returns `comparison.Shown`.
     """
     ids, symbols = inputs
     ids, symbols = ids[:scored], symbols[:scored]
@@ -185,10 +174,10 @@ def show_boundaries(
         lines.append(f"\nboundaries against {against}, {len(ids):,} symbols, {how}")
         lines += [f"{one.name}: {one.description}" for one in asked if one.segmenters]
         if mask.any():
-            rows = comparison.compare(found, gold, mask, newlines, later=ends is None)
+            rows = comparison.compare(found, gold, mask, newlines, around=ends is None)
             lines.append(comparison.table(rows, what))
         lines += notes
-    return Shown("\n".join([*lines, f"figure: {path}"]), rows)
+    return comparison.Shown("\n".join([*lines, f"figure: {path}"]), rows)
 
 
 def _beside(run, asked, z, ids, length, seed):

@@ -30,9 +30,14 @@ def rows_for(symbols):
     return 1 if symbols <= SINGLE_PASS else ROWS
 
 
+def has_detectors(model):
+    """Whether a model has boundary detectors."""
+    return any(config.uses_slope and config.depth > 1 for config in model.cells)
+
+
 def check(model):
     """Raises `UserError` unless the model has boundary detectors."""
-    if not sum(config.depth - 1 for config in model.cells if config.uses_slope):
+    if not has_detectors(model):
         raise UserError(
             "This run's cell has no boundary detectors; train with model.cell=hm_lstm, or take"
             " another reading, such as the entropy."

@@ -18,11 +18,9 @@ from hmrnn_jax.analysis.segmenters import Segmenter, within_lines
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.inference import reading
 
-# The rule that a reading is cut by unless somebody says otherwise. None: detectors have their own.
-RULES = {
-    "detectors": None, "entropy": "rises", "entropy_within": "rises", "surprise": "rises",
-    "line_end": "peaks", "line_break": "peaks", "distance": "peaks",
-}  # fmt: skip
+NAMES = (
+    "detectors", "entropy", "entropy_within", "surprise", "line_end", "line_break", "distance",
+)  # fmt: skip
 LINES = ("entropy_within", "line_end", "line_break")  # readings that speak of lines
 CALIBRATED_ON = 20_000  # symbols of the validation text, at most
 
@@ -43,18 +41,18 @@ class Reading:
     segmenters: tuple = ()
 
     @classmethod
-    def of(cls, name, length=0, rule=None):
-        """A reading by a rule of `segmenters.RULES`, by default its own, yet to be `calibrated`.
+    def of(cls, name, length=0, rule="peaks"):
+        """A reading by a rule of `segmenters.RULES`, yet to be `calibrated`.
 
         Raises:
           UserError: no such reading or rule, or a length below 1 that is not 0.
         """
-        require("The reading", name, tuple(RULES))
+        require("The reading", name, NAMES)
         if length and not length >= 1:
             raise UserError(f"The wanted segment length is {length}; it must be 1 or more.")
         if name == "detectors":
             return cls(name)
-        return cls(name, length, (Segmenter(rule or RULES[name]),))
+        return cls(name, length, (Segmenter(rule),))
 
     def calibrated(self, curves, newline):
         """The same with segments of about `length` symbols, those that lines end among them.
@@ -96,10 +94,9 @@ def available(model, newline):
       newline: id of the symbol that ends a line; None if its vocabulary has none.
     """
     config = model.cells[0]
-    has_detectors = any(config.uses_slope and config.depth > 1 for config in model.cells)
     has_gates = not config.uses_slope and hasattr(cells.of(config), "Aux")
     return (
-        *["detectors"] * has_detectors,
+        *["detectors"] * reading.has_detectors(model),
         "entropy",
         "surprise",
         *LINES * (newline is not None),
@@ -109,7 +106,7 @@ def available(model, newline):
 
 def check(model, name, newline):
     """Raises `UserError` unless `name` can be read of a model, see `available`."""
-    require("The reading", name, tuple(RULES))
+    require("The reading", name, NAMES)
     if name in available(model, newline):
         return
     if name == "detectors":
