@@ -130,10 +130,10 @@ def readings_of(run, names, length=None, seed=0):
         is needed and not there.
     """
     newline = run.encoding.line_end
-    if length is None:
-        length = next(iter(objectives.Boundaries.of(run.config).lengths), 0)
     for name in names:
         readings.check(run.model, name, newline)
+    if length is None and set(names) - {"detectors"}:
+        length = objectives.first_length(run.config)
     asked, valid = [readings.Reading.of(name, length) for name in names], None
     if any(one.length for one in asked):
         try:

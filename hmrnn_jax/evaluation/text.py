@@ -299,25 +299,28 @@ def poems(run, count, temperature=1.0, seed=0):
     return f"{lines}\n{json.dumps(figures)}"
 
 
-def stream_segments(run, source, seed=0, tell=None):
+def stream_segments(run, source, seed=0, tell=None, reading="detectors", length=None):
     """Yields a line of JSON for each segment of what `source` brings, as soon as it ends.
 
     Args:
       source: a binary file, UTF-8 unless the model reads bytes; what it has is taken at once.
       tell: called with a sentence on the symbols that the model does not know, if there were
         any, when the text ends or is read no further.
+      reading, length: as of `segment`, of readings that a `Stream` has.
 
     Raises:
-      UserError: the text is not UTF-8, or has a symbol that the model cannot read.
+      UserError: the text is not UTF-8, or has a symbol that the model cannot read; or as
+        `run.readings_of` and `Stream`.
     """
-    stream, unknown, total = Stream.of(run, seed), 0, 0
+    (by,) = runs.readings_of(run, [reading], length, seed)
+    stream, unknown, total = Stream.of(run, seed, by), 0, 0
     try:
         raw = True
         while raw:
             raw = source.read1(1 << 16)
-            reading = stream.push(raw) if raw else stream.finish()
-            unknown, total = unknown + reading.unknown, total + len(reading.symbols)
-            for row in reading.segments:
+            part = stream.push(raw) if raw else stream.finish()
+            unknown, total = unknown + part.unknown, total + len(part.symbols)
+            for row in part.segments:
                 yield json.dumps(row, ensure_ascii=False)
     except UserError as error:
         raise UserError(f"Standard input: {error}") from error
