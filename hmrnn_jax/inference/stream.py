@@ -132,12 +132,17 @@ class Stream:
     @classmethod
     def of(cls, run, seed=0, by=readings.DETECTORS):
         """A stream of a `run.Run`. Raises `UserError` if it is not of a language model."""
+        cls.check(run)
+        return cls(run.model, run.plain, run.encoding, run.slope, seed, by)
+
+    @staticmethod
+    def check(run):
+        """Raises `UserError` unless a `run.Run` is of a language model."""
         if run.config.task != "language":
             raise UserError(
                 f"{run.name} is a run of the task {run.config.task}: a stream reads text, with a"
                 " run of the task language."
             )
-        return cls(run.model, run.plain, run.encoding, run.slope, seed, by)
 
     def reset(self):
         """Back to the beginning: nothing read."""
