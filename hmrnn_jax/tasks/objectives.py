@@ -105,21 +105,15 @@ class Boundaries(NamedTuple):
 NOTHING = Boundaries()
 
 
+def first_length(config):
+    """The wanted mean length of the first layer's segments in a run's `config`; 0 if none is."""
+    return next(iter(Boundaries.of(config).lengths), 0)
+
+
 def detectors(model):
     """Number of boundary detectors of a model; objectives need one HM-LSTM as its cells."""
     (config, *others) = model.cells
     return config.depth - 1 if config.uses_slope and not others else 0
-
-
-def entropy(logits):
-    """Entropy of the predictions in nats, `[...]` for `[..., V]`."""
-    log_p = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
-
-
-def line_end(logits, newline):
-    """Log-probability that symbol `newline` comes next, `[...]`; it peaks where that does."""
-    return jax.nn.log_softmax(logits)[..., newline]
 
 
 def peaks(values, allowed, length, ahead):
