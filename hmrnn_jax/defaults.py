@@ -1,6 +1,6 @@
 """Every field of a configuration, with its default; the files in `configs/` change some.
 
-What the fields mean and may be stands in `settings`, and `train.py --help` prints it.
+What the fields mean and may be stands in `settings`, and `hmrnn train --help` prints it.
 A locked `ConfigDict`: a misspelt field is an error.
 """
 

@@ -36,6 +36,8 @@ FLOORS = (
     ("run",),
     ("evaluation",),
     ("cli",),
+    ("commands",),
+    ("__main__",),
 )
 
 

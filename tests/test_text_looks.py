@@ -177,7 +177,7 @@ def test_a_prompt_of_words_is_set_apart_from_what_follows(of_words, monkeypatch)
 
 @pytest.fixture
 def parsed(tmp_path, of_words):
-    """`--parse` of a text: the lines that it says."""
+    """A function of a text: the lines on its trees."""
 
     def parse(content, **changes):
         (tmp_path / "sentences.txt").write_bytes(content.encode())
@@ -214,7 +214,8 @@ def test_a_word_with_a_space_of_unicode_in_it_is_one(of_words, tmp_path):
     (tmp_path / "a.mrg").write_text(
         "(S (NP (CD 1\u00a01/2) (NNS cat)) (VP (VBP sat)))\n(())", encoding="utf-8"
     )
-    said = syntax.trees(of_words, syntax.read_treebank(tmp_path / "a.mrg")).split("\n")
+    report = syntax.trees(of_words, syntax.read_treebank(tmp_path / "a.mrg"))
+    said = report.split("\n")
     assert "1 trees with faulty brackets were skipped" in said[0]
     assert said[1] == "the sentences: 1 of 3 words were never seen in training, read as unknown"
-    assert json.loads(said[-1])["layer 2, biased"]["sentences"] == 1
+    assert report.data["layer 2, biased"]["sentences"] == 1

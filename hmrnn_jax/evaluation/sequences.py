@@ -1,7 +1,5 @@
 """Real-valued sequences: scores, boundaries drawn and scored, segments, new sequences."""
 
-import json
-
 import numpy as np
 from etils import epath
 
@@ -13,6 +11,7 @@ from hmrnn_jax.analysis.figures.signals import signal_figure
 from hmrnn_jax.batches.sequences import columns
 from hmrnn_jax.datasets import signals
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.inference import activations, generate_sequences, reading
 from hmrnn_jax.tasks import metrics
 
@@ -24,7 +23,7 @@ MOST_DRAWN = 10**7  # steps that one call generates, for the memory that they ta
 
 
 def score(run, split, seed=0):
-    """Log-likelihood of a split and the detectors' rates; at last a line of JSON."""
+    """Log-likelihood of a split and the detectors' rates."""
     task = tasks.make(run.config, run.mesh)
     _check_scale(run, task.data)
     result = task.evaluate(run.params, split, run.slope, seed)
@@ -34,7 +33,7 @@ def score(run, split, seed=0):
         f"{split}: {task.headline(result)}",
     ]
     lines += [f"warning: {warning}" for warning in metrics.collapsed(result)]
-    return "\n".join([*lines, json.dumps({"split": split} | result)])
+    return Report("\n".join(lines), {"split": split} | result)
 
 
 def held_out(run, split):
@@ -112,16 +111,17 @@ def show_boundaries(run, title, sequences, path, shown=5, scored=200, seed=0, to
             h_norms=norms,
             title=f"{heading}, {sequences.names[0]}",
         )
-    lines = []
+    lines, against = [], {}
     changes = "ends of words" if run.config.data.name in HANDWRITING else "changes"
     true = {run.encoding.event: sequences.events, changes: sequences.changes}
     for name, gold in true.items():
         if gold is not None and gold.any():
             lines.append(f"boundaries against {name}, {len(sequences):,} sequences")
             one = f"a step with {name}"
-            rows = _scores(found, untrained, places, gold, tolerance)
-            lines.append(scores.format_scores(rows, one))
-    return "\n".join([*lines, f"figure: {path}"])
+            against[name] = _scores(found, untrained, places, gold, tolerance)
+            lines.append(scores.format_scores(against[name], one))
+    data = {"sequences": len(sequences), "scores": against, "figure": str(path)}
+    return Report("\n".join([*lines, f"figure: {path}"]), data)
 
 
 def _scores(found, untrained, places, gold, tolerance):
@@ -156,9 +156,9 @@ def segment(run, sequences, path, seed=0):
         for row in boundaries.segments([""] * len(layer), layer, number)
     )
     count = boundaries.write_segments(path, rows)
-    return "\n".join(
-        [f"{count:,} segments of {len(sequences):,} sequences: {path}", reading.nesting(run.model)]
-    )
+    lines = f"{count:,} segments of {len(sequences):,} sequences: {path}\n"
+    data = {"segments": count, "sequences": len(sequences), "file": str(path)}
+    return Report(lines + reading.nesting(run.model), data)
 
 
 def sample(run, split, count, steps, prime, temperature, bias, seed, path):
@@ -172,14 +172,14 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
     """
     if min(count, steps, prime) < 1 or not min(temperature, bias) >= 0:
         raise UserError(
-            "--sample, --steps and --prime need positive numbers, --temperature and --bias"
+            "--count, --length and --prime need positive numbers, --temperature and --bias"
             " numbers that are not negative."
         )
     if count * (prime + steps) > MOST_DRAWN:
-        raise UserError(f"--sample draws at most {MOST_DRAWN:,} steps in all; give fewer.")
+        raise UserError(f"At most {MOST_DRAWN:,} steps are drawn in all; give a smaller --count.")
     handwriting = run.config.data.name in HANDWRITING
     if handwriting and count > MOST_LINES:
-        raise UserError(f"--sample draws at most {MOST_LINES} lines; give fewer.")
+        raise UserError(f"At most {MOST_LINES} lines are drawn; give a smaller --count.")
     sequences = held_out(run, split)
     long_enough = np.flatnonzero(sequences.lengths >= prime)
     if not len(long_enough):
@@ -208,7 +208,8 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
         handwriting_sheet(written[-1], lines, title=run.title)
     else:
         signal_figure(path, values[0], run.encoding.columns, title=run.title)
-    return f"{count} sequences of {prime} + {steps} steps: {', '.join(written)}"
+    lines = f"{count} sequences of {prime} + {steps} steps: {', '.join(written)}"
+    return Report(lines, {"sequences": count, "prime": prime, "steps": steps, "files": written})
 
 
 def _to_last_stroke(values, pen_up):

@@ -15,6 +15,7 @@ from hmrnn_jax.analysis.figures.text import boundary_figure
 from hmrnn_jax.datasets import chinese
 from hmrnn_jax.datasets import text as texts
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.inference import activations, generate_text, sparse_model
 from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.inference.stream import Stream
@@ -84,7 +85,7 @@ def split(run, name):
 
 
 def score(run, name, ids, batch=None, warmup=None, seed=0):
-    """Nats, bits per symbol, perplexity and the detectors' rates; at last a line of JSON.
+    """Nats, bits per symbol, perplexity and the detectors' rates.
 
     Args:
       name: of the text. batch, warmup: see `tasks.language.Evaluator`; the configuration's if None.
@@ -99,14 +100,12 @@ def score(run, name, ids, batch=None, warmup=None, seed=0):
     evaluator = language.Evaluator(run.model, mesh, batch, evaluation.window, warmup)
     result = evaluator(params, ids, run.slope, seed)
     rows = f"{batch} rows, each after {warmup} symbols of its own past"
-    return "\n".join(
-        [
-            f"state carried through {'the whole text' if batch == 1 else rows}",
-            score_table(result),
-            *(f"warning: {warning}" for warning in metrics.collapsed(result)),
-            json.dumps({"split": name} | result),
-        ]
-    )
+    lines = [
+        f"state carried through {'the whole text' if batch == 1 else rows}",
+        score_table(result),
+        *(f"warning: {warning}" for warning in metrics.collapsed(result)),
+    ]
+    return Report("\n".join(lines), {"split": name} | result)
 
 
 def _read(run, ids, rows, warmup, seed, progress=lambda done: None):
@@ -154,14 +153,14 @@ def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, s
         gold = "the last character of a word"
         rows = scores.score_against(z, ends[:scored], mask=mask, untrained=untrained)
     against = "spaces" if ends is None else "words"
-    return "\n".join(
-        [
-            boundaries.text_view(symbols[:shown], first),
-            f"\nboundaries against {against}, {len(ids):,} symbols, {how}",
-            scores.format_scores(rows, gold),
-            f"figure: {path}",
-        ]
-    )
+    lines = [
+        boundaries.text_view(symbols[:shown], first),
+        f"\nboundaries against {against}, {len(ids):,} symbols, {how}",
+        scores.format_scores(rows, gold),
+        f"figure: {path}",
+    ]
+    found = {"against": against, "symbols": len(ids), "scores": rows, "figure": str(path)}
+    return Report("\n".join(lines), found)
 
 
 def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None):
@@ -181,17 +180,17 @@ def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line:
     ids, symbols = inputs
     z, how = _read(run, ids, batch, warmup, seed, reading_inference.Pace(len(ids), say))
     count = boundaries.write_segments(path, boundaries.segment_lines(symbols, z))
-    return "\n".join(
-        [
-            f"{count:,} segments of {len(z)} layers: {path}",
-            f"{how}; {reading_inference.nesting(run.model)}",
-        ]
-    )
+    lines = [
+        f"{count:,} segments of {len(z)} layers: {path}",
+        f"{how}; {reading_inference.nesting(run.model)}",
+    ]
+    found = {"segments": count, "layers": len(z), "symbols": len(ids), "file": str(path)}
+    return Report("\n".join(lines), found)
 
 
 def _draw(run, prompt, length, temperature, seed):
     if length < 1 or not temperature >= 0:
-        raise UserError("--sample needs a positive number, --temperature one that is not negative.")
+        raise UserError("--length needs a positive number, --temperature one that is not negative.")
     # Bytes that are no UTF-8 come from the command line as surrogates.
     unit = run.encoding.unit
     given = prompt.encode("utf-8", "surrogateescape") if unit == "bytes" else prompt
@@ -218,7 +217,8 @@ def sample(run, prompt, length, temperature=1.0, seed=0):
         f"{length} symbols at {bits:.3f} bits each under the model itself",
         note,
     ]
-    return "\n".join(lines).rstrip()
+    found = {"prompt": prompt, "text": f"{space}{text}", "length": length, "bits": bits}
+    return Report("\n".join(lines).rstrip(), found)
 
 
 def poems(run, count, temperature=1.0, seed=0):
@@ -227,16 +227,16 @@ def poems(run, count, temperature=1.0, seed=0):
     Lines are drawn one after the other, state and all, as the training text has them.
     """
     if run.config.data.name != "quatrains":
-        raise UserError("--poems is for a model of verse; train one, configs/quatrains.py.")
+        raise UserError("Poems are drawn from a model of verse: train one, --config=quatrains.")
     if count < 1:
-        raise UserError(f"--poems is {count}; it must be 1 or more.")
+        raise UserError(f"--count is {count}; it must be 1 or more.")
     text, *_ = _draw(run, "\n", _POEM * count, temperature, seed)
     known = set(run.encoding.decode(language.corpus(run.config).splits["train"]).split("\n"))
     drawn = quatrains.poems(text)[:count]
     share, lines = quatrains.form_report(drawn, known)
     repeated = quatrains.repeats(drawn, known)
     figures = {"poems": len(drawn), "keep_the_form": share, "repeat_training": repeated}
-    return f"{lines}\n{json.dumps(figures)}"
+    return Report(lines, figures)
 
 
 def stream_segments(run, source, seed=0, tell=None):

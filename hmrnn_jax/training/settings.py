@@ -1,7 +1,7 @@
 """What every field of a configuration means and may be: one table for checks and for help.
 
 `defaults` has their values. `check` comes before anything is compiled or written, and
-`train.py --help` prints the table.
+`hmrnn train --help` prints the table.
 """
 
 from ml_collections.config_dict import RequiredValueError
