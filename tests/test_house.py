@@ -28,6 +28,7 @@ FLOORS = (
         "batches",
         "analysis",
         "models",
+        "functional",
     ),
     ("inference",),
     ("tasks",),

@@ -60,10 +60,7 @@ def score(given):
     )  # fmt: skip
     if run.config.task == LANGUAGE:
         name, inputs, _ = _read(run, given)
-        batch = given.batch
-        if given.text and batch is None and len(inputs[0]) <= run.config.evaluation.batch:
-            batch = 1
-        return shown(text.score(run, name, inputs[0], batch, given.warmup, given.seed))
+        return shown(text.score(run, name, inputs[0], given.batch, given.warmup, given.seed))
     if run.config.task == SEQUENCES:
         return shown(sequences.score(run, given.split, given.seed))
     drawn = run.config.task == "logic" and given.split == "test"

@@ -5,10 +5,8 @@ import json
 import math
 import string
 
-import jax
 import numpy as np
 
-from hmrnn_jax import parallel
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import boundaries, quatrains, scores
 from hmrnn_jax.analysis.figures.text import boundary_figure
@@ -16,7 +14,7 @@ from hmrnn_jax.datasets import chinese
 from hmrnn_jax.datasets import text as texts
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation.report import Report
-from hmrnn_jax.inference import activations, generate_text, sparse_model
+from hmrnn_jax.inference import activations, sparse_model
 from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.tasks import language, metrics
@@ -88,17 +86,10 @@ def score(run, name, ids, batch=None, warmup=None, seed=0):
     """Nats, bits per symbol, perplexity and the detectors' rates.
 
     Args:
-      name: of the text. batch, warmup: see `tasks.language.Evaluator`; the configuration's if None.
+      name: of the text. ids: its symbols. batch, warmup, seed: see `Run.score`.
     """
-    evaluation = run.config.evaluation
-    batch = batch or evaluation.batch
-    warmup = evaluation.warmup if warmup is None else warmup
-    mesh, params = run.mesh, run.params
-    if batch == 1:
-        mesh, params = parallel.make_mesh(jax.local_devices()[:1]), run.plain
-    parallel.check_batch(batch, mesh)
-    evaluator = language.Evaluator(run.model, mesh, batch, evaluation.window, warmup)
-    result = evaluator(params, ids, run.slope, seed)
+    result = run.score(ids, batch=batch, warmup=warmup, seed=seed)
+    batch, warmup = result["rows"], result["warmup"]
     rows = f"{batch} rows, each after {warmup} symbols of its own past"
     lines = [
         f"state carried through {'the whole text' if batch == 1 else rows}",
@@ -188,27 +179,13 @@ def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line:
     return Report("\n".join(lines), found)
 
 
-def _draw(run, prompt, length, temperature, seed):
-    if length < 1 or not temperature >= 0:
-        raise UserError("--length needs a positive number, --temperature one that is not negative.")
-    # Bytes that are no UTF-8 come from the command line as surrogates.
-    unit = run.encoding.unit
-    given = prompt.encode("utf-8", "surrogateescape") if unit == "bytes" else prompt
-    encode = run.encoding.encode_sentence if unit == "words" else run.encoding.encode
-    ids, unknown = encode(given)
-    if not len(ids):
-        raise UserError("--prompt is empty; give at least one symbol.")
-    model, params = sparse_model.inference(run.model, run.plain)
-    drawn, log_probabilities = generate_text.generate(
-        model, params, ids, length, temperature, seed, run.slope
-    )
-    note = run.encoding.unknown_note("--prompt", unknown, len(ids))
-    return run.encoding.decode(drawn), -log_probabilities.mean() * metrics.BITS, note
-
-
 def sample(run, prompt, length, temperature=1.0, seed=0):
     """Continues `prompt` by `length` symbols."""
-    text, bits, note = _draw(run, prompt, length, temperature, seed)
+    # Bytes that are no UTF-8 come from the command line as surrogates.
+    given = prompt.encode("utf-8", "surrogateescape") if run.encoding.unit == "bytes" else prompt
+    drawn = run.sample(given, length, temperature=temperature, seed=seed)
+    text, bits = drawn["text"], -drawn["log_probabilities"].mean() * metrics.BITS
+    note = run.encoding.unknown_note("--prompt", drawn["unknown"], drawn["read"])
     words = run.encoding.unit == "words"
     space = " " * (words and not prompt[-1].isspace() and not text.startswith("\n"))
     lines = [
@@ -230,7 +207,7 @@ def poems(run, count, temperature=1.0, seed=0):
         raise UserError("Poems are drawn from a model of verse: train one, --config=quatrains.")
     if count < 1:
         raise UserError(f"--count is {count}; it must be 1 or more.")
-    text, *_ = _draw(run, "\n", _POEM * count, temperature, seed)
+    text = run.sample("\n", _POEM * count, temperature=temperature, seed=seed)["text"]
     known = set(run.encoding.decode(language.corpus(run.config).splits["train"]).split("\n"))
     drawn = quatrains.poems(text)[:count]
     share, lines = quatrains.form_report(drawn, known)
