@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hmrnn_jax.run import load as load
     from hmrnn_jax.training.loop import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The module of each name; and the modules that are public themselves.
 _HOMES = {
