@@ -36,12 +36,12 @@ import tempfile
 import jax
 import numpy as np
 
-import train
 from hmrnn_jax import datasets, defaults, parallel
 from hmrnn_jax.analysis import parsing
 from hmrnn_jax.analysis.figures.trees import tree_figure
 from hmrnn_jax.inference import activations
 from hmrnn_jax.run import restore
+from hmrnn_jax.training import loop
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -67,7 +67,7 @@ print({split: len(sentences) for split, sentences in tokens.items()}, "sentences
 
 # %% [markdown]
 # ## Training
-# The same program as `python train.py`: the configuration is data. The decoder is tied to the
+# The same program as `hmrnn train`: the configuration is data. The decoder is tied to the
 # embedding, so the last layer is as wide as that. Two layers; the second is read.
 
 # %%
@@ -82,7 +82,7 @@ config.steps = 20 if SMALL else 1500
 config.evaluation.update(every=config.steps // 2, batch=8, window=35, warmup=50)
 config.report = config.steps // 5
 workdir = folder / "run"
-result = train.train(config, str(workdir))
+result = loop.train(config, str(workdir))
 print(f"test perplexity {np.exp(result['nats']):.1f}")
 
 # %% [markdown]
@@ -119,7 +119,7 @@ Image(str(picture), width=700)
 
 # %% [markdown]
 # ## Against a treebank
-# `python eval.py --workdir=... --trees=FOLDER` scores a run against Penn brackets, with left,
+# `hmrnn trees --workdir=... --treebank=FOLDER` scores a run against Penn brackets, with left,
 # right, balanced and random trees beside it. A figure means little without them: right-branching
 # trees alone reach 40 % F1 on English. Here, the same table against the right-branching trees
 # themselves, to show what this model's trees lean to.

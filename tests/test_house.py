@@ -28,6 +28,7 @@ FLOORS = (
         "batches",
         "analysis",
         "models",
+        "functional",
     ),
     ("inference",),
     ("tasks",),
@@ -36,6 +37,8 @@ FLOORS = (
     ("run",),
     ("evaluation",),
     ("cli",),
+    ("commands",),
+    ("__main__",),
 )
 
 

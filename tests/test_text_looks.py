@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from hmrnn_jax import defaults, parallel
-from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import parsing, scores
 from hmrnn_jax.analysis.segmenters import within_lines, word_scores
 from hmrnn_jax.cells import hm_lstm, on_lstm
@@ -19,6 +18,7 @@ from hmrnn_jax.inference import activations, generate_text
 from hmrnn_jax.models.language import LanguageModel
 from hmrnn_jax.run import Run
 from hmrnn_jax.tasks import language
+from hmrnn_jax.training import titles
 
 SENTENCES = "the cat sat on a mat\nthe dog <unk> ( a cat )\n"
 
@@ -52,19 +52,19 @@ def test_a_run_is_called_by_its_model_and_data_not_its_folder():
     own.data.name, own.data.path = "text", "my/poems.txt"
     own.model.cell, own.model.sizes = "nested_lstm", (600,)
     logic.model.sizes = (400, 300)
-    assert runs.title(ptb) == "HM-LSTM 3 x 512 on ptb_char"
-    assert runs.title(own) == "Nested LSTM 600 on poems.txt"
-    assert runs.title(logic) == "ON-LSTM 400 + 300 on logic"
-    assert runs.titles({"a": ptb, "b": own}) == {"a": runs.title(ptb), "b": runs.title(own)}
+    assert titles.title(ptb) == "HM-LSTM 3 x 512 on ptb_char"
+    assert titles.title(own) == "Nested LSTM 600 on poems.txt"
+    assert titles.title(logic) == "ON-LSTM 400 + 300 on logic"
+    assert titles.titles({"a": ptb, "b": own}) == {"a": titles.title(ptb), "b": titles.title(own)}
     other = defaults.text()
     other.data.name, other.clip, other.detector_rate = "ptb_char", 1.0, 1.0
-    assert runs.titles({"a": ptb, "b": other}) == {
+    assert titles.titles({"a": ptb, "b": other}) == {
         "a": "HM-LSTM 3 x 512 on ptb_char, clip 0.25, detector_rate 0.1",
         "b": "HM-LSTM 3 x 512 on ptb_char, clip 1.0, detector_rate 1.0",
     }
     # Nothing or much differs: then the folders tell them apart.
-    again = runs.titles({"runs/a": ptb, "runs/b": ptb.copy_and_resolve_references()})
-    assert list(again.values()) == [f"{runs.title(ptb)}, {folder}" for folder in "ab"]
+    again = titles.titles({"runs/a": ptb, "runs/b": ptb.copy_and_resolve_references()})
+    assert list(again.values()) == [f"{titles.title(ptb)}, {folder}" for folder in "ab"]
 
 
 # Texts
@@ -189,7 +189,7 @@ def test_a_prompt_of_words_is_set_apart_from_what_follows(of_words, monkeypatch)
 
 @pytest.fixture
 def parsed(tmp_path, of_words):
-    """`--parse` of a text: the lines that it says."""
+    """A function of a text: the lines on its trees."""
 
     def parse(content, **changes):
         (tmp_path / "sentences.txt").write_bytes(content.encode())
@@ -226,7 +226,8 @@ def test_a_word_with_a_space_of_unicode_in_it_is_one(of_words, tmp_path):
     (tmp_path / "a.mrg").write_text(
         "(S (NP (CD 1\u00a01/2) (NNS cat)) (VP (VBP sat)))\n(())", encoding="utf-8"
     )
-    said = syntax.trees(of_words, syntax.read_treebank(tmp_path / "a.mrg")).split("\n")
+    report = syntax.trees(of_words, syntax.read_treebank(tmp_path / "a.mrg"))
+    said = report.split("\n")
     assert "1 trees with faulty brackets were skipped" in said[0]
     assert said[1] == "the sentences: 1 of 3 words were never seen in training, read as unknown"
-    assert json.loads(said[-1])["layer 2, biased"]["sentences"] == 1
+    assert report.data["layer 2, biased"]["sentences"] == 1

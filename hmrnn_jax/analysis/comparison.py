@@ -27,16 +27,6 @@ class Found(NamedTuple):
     ngram: np.ndarray | None = None
 
 
-class Shown(NamedTuple):
-    """What was found: `text` for people, and `rows`, see `compare`."""
-
-    text: str
-    rows: list
-
-    def __str__(self):
-        return self.text
-
-
 def compare(found, gold, mask, newline=None, around=False, tolerance=0, seeds=range(10)):
     """Scores boundaries against true ones, beside those of models that learnt less, or nothing.
 

@@ -9,6 +9,7 @@ import numpy as np
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import comparison
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.inference import reading, readings
 from hmrnn_jax.tasks import language
 
@@ -24,7 +25,7 @@ def of_treebank(run, bank, seed=0):
     Args:
       bank: `datasets.treebank.Treebank`.
 
-    Returns `comparison.Shown`; each row says `against` what, `constituents` or `sentences`.
+    Returns a `Report`; each of its `rows` says `against` what, `constituents` or `sentences`.
     """
     _check(run)
     text, words, phrases = spelled(bank.sentences, run.encoding)
@@ -108,4 +109,4 @@ def _show(run, ids, truths, seed):
             comparison.table(part, f"the end of a word that ends one of the {name}"),
         ]
         rows += [{"against": name} | row for row in part]
-    return comparison.Shown("\n".join(lines), rows)
+    return Report("\n".join(lines), {"rows": rows})

@@ -1,6 +1,5 @@
 """Real-valued sequences: scores, boundaries drawn and scored, segments, new sequences."""
 
-import json
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from hmrnn_jax.analysis.figures.signals import signal_figure
 from hmrnn_jax.batches.sequences import columns
 from hmrnn_jax.datasets import signals
 from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.inference import activations, generate_sequences, readings
 from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.tasks import metrics, objectives
@@ -28,7 +28,7 @@ MOST_DRAWN = 10**7  # steps that one call generates, for the memory that they ta
 
 
 def score(run, split, seed=0):
-    """Log-likelihood of a split and the detectors' rates; at last a line of JSON."""
+    """Log-likelihood of a split and the detectors' rates."""
     task = tasks.make(run.config, run.mesh)
     _check_scale(run, task.data)
     result = task.evaluate(run.params, split, run.slope, seed)
@@ -38,7 +38,7 @@ def score(run, split, seed=0):
         f"{split}: {task.headline(result)}",
     ]
     lines += [f"warning: {warning}" for warning in metrics.collapsed(result)]
-    return "\n".join([*lines, json.dumps({"split": split} | result)])
+    return Report("\n".join(lines), {"split": split} | result)
 
 
 def held_out(run, split):
@@ -142,7 +142,7 @@ def show_boundaries(
       segment_length: wanted mean length of segments by surprise, in steps; None takes the first
         of the run's own `boundaries.lengths`, and 0 asks for none.
 
-    Returns `comparison.Shown`, each of whose rows has the truth's name too, `against`.
+    Returns a `Report`, each of whose `rows` has the truth's name too, `against`.
     """
     _check(run, reading)
     names = (reading, *(name for name in _available(run.model) if name != reading))
@@ -183,7 +183,8 @@ def show_boundaries(
             scored_rows = _scores(looked, untrained, places, gold, tolerance)
             lines.append(comparison.table(scored_rows, f"a step with {name}"))
             rows += [{"against": name} | row for row in scored_rows]
-    return comparison.Shown("\n".join([*lines, f"figure: {path}"]), rows)
+    data = {"sequences": len(sequences), "rows": rows, "figure": str(path)}
+    return Report("\n".join([*lines, f"figure: {path}"]), data)
 
 
 def _available(model):
@@ -236,7 +237,9 @@ def segment(run, sequences, path, seed=0, reading="detectors", length=None):
     kind = asked.description
     if reading == "detectors":
         kind = reading_inference.nesting(run.model)
-    return "\n".join([f"{count:,} segments of {len(sequences):,} sequences: {path}", kind])
+    lines = f"{count:,} segments of {len(sequences):,} sequences: {path}\n{kind}"
+    data = {"segments": count, "sequences": len(sequences), "file": str(path)}
+    return Report(lines, data)
 
 
 def sample(run, split, count, steps, prime, temperature, bias, seed, path):
@@ -250,14 +253,14 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
     """
     if min(count, steps, prime) < 1 or not min(temperature, bias) >= 0:
         raise UserError(
-            "--sample, --steps and --prime need positive numbers, --temperature and --bias"
+            "--count, --length and --prime need positive numbers, --temperature and --bias"
             " numbers that are not negative."
         )
     if count * (prime + steps) > MOST_DRAWN:
-        raise UserError(f"--sample draws at most {MOST_DRAWN:,} steps in all; give fewer.")
+        raise UserError(f"At most {MOST_DRAWN:,} steps are drawn in all; give a smaller --count.")
     handwriting = run.config.data.name in HANDWRITING
     if handwriting and count > MOST_LINES:
-        raise UserError(f"--sample draws at most {MOST_LINES} lines; give fewer.")
+        raise UserError(f"At most {MOST_LINES} lines are drawn; give a smaller --count.")
     sequences = held_out(run, split)
     long_enough = np.flatnonzero(sequences.lengths >= prime)
     if not len(long_enough):
@@ -286,7 +289,8 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
         handwriting_sheet(written[-1], lines, title=run.title)
     else:
         signal_figure(path, values[0], run.encoding.columns, title=run.title)
-    return f"{count} sequences of {prime} + {steps} steps: {', '.join(written)}"
+    lines = f"{count} sequences of {prime} + {steps} steps: {', '.join(written)}"
+    return Report(lines, {"sequences": count, "prime": prime, "steps": steps, "files": written})
 
 
 def _to_last_stroke(values, pen_up):

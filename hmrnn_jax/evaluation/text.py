@@ -6,10 +6,8 @@ import json
 import math
 import string
 
-import jax
 import numpy as np
 
-from hmrnn_jax import parallel
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import boundaries, comparison, ngram, quatrains
 from hmrnn_jax.analysis.figures.text import boundary_figure
@@ -17,7 +15,8 @@ from hmrnn_jax.analysis.segmenters import within_lines
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.datasets import text as texts
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import activations, generate_text, readings, sparse_model
+from hmrnn_jax.evaluation.report import Report
+from hmrnn_jax.inference import activations, readings, sparse_model
 from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.tasks import language, metrics
@@ -85,29 +84,20 @@ def word_ends(run, name):
 
 
 def score(run, name, ids, batch=None, warmup=None, seed=0):
-    """Nats, bits per symbol, perplexity and the detectors' rates; at last a line of JSON.
+    """Nats, bits per symbol, perplexity and the detectors' rates.
 
     Args:
-      name: of the text. batch, warmup: see `tasks.language.Evaluator`; the configuration's if None.
+      name: of the text. ids: its symbols. batch, warmup, seed: see `Run.score`.
     """
-    evaluation = run.config.evaluation
-    batch = batch or evaluation.batch
-    warmup = evaluation.warmup if warmup is None else warmup
-    mesh, params = run.mesh, run.params
-    if batch == 1:
-        mesh, params = parallel.make_mesh(jax.local_devices()[:1]), run.plain
-    parallel.check_batch(batch, mesh)
-    evaluator = language.Evaluator(run.model, mesh, batch, evaluation.window, warmup)
-    result = evaluator(params, ids, run.slope, seed)
+    result = run.score(ids, batch=batch, warmup=warmup, seed=seed)
+    batch, warmup = result["rows"], result["warmup"]
     rows = f"{batch} rows, each after {warmup} symbols of its own past"
-    return "\n".join(
-        [
-            f"state carried through {'the whole text' if batch == 1 else rows}",
-            score_table(result),
-            *(f"warning: {warning}" for warning in metrics.collapsed(result)),
-            json.dumps({"split": name} | result),
-        ]
-    )
+    lines = [
+        f"state carried through {'the whole text' if batch == 1 else rows}",
+        score_table(result),
+        *(f"warning: {warning}" for warning in metrics.collapsed(result)),
+    ]
+    return Report("\n".join(lines), {"split": name} | result)
 
 
 def _read(run, ids, asked, rows=None, warmup=None, seed=0, progress=lambda done: None):
@@ -142,7 +132,7 @@ def show_boundaries(
       reading: what is drawn, see `inference.readings`.
       segment_length: see `run.readings_of`.
 
-    Returns `comparison.Shown`.
+    Returns a `Report`, with the `rows` of `comparison.compare`.
     """
     ids, symbols = inputs
     ids, symbols = ids[:scored], symbols[:scored]
@@ -168,6 +158,7 @@ def show_boundaries(
     heading = f"{run.title}: {title}" + ("" if detectors else f", {asked[0].description}")
     boundary_figure(path, symbols[:shown], first, norms, heading, updates=detectors)
     lines, rows = [boundaries.text_view(symbols[:shown], first, updates=detectors)], []
+    against = None
     if run.encoding.unit != "words":
         newlines = readings.line_ends(ids, newline)
         mask = within_lines(newlines)
@@ -193,7 +184,8 @@ def show_boundaries(
             rows = comparison.compare(found, gold, mask, newlines, around=ends is None)
             lines.append(comparison.table(rows, what))
         lines += notes
-    return comparison.Shown("\n".join([*lines, f"figure: {path}"]), rows)
+    found = {"against": against, "symbols": len(ids), "rows": rows, "figure": str(path)}
+    return Report("\n".join([*lines, f"figure: {path}"]), found)
 
 
 def _ngrams(corpus, asked, ids):
@@ -240,30 +232,18 @@ def segment(
     count = boundaries.write_segments(path, boundaries.segment_lines(symbols, z))
     kind = reading_inference.nesting(run.model) if reading == "detectors" else asked[0].description
     layers = f"{len(z)} layer{'s' if len(z) > 1 else ''}"
-    return "\n".join([f"{count:,} segments of {layers}: {path}", f"{how}; {kind}"])
-
-
-def _draw(run, prompt, length, temperature, seed):
-    if length < 1 or not temperature >= 0:
-        raise UserError("--sample needs a positive number, --temperature one that is not negative.")
-    # Bytes that are no UTF-8 come from the command line as surrogates.
-    unit = run.encoding.unit
-    given = prompt.encode("utf-8", "surrogateescape") if unit == "bytes" else prompt
-    encode = run.encoding.encode_sentence if unit == "words" else run.encoding.encode
-    ids, unknown = encode(given)
-    if not len(ids):
-        raise UserError("--prompt is empty; give at least one symbol.")
-    model, params = sparse_model.inference(run.model, run.plain)
-    drawn, log_probabilities = generate_text.generate(
-        model, params, ids, length, temperature, seed, run.slope
-    )
-    note = run.encoding.unknown_note("--prompt", unknown, len(ids))
-    return run.encoding.decode(drawn), -log_probabilities.mean() * metrics.BITS, note
+    lines = f"{count:,} segments of {layers}: {path}\n{how}; {kind}"
+    found = {"segments": count, "layers": len(z), "symbols": len(ids), "file": str(path)}
+    return Report(lines, found)
 
 
 def sample(run, prompt, length, temperature=1.0, seed=0):
     """Continues `prompt` by `length` symbols."""
-    text, bits, note = _draw(run, prompt, length, temperature, seed)
+    # Bytes that are no UTF-8 come from the command line as surrogates.
+    given = prompt.encode("utf-8", "surrogateescape") if run.encoding.unit == "bytes" else prompt
+    drawn = run.sample(given, length, temperature=temperature, seed=seed)
+    text, bits = drawn["text"], -drawn["log_probabilities"].mean() * metrics.BITS
+    note = run.encoding.unknown_note("--prompt", drawn["unknown"], drawn["read"])
     words = run.encoding.unit == "words"
     space = " " * (words and not prompt[-1].isspace() and not text.startswith("\n"))
     lines = [
@@ -272,7 +252,8 @@ def sample(run, prompt, length, temperature=1.0, seed=0):
         f"{length} symbols at {bits:.3f} bits each under the model itself",
         note,
     ]
-    return "\n".join(lines).rstrip()
+    found = {"prompt": prompt, "text": f"{space}{text}", "length": length, "bits": bits}
+    return Report("\n".join(lines).rstrip(), found)
 
 
 def poems(run, count, temperature=1.0, seed=0):
@@ -281,16 +262,16 @@ def poems(run, count, temperature=1.0, seed=0):
     Lines are drawn one after the other, state and all, as the training text has them.
     """
     if run.config.data.name != "quatrains":
-        raise UserError("--poems is for a model of verse; train one, configs/quatrains.py.")
+        raise UserError("Poems are drawn from a model of verse: train one, --config=quatrains.")
     if count < 1:
-        raise UserError(f"--poems is {count}; it must be 1 or more.")
-    text, *_ = _draw(run, "\n", _POEM * count, temperature, seed)
+        raise UserError(f"--count is {count}; it must be 1 or more.")
+    text = run.sample("\n", _POEM * count, temperature=temperature, seed=seed)["text"]
     known = set(run.encoding.decode(language.corpus(run.config).splits["train"]).split("\n"))
     drawn = quatrains.poems(text)[:count]
     share, lines = quatrains.form_report(drawn, known)
     repeated = quatrains.repeats(drawn, known)
     figures = {"poems": len(drawn), "keep_the_form": share, "repeat_training": repeated}
-    return f"{lines}\n{json.dumps(figures)}"
+    return Report(lines, figures)
 
 
 def stream_segments(run, source, seed=0, tell=None, reading="detectors", length=None):

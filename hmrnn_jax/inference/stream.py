@@ -10,6 +10,7 @@ symbols, sparsely where the model allows it (see `recurrence.sparse`).
 """
 
 import codecs
+import dataclasses
 import functools
 import hashlib
 import json
@@ -344,7 +345,14 @@ class Stream:
     def _fingerprint(self):
         """Of all that decides what comes next: parameters, symbols, cells, slope, seed."""
         digest = hashlib.sha256(self.vocabulary.to_json().encode())
-        digest.update(repr((self._model.cells, self._settings)).encode())
+        # Choices at their defaults count for nothing, so that a further one changes no fingerprint.
+        chosen = [
+            (type(config).__name__, field.name, getattr(config, field.name))
+            for config in self._model.cells
+            for field in dataclasses.fields(config)
+            if getattr(config, field.name) != field.default
+        ]
+        digest.update(repr((chosen, self._settings)).encode())
         if self._by.segmenters:  # older states are all of detectors
             digest.update(repr(self._by).encode())
         for leaf in jax.tree.leaves(self._params):
