@@ -274,9 +274,9 @@ def test_words_of_a_split_are_scored_by_every_reading_beside_every_control(run, 
     shown = evaluation.show_boundaries(
         run, "test", inputs, ends, tmp_path / "a.png", reading="line_end", segment_length=3
     )
-    rows = {(row["reading"], row["layer"], row["control"]): row for row in shown.rows}
-    assert len(rows) == len(shown.rows) and shown.rows[0]["reading"] == "line_end"
-    json.dumps(shown.rows)
+    rows = {(row["reading"], row["layer"], row["control"]): row for row in shown.data["rows"]}
+    assert len(rows) == len(shown.data["rows"]) and shown.data["rows"][0]["reading"] == "line_end"
+    json.dumps(shown.data["rows"])
     ids, newline = inputs[0], inputs[0] == NEWLINE
     valid = language.corpus(run.config).splits["valid"]
     fresh = list(runs.untrained(run))
@@ -307,7 +307,7 @@ def test_words_of_a_split_are_scored_by_every_reading_beside_every_control(run, 
     assert {control for _, _, control in rows} == {*comparison.CONTROLS, None, scores.EVERY}
     every = rows[None, None, "every"]
     assert every["recall"] == every["rate"] == 1
-    assert "against words" in shown.text and "line_end            1" in shown.text
+    assert "against words" in shown and "line_end            1" in shown
 
 
 def test_segments_by_a_reading_are_written_and_streamed(run, tmp_path, monkeypatch):
@@ -381,8 +381,8 @@ def test_layers_are_scored_at_ends_of_words_alone(run, tmp_path):
     last = np.append(~kept[1:], False)[kept]
     words = corpus.ends["test"][kept]
     z = reading.boundaries(model, params, corpus.splits["test"][kept])
-    rows = {(row["layer"], row["control"]): row for row in shown.rows}
-    assert {row["against"] for row in shown.rows} == {"utterances"}
+    rows = {(row["layer"], row["control"]): row for row in shown.data["rows"]}
+    assert {row["against"] for row in shown.data["rows"]} == {"utterances"}
     for layer, fired in enumerate(z, start=1):
         hits = np.sum(fired[words & last])
         assert rows[layer, None]["rate"] == pytest.approx(fired[words].mean())
@@ -398,5 +398,5 @@ def test_layers_are_scored_at_ends_of_words_alone(run, tmp_path):
         phrases_of.of_treebank(run, bank)
     vocabulary = Vocabulary("characters", tuple("\n abed"))
     shown = phrases_of.of_treebank(dataclasses.replace(run, encoding=vocabulary), bank)
-    every = {row["against"]: row["precision"] for row in shown.rows if row["control"] == "every"}
+    every = {row["against"]: row["precision"] for row in shown.data["rows"] if row["control"] == "every"}
     assert every == pytest.approx({"constituents": 1 / 2, "sentences": 1 / 3})

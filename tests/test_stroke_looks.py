@@ -83,7 +83,7 @@ def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path
         gold = gold[:47] == 1
         rows = {
             (row["reading"], row["layer"], row["control"]): row
-            for row in shown.rows
+            for row in shown.data["rows"]
             if row["against"] == name
         }
         for key, found in ((("detectors", 1, None), fired), (("surprise", 1, None), rises)):
@@ -99,7 +99,7 @@ def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path
             assert (row["f1_within"], row["tolerance"]) == (pytest.approx(near), 5)
         assert rows["surprise", 1, "untrained"]["seeds"] == 5
         assert rows[None, None, "every"]["recall"] == 1
-        assert f"boundaries against {name}, 2 sequences" in shown.text
+        assert f"boundaries against {name}, 2 sequences" in shown
 
 
 def test_segments_by_surprise_have_the_length_that_is_asked_for(tmp_path, monkeypatch):

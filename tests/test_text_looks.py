@@ -81,7 +81,7 @@ def test_bytes_never_seen_are_shown_scored_and_cut(tmp_path):
     )
     for shown in (symbols, run.encoding.spelled(ids)):
         said = text.show_boundaries(run, "mine", (ids, shown), None, tmp_path / "figure.png")
-        assert "boundaries against spaces" in said.text
+        assert "boundaries against spaces" in said
     text.segment(run, (ids, symbols), tmp_path / "segments.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "segments.jsonl").open(encoding="utf-8")]
     assert "".join(row["text"] for row in rows) == raw.decode("latin-1")
@@ -95,7 +95,7 @@ def test_boundaries_are_scored_beside_untrained_models_of_the_same_configuration
     ends = np.array([symbol == "a" for symbol in SENTENCES * 9]) if words else None
     inputs = ids, SENTENCES * 9
     shown = text.show_boundaries(run, "mine", inputs, ends, tmp_path / "figure.png")
-    rows = {(row["reading"], row["layer"], row["control"]): row for row in shown.rows}
+    rows = {(row["reading"], row["layer"], row["control"]): row for row in shown.data["rows"]}
     gold = ends if words else np.array([symbol == " " for symbol in inputs[1]])
     newline = np.array([symbol == "\n" for symbol in inputs[1]])
     mask = within_lines(newline)
@@ -115,7 +115,7 @@ def test_boundaries_are_scored_beside_untrained_models_of_the_same_configuration
     assert own["f1"] == pytest.approx(scores.precision_recall_f1(z[0], gold, 0, mask)[2])
     assert own["rate"] == pytest.approx(z[0][mask].mean())
     assert ("f1_later" in own) == (not words)
-    assert "untrained: 5 freshly initialised" in shown.text and "no n-gram model" in shown.text
+    assert "untrained: 5 freshly initialised" in shown and "no n-gram model" in shown
     names = ("detectors", "entropy", "entropy_within", "surprise", "line_end", "line_break")
     assert {key[0] for key in rows} == {*names, None}
     assert rows[None, None, "every"]["precision"] == pytest.approx(gold[mask].mean())
@@ -128,7 +128,7 @@ def test_a_space_of_bytes_is_one_of_ascii(tmp_path):
     inputs = ids, run.encoding.spelled(ids)
     shown = text.show_boundaries(run, "mine", inputs, None, tmp_path / "figure.png")
     # Two of eleven: the last symbol of the text ends its line anyway.
-    assert shown.rows[-1]["precision"] == pytest.approx(2 / 11)
+    assert shown.data["rows"][-1]["precision"] == pytest.approx(2 / 11)
 
 
 @pytest.mark.parametrize("unit", ["characters", "bytes", "words"])
