@@ -76,7 +76,7 @@ def unroll(
       UserError: shapes do not match, or there is no key for a cell that samples.
     """
     x, lengths, resets = jax.tree.map(jnp.asarray, (x, lengths, resets))
-    _check(cell, state, x, lengths, resets, key)
+    _check(cell, state, x, lengths, resets)
     steps, batch = x.shape[:2]
     if lengths is not None:
         within = jnp.arange(steps)[:, None] < lengths
@@ -86,6 +86,8 @@ def unroll(
         x, resets = turn(x), resets if resets is None else turn(resets)
     noise = None
     if cell.uses_noise:
+        if key is None:
+            raise UserError("This cell draws its boundaries: give a key, jax.random.key(0).")
         noise = {"noise": jax.random.uniform(key, (steps, batch, cell.uses_noise), x.dtype)}
     out = recurrence.unroll(
         cell, params, state, x, resets=resets, per_step=noise, policy=policy,
@@ -98,7 +100,7 @@ def unroll(
     return out
 
 
-def _check(cell, state, x, lengths, resets, key):
+def _check(cell, state, x, lengths, resets):
     if x.ndim != 3:
         raise UserError(f"x has shape {x.shape}; it must be [T, B, input_size], time first.")
     steps, batch = x.shape[:2]
@@ -111,8 +113,6 @@ def _check(cell, state, x, lengths, resets, key):
     for name, array, shape in (("lengths", lengths, (batch,)), ("resets", resets, (steps, batch))):
         if array is not None and array.shape != shape:
             raise UserError(f"{name} has shape {array.shape}; with this x it must be {shape}.")
-    if cell.uses_noise and key is None:
-        raise UserError("This cell draws its boundaries: give a key, such as jax.random.key(0).")
 
 
 def _turn(steps, batch, lengths):

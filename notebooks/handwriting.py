@@ -31,15 +31,13 @@ import os
 import pathlib
 import tempfile
 
-import jax
 from IPython.display import Image
 
-from hmrnn_jax import defaults, parallel
+import hmrnn_jax as hm
+from hmrnn_jax import defaults
 from hmrnn_jax.analysis.figures.handwriting import handwriting_figure
 from hmrnn_jax.evaluation import sequences
-from hmrnn_jax.run import restore
 from hmrnn_jax.tasks import sequences as sequences_task
-from hmrnn_jax.training import loop
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -76,7 +74,7 @@ config.steps = 10 if SMALL else 1500
 config.evaluation.every = config.steps // 2
 config.report = config.steps // 5
 workdir = folder / "run"
-result = loop.train(config.lock(), str(workdir))
+result = hm.train(config.lock(), str(workdir))
 print(f"test log-likelihood of a line: {result['log_likelihood']:.1f} nats")
 
 # %% [markdown]
@@ -85,7 +83,7 @@ print(f"test log-likelihood of a line: {result['log_likelihood']:.1f} nats")
 # or on the end of a word, beside detectors of the same rate that have read nothing.
 
 # %%
-run = restore(workdir, parallel.make_mesh(jax.devices()[:1]))
+run = hm.load(workdir)
 test = sequences.held_out(run, "test")
 picture = folder / "boundaries.png"
 print(sequences.show_boundaries(run, "test", test, picture, shown=3))

@@ -33,15 +33,13 @@ import pathlib
 import re
 import tempfile
 
-import jax
 import numpy as np
 
-from hmrnn_jax import datasets, defaults, parallel
+import hmrnn_jax as hm
+from hmrnn_jax import datasets, defaults
 from hmrnn_jax.analysis import parsing
 from hmrnn_jax.analysis.figures.trees import tree_figure
 from hmrnn_jax.inference import activations
-from hmrnn_jax.run import restore
-from hmrnn_jax.training import loop
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -82,7 +80,7 @@ config.steps = 20 if SMALL else 1500
 config.evaluation.update(every=config.steps // 2, batch=8, window=35, warmup=50)
 config.report = config.steps // 5
 workdir = folder / "run"
-result = loop.train(config, str(workdir))
+result = hm.train(config, str(workdir))
 print(f"test perplexity {np.exp(result['nats']):.1f}")
 
 # %% [markdown]
@@ -92,7 +90,7 @@ print(f"test perplexity {np.exp(result['nats']):.1f}")
 # `unbiased` may make any binary tree.
 
 # %%
-run = restore(workdir, parallel.make_mesh(jax.devices()[:1]))
+run = hm.load(workdir)
 
 examples = [
     "the name of the module is bound in the local namespace",

@@ -5,12 +5,13 @@ import functools
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from hmrnn_jax import parallel, tasks
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.recurrence.execution import noted
 from hmrnn_jax.tasks.metrics import collapsed
-from hmrnn_jax.training import optim, profiling, settings
+from hmrnn_jax.training import config_file, optim, profiling, settings
 from hmrnn_jax.training import state as train_state
 from hmrnn_jax.training.checkpoint import Checkpoints
 from hmrnn_jax.training.lock import Lock
@@ -26,7 +27,7 @@ def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None)
     """Trains `config` in `workdir` to its end, or goes on with the run that is there.
 
     Args:
-      config: a `ConfigDict`, see `defaults`.
+      config: a `ConfigDict`, see `defaults`; or the name or file of one, see `config_file.load`.
       workdir: folder of the run, local or in a bucket.
       say: takes each line for people.
       profile: updates to trace, see `profiling.Trace`.
@@ -39,6 +40,8 @@ def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None)
     Raises:
       UserError: bad input, before anything is compiled or written; or a loss that is not finite.
     """
+    if not isinstance(config, ConfigDict):
+        config = config_file.load(config)
     stopping = Stopping() if stopping is None else stopping
     with Lock(workdir, say) as lock:
         if fresh:
