@@ -308,7 +308,8 @@ def readings_of(run, names, length=None, seed=0, valid=None):
         readings.check(run.model, name, newline)
     if length is None and set(names) - {"detectors"}:
         length = objectives.first_length(run.config)
-    asked = [readings.Reading.of(name, length or 0) for name in names]
+    delay = objectives.Boundaries.of(run.config).delay
+    asked = [readings.Reading.of(name, length or 0, delay=delay) for name in names]
     if valid is None and any(one.length for one in asked):
         try:
             valid = language.corpus_of(run).splits["valid"]

@@ -77,6 +77,23 @@ def cost(model, params, ids, count):
 # Curves
 
 
+def test_detectors_that_fire_later_end_their_segments_where_they_are_taught_to():
+    model, params = make("hm_lstm")
+    ids = np.random.default_rng(0).integers(0, VOCABULARY.size, LENGTH).astype(np.int32)
+    by = Reading.of("detectors", delay=2)
+    fired = reading.curves(model, params, ids, ("detectors",), NEWLINE, rows=1)["detectors"]
+    cut = by.boundaries(fired, ids == NEWLINE)
+    np.testing.assert_array_equal(cut[:, :-2], fired[:, 2:])
+    assert cut[0].sum() > 5 and not cut[:, -2:].any()
+    stream, text = Stream(model, params, VOCABULARY, by=by), VOCABULARY.decode(ids)
+    pieces = [text[:1], text[1:3], text[3:40], text[40:]]
+    rows = [row for piece in pieces for row in stream.push(piece).segments]
+    rows += stream.finish().segments
+    for layer, z in enumerate(cut, 1):
+        ends = [row["end"] for row in rows if row["layer"] == layer]
+        assert ends == [*(np.flatnonzero(z) + 1).tolist(), LENGTH]
+
+
 def test_each_curve_is_what_it_says(setup):
     model, params, ids, found = setup
     log_p, out = passed(model, params, ids)
@@ -398,5 +415,6 @@ def test_layers_are_scored_at_ends_of_words_alone(run, tmp_path):
         phrases_of.of_treebank(run, bank)
     vocabulary = Vocabulary("characters", tuple("\n abed"))
     shown = phrases_of.of_treebank(dataclasses.replace(run, encoding=vocabulary), bank)
-    every = {row["against"]: row["precision"] for row in shown.data["rows"] if row["control"] == "every"}
+    rows = [row for row in shown.data["rows"] if row["control"] == "every"]
+    every = {row["against"]: row["precision"] for row in rows}
     assert every == pytest.approx({"constituents": 1 / 2, "sentences": 1 / 3})

@@ -110,7 +110,8 @@ def _readings(run, names, length, seed=0):
     """As `run.readings_of`, of a run on real-valued sequences."""
     if length is None:
         length = objectives.first_length(run.config)
-    asked = [readings.Reading.of(name, length) for name in names]
+    delay = objectives.Boundaries.of(run.config).delay
+    asked = [readings.Reading.of(name, length, delay=delay) for name in names]
     if not any(one.length for one in asked):
         return asked
     valid = held_out(run, "valid")

@@ -34,14 +34,16 @@ class Reading:
       length: symbols of a segment, on average, that are asked for; 0 asks for none.
       segmenters: a `Segmenter` for each of its curves, or one for all; () for detectors, which
         have boundaries of their own.
+      delay: steps after a segment's last one at which detectors fire, where they were taught so.
     """
 
     name: str
     length: float = 0
     segmenters: tuple = ()
+    delay: int = 0
 
     @classmethod
-    def of(cls, name, length=0, rule="peaks"):
+    def of(cls, name, length=0, rule="peaks", delay=0):
         """A reading by a rule of `segmenters.RULES`, yet to be `calibrated`.
 
         Raises:
@@ -51,7 +53,7 @@ class Reading:
         if length and not length >= 1:
             raise UserError(f"The wanted segment length is {length}; it must be 1 or more.")
         if name == "detectors":
-            return cls(name)
+            return cls(name, delay=delay)
         return cls(name, length, (Segmenter(rule),))
 
     def calibrated(self, curves, newline):
@@ -71,7 +73,10 @@ class Reading:
     def boundaries(self, curves, newline):
         """int8 `[K, N]`, of curves and line ends as of `calibrated`."""
         if not self.segmenters:
-            return np.asarray(curves, np.int8)
+            z = np.zeros_like(curves, np.int8)
+            steps = max(0, z.shape[1] - self.delay)
+            z[:, :steps] = curves[:, z.shape[1] - steps :]
+            return z
         own = itertools.cycle(self.segmenters)
         z = np.stack([segmenter(curve) for curve, segmenter in zip(curves, own, strict=False)])
         z[:, ~within_lines(newline)] = 0
@@ -82,7 +87,9 @@ class Reading:
     def description(self):
         """A clause for people."""
         if not self.segmenters:
-            return "the detectors"
+            return "the detectors" + (
+                f", {self.delay} earlier than they fire" if self.delay else ""
+            )
         rule = f"{self.name.replace('_', ' ')}, {self.segmenters[0].rule}"
         return f"{rule}, segments of about {self.length:g}" if self.length else rule
 

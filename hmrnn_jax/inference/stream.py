@@ -248,9 +248,11 @@ class Stream:
             z[:, place], scores[place] = fired[:, : len(part)], of_part[: len(part)]
             for rows in more.values():
                 curves[:, place] = rows[:, : len(part)]
-        ends = z
-        decided = self._read
-        if self._by.name != "detectors":
+        if self._by.name == "detectors":
+            # The first `delay` symbols have boundaries of nothing.
+            decided = max(0, self._read - self._by.delay)
+            ends = z[:, max(0, self._by.delay - self._read) :]
+        else:
             if self._by.name == "surprise":  # each belongs to the symbol before; to the last, none
                 curves = -scores[None, not self._read :]
                 curves = np.pad(curves, [(0, 0), (0, int(final and self._read + len(ids) > 0))])
@@ -353,7 +355,7 @@ class Stream:
             if getattr(config, field.name) != field.default
         ]
         digest.update(repr((chosen, self._settings)).encode())
-        if self._by.segmenters:  # older states are all of detectors
+        if self._by != readings.DETECTORS:  # as all older states are
             digest.update(repr(self._by).encode())
         for leaf in jax.tree.leaves(self._params):
             digest.update(np.ascontiguousarray(leaf).tobytes())
