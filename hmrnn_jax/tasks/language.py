@@ -49,9 +49,9 @@ class Task:
         self.init_params = functools.partial(init_params, self.model)
         self.initial_carry = self.model.initial_carry
         penalties = Penalties(**config.penalties)
-        self.boundaries = objectives.Boundaries.of(config)
-        newline = self.encoding.line_end
-        self.boundaries.check(objectives.detectors(self.model), newline is not None)
+        newline, wanted = self.encoding.line_end, objectives.Boundaries.of(config)
+        self.boundaries = wanted.of_model(objectives.detectors(self.model), newline is not None)
+        self._asked = self.boundaries.describe(wanted.lengths)
         self.loss = functools.partial(
             loss, self.model, penalties, boundaries=self.boundaries, newline=newline,
             padded=config.window_random and config.window_quantum < _PADDING,
@@ -77,7 +77,7 @@ class Task:
         return headline(result, self.encoding.unit)
 
     def describe(self):
-        return self.corpus.describe()
+        return self.corpus.describe() + self._asked
 
     def finish(self, params, result):
         if not self._view:
