@@ -197,6 +197,14 @@ def test_sentences_become_trees():
         run.parse([""])
 
 
+def test_a_training_by_name_and_a_run_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="There is no configuration quickstarr; did you mean quick"):
+        hm.train("quickstarr", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="is not a run"):
+        hm.load(tmp_path)
+
+
 def test_a_run_of_another_task_says_so(run):
     other = dataclasses.replace(run, config=defaults.logic())
     for ask in (other.score, other.boundaries, other.segment, other.sample, other.parse):

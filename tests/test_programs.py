@@ -177,7 +177,11 @@ def test_boundaries_segments_and_samples(whole, tmp_path):
         ("train.py", ["--config.data.name=text", "--config.data.path=gone.txt"], "gone.txt"),
         ("train.py", ["text", "my.txt"], "--config.data.name=text --config.data.path=my.txt?"),
         ("eval.py", ["--workdir={nowhere}"], "is not a run"),
-        ("eval.py", ["my.txt"], "did you mean --workdir=my.txt for a run, or --text=my.txt"),
+        (
+            "eval.py",
+            ["score", "my.txt"],
+            "did you mean --workdir=my.txt for a run, or --text=my.txt",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, program, arguments, message):
