@@ -1,0 +1,57 @@
+"""Scores of one run's boundaries, kept in a file beside it."""
+
+import json
+import os
+
+from etils import epath
+
+from hmrnn_jax import files, parallel
+from hmrnn_jax import run as runs
+from hmrnn_jax.datasets.chinese import FOLDER
+from hmrnn_jax.evaluation import sequences, text
+
+# Texts with words that a taught model is scored on beside its own test part, which they hold.
+BAKEOFF = {"chinese_simplified": ("msr_test_gold.utf8", "pku_test_gold.utf8")}
+SEQUENCES = 200  # of real values
+
+
+def scored(folder, job, flags):
+    """`{text: rows}` of `score`, None if it was not made, or on another number of symbols."""
+    path = folder / f"scores-{flags.part}.json"
+    if not path.exists():
+        return None
+    saved = json.loads(files.read_text(path))
+    return saved["texts"] if saved["settings"] == _settings(job, flags) else None
+
+
+def score(folder, job, flags):
+    """Scores the boundaries of a part by all readings, see `evaluation`, and keeps the rows."""
+    run = runs.restore(str(folder), parallel.make_mesh())
+    figure, found = folder / f"boundaries-{flags.part}.png", {}
+    if job.config.task == "strokes":
+        held_out = sequences.held_out(run, flags.part)
+        shown = sequences.show_boundaries(run, flags.part, held_out, figure, scored=SEQUENCES)
+        found = shown.rows
+    else:
+        for title, inputs, ends in texts(run, job, flags.part):
+            shown = text.show_boundaries(
+                run, title, inputs, ends, figure, scored=flags.symbols, segment_length=job.wanted
+            )
+            found[title] = shown.rows
+    everything = {"settings": _settings(job, flags), "texts": found}
+    files.write_text(folder / f"scores-{flags.part}.json", json.dumps(everything, indent=1) + "\n")
+
+
+def texts(run, job, part):
+    """`(title, (ids, symbols), ends)` of what is scored."""
+    ids, symbols, _ = text.split(run, part)
+    yield part, (ids, symbols), text.word_ends(run, part)
+    for name in BAKEOFF.get(job.data, ()) if part == "test" else ():
+        path = epath.Path(os.environ["HMRNN_DATA"]) / FOLDER / name
+        if path.exists():
+            *inputs, _, ends = text.read_words(path, run.encoding)
+            yield name, inputs, ends
+
+
+def _settings(job, flags):
+    return {"symbols": flags.symbols, "length": job.wanted}
