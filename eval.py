@@ -40,6 +40,7 @@ from hmrnn_jax.analysis.figures.text import MOST_SYMBOLS
 from hmrnn_jax.datasets.syneval import find, read_items
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import classification, sequences, syntax, text
+from hmrnn_jax.inference.readings import NAMES
 from hmrnn_jax.run import export, from_official, restore, titles
 from hmrnn_jax.training import fields, metrics_log
 from hmrnn_jax.training.fields import Choice, Names, Number, Switch, Text, Whole, Wholes
@@ -60,6 +61,8 @@ flag("boundaries", False, Switch("Writes the boundary figure and view, and score
 flag("length", 270, Whole("Symbols in the figure and view of --boundaries.", 1, MOST_SYMBOLS))
 flag("score_length", 20_000, Whole("Symbols that --boundaries scores against spaces.", 2))
 flag("words", None, Place("With --boundaries: a UTF-8 text with its words separated."))
+flag("reading", "detectors", Choice("What --boundaries and --segment read.", NAMES))
+flag("segment_length", None, Number("Mean length of their segments; 0: none is asked.", least=0))
 flag("lines", 5, Whole("Sequences in the figure of --boundaries.", 1, MOST_LINES))
 flag("score_lines", 200, Whole("Sequences whose boundaries --boundaries scores.", 1))
 flag("tolerance", sequences.TOLERANCE, Whole("Steps that these may lie off; 0: exact ones alone."))
@@ -186,18 +189,21 @@ def _text(run):
         *inputs, note = text.read(path, run.encoding)
     else:
         *inputs, note = text.split(run, FLAGS.split)
+        ends = text.word_ends(run, FLAGS.split) if FLAGS.boundaries else None
     _say(*filter(None, [note]))
     if FLAGS.segment:
         return text.segment(
             run, inputs, _output(f"{path}.segments.jsonl", ""), FLAGS.seed, FLAGS.batch,
-            FLAGS.warmup, functools.partial(_say, file=sys.stderr),
+            FLAGS.warmup, functools.partial(_say, file=sys.stderr), FLAGS.reading,
+            FLAGS.segment_length,
         )  # fmt: skip
     name = path or FLAGS.split
     if FLAGS.boundaries:
         title, figure = epath.Path(name).name, _output("boundaries.png")
         return text.show_boundaries(
-            run, title, inputs, ends, figure, FLAGS.length, FLAGS.score_length, FLAGS.seed
-        )
+            run, title, inputs, ends, figure, FLAGS.length, FLAGS.score_length, FLAGS.seed,
+            FLAGS.reading, FLAGS.segment_length,
+        )  # fmt: skip
     batch, symbols = FLAGS.batch, len(inputs[0])
     if path and batch is None and symbols <= run.config.evaluation.batch:
         batch = 1
@@ -213,11 +219,15 @@ def _sequences(run):
         )  # fmt: skip
     if FLAGS.segment:
         path = _output(f"{FLAGS.segment.rstrip('/')}.segments.jsonl", "")
-        return sequences.segment(run, sequences.read(run, FLAGS.segment), path, FLAGS.seed)
+        return sequences.segment(
+            run, sequences.read(run, FLAGS.segment), path, FLAGS.seed, FLAGS.reading,
+            FLAGS.segment_length,
+        )  # fmt: skip
     if FLAGS.boundaries:
         return sequences.show_boundaries(
             run, FLAGS.split, sequences.held_out(run, FLAGS.split), _output("boundaries.png"),
-            FLAGS.lines, FLAGS.score_lines, FLAGS.seed, FLAGS.tolerance,
+            FLAGS.lines, FLAGS.score_lines, FLAGS.seed, FLAGS.tolerance, FLAGS.reading,
+            FLAGS.segment_length,
         )  # fmt: skip
     return sequences.score(run, FLAGS.split, FLAGS.seed)
 

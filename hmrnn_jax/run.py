@@ -10,10 +10,11 @@ from etils import epath
 
 from hmrnn_jax import parallel, tasks
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.inference import readings
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.models import ordered_neurons
 from hmrnn_jax.models.language import language_model
-from hmrnn_jax.tasks import language
+from hmrnn_jax.tasks import language, objectives
 from hmrnn_jax.training import settings
 from hmrnn_jax.training.checkpoint import Checkpoints
 from hmrnn_jax.training.workdir import load_run
@@ -114,6 +115,35 @@ def untrained(run, seeds=range(5)):
     for seed in seeds:
         key, _ = jax.random.split(jax.random.key(seed))  # as `training.state.create` does
         yield dataclasses.replace(run, params=init(key), slope=run.config.slope.start)
+
+
+def readings_of(run, names, length=None, seed=0):
+    """The `inference.readings.Reading`s of a run of text, calibrated on its validation text.
+
+    Args:
+      names: see `inference.reading.curves`.
+      length: wanted mean length of segments in symbols; None takes the first of the run's own
+        `boundaries.lengths`, and 0 asks for none.
+
+    Raises:
+      UserError: the model has no such reading, the length is out of range, or the validation text
+        is needed and not there.
+    """
+    newline = run.encoding.line_end
+    if length is None:
+        length = next(iter(objectives.Boundaries.of(run.config).lengths), 0)
+    for name in names:
+        readings.check(run.model, name, newline)
+    asked, valid = [readings.Reading.of(name, length) for name in names], None
+    if any(one.length for one in asked):
+        try:
+            valid = language.corpus_of(run).splits["valid"]
+        except UserError as error:
+            raise UserError(
+                "The length of segments is set on the validation text that the run was trained"
+                f" with, which is not to be had: {error} Without it, ask for a length of 0."
+            ) from None
+    return readings.calibrated(run.model, run.plain, valid, asked, newline, run.slope, seed)
 
 
 def from_official(config, weights, mesh) -> Run:

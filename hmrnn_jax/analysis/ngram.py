@@ -137,6 +137,52 @@ class InterpolatedNgram:
             before = np.concatenate([[-1], ranks[:-1]])
         return -np.log2(p[1:])
 
+    def curves(self, ids, names, newline=None, ahead=1):
+        """What an n-gram model has to say after each symbol of a text: `{name: [1, N]}`.
+
+        A control for the same readings of a network, see `inference.reading.curves`; its numbers
+        are in nats.
+
+        Args:
+          ids: int `[N]`. names: of `entropy`, `entropy_within`, `surprise`, `line_end` and
+            `line_break`. newline: id of the symbol that ends a line, for those that speak of
+            lines. ahead: symbols after a line break that count.
+        """
+        ids = self._checked(ids)
+        found = {name: [] for name in names}
+        distributions = {"entropy", "entropy_within", "line_end", "line_break"} & found.keys()
+        for p in self.predictions(ids) if distributions else ():
+            end = np.log(p[:, newline]) if newline is not None else None
+            for name in distributions - {"entropy", "entropy_within"}:
+                found[name].append(end)
+            if "entropy" in found:
+                found["entropy"].append(-np.sum(p * np.log(p), axis=1))
+            if "entropy_within" in found:
+                p[:, newline] = 0
+                p /= p.sum(axis=1, keepdims=True)
+                found["entropy_within"].append(-np.sum(p * np.log(np.where(p > 0, p, 1)), axis=1))
+        found = {name: np.concatenate(parts) for name, parts in found.items() if parts}
+        if {"surprise", "line_break"} & set(names):
+            surprise = np.log(2) * np.append(self.bits(ids), 0)
+            if "surprise" in names:
+                found["surprise"] = surprise
+            if "line_break" in names:
+                found["line_break"] += self._gain_of_break(ids, newline, ahead, surprise)
+        return {name: found[name][None] for name in names}
+
+    def _gain_of_break(self, ids, newline, ahead, surprise):
+        """How much likelier the `ahead` symbols after each are if a newline comes before them."""
+        before = np.arange(ids.size)[:, None] + np.arange(1 - self.order, 1)
+        after = np.arange(ids.size)[:, None] + np.arange(1, 1 + ahead)
+        # The text before its first symbol is none; a newline is as near as can be.
+        past = np.where(before < 0, newline, ids[np.maximum(before, 0)])
+        breaks = np.full((ids.size, 1), newline)
+        pieces = np.concatenate([past, breaks, ids[np.minimum(after, ids.size - 1)]], axis=1)
+        costs = np.append(0, np.log(2) * self.bits(pieces.ravel())).reshape(pieces.shape)
+        there = after < ids.size
+        costs = costs[:, -ahead:] - surprise[np.minimum(after - 1, ids.size - 1)]
+        return -np.sum(costs * there, axis=1)
+
     def _find(self, level, contexts, symbols):
         """Ranks and counts of the n-grams "context, symbol" (n = level + 1); -1 and 0 if unseen."""
         codes = contexts * self.vocabulary_size + symbols

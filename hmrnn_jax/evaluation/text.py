@@ -1,6 +1,7 @@
 """Language models: scores, boundaries, segments, samples."""
 
 import collections.abc
+import functools
 import json
 import math
 import string
@@ -10,12 +11,13 @@ import numpy as np
 
 from hmrnn_jax import parallel
 from hmrnn_jax import run as runs
-from hmrnn_jax.analysis import boundaries, quatrains, scores
+from hmrnn_jax.analysis import boundaries, comparison, ngram, quatrains
 from hmrnn_jax.analysis.figures.text import boundary_figure
+from hmrnn_jax.analysis.segmenters import within_lines
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.datasets import text as texts
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import activations, generate_text, sparse_model
+from hmrnn_jax.inference import activations, generate_text, readings, sparse_model
 from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.tasks import language, metrics
@@ -73,14 +75,13 @@ def _encoded(path, text, vocabulary):
 
 def split(run, name):
     """`(ids, symbols, note)` of a split of the run's own corpus."""
-    corpus = language.corpus(run.config)
-    if corpus.vocabulary != run.encoding:
-        raise UserError(
-            f"The corpus {corpus.name} found here has another vocabulary than the run's; point"
-            " HMRNN_DATA to the data it was trained on, or give --text."
-        )
-    ids = corpus.splits[name]
+    ids = language.corpus_of(run).splits[name]
     return ids, Spelled(ids, run.encoding), ""
+
+
+def word_ends(run, name):
+    """The true ends of words, bool `[N]`, of a split that does not show them; None if it does."""
+    return language.corpus_of(run).ends.get(name)
 
 
 def score(run, name, ids, batch=None, warmup=None, seed=0):
@@ -109,62 +110,119 @@ def score(run, name, ids, batch=None, warmup=None, seed=0):
     )
 
 
-def _read(run, ids, rows, warmup, seed, progress=lambda done: None):
-    """`(z, how)`: the boundaries of a text, see `inference.reading.boundaries`, and how they were
-    read."""
+def _read(run, ids, asked, rows=None, warmup=None, seed=0, progress=lambda done: None):
+    """`(z, how)`: the boundaries of a text, see `readings.read`, and how they were read."""
     rows = reading_inference.rows_for(len(ids)) if rows is None else rows
     warmup = (
         max(reading_inference.WARMUP, run.config.evaluation.warmup) if warmup is None else warmup
     )
-    z = reading_inference.boundaries(
-        run.model, run.plain, ids, run.slope, seed, rows, warmup, progress
-    )
+    z = readings.read(
+        run.model, run.plain, ids, asked, run.encoding.line_end, run.slope, seed, rows, warmup,
+        progress,
+    )  # fmt: skip
     if rows == 1:
         return z, "read in one pass, exactly"
     past = f"{warmup:,} symbols of its own past"
     return z, f"read in {rows} rows, each after {past}, nearly as in one pass (--batch=1)"
 
 
-def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, seed=0):
-    """Figure and text view of the first `length` symbols, and the boundaries' F1.
+def show_boundaries(
+    run, title, inputs, ends, path, length=270, scored=20_000, seed=0, reading="detectors",
+    segment_length=None,
+):  # fmt: skip
+    """Figure and text view of the first `length` symbols, and the boundaries' scores.
 
-    The scores stand beside those of detectors that read nothing and of untrained models, see
-    `scores.score_against`.
+    All that can be read of the model is scored, `reading` first, beside random and regular
+    boundaries, untrained models and an n-gram model, see `analysis.comparison.compare`. Ends of
+    lines are known, and not counted. A text of words has no words to be found, and no scores.
 
     Args:
       inputs: `(ids, symbols)`. ends: the true ends of words, bool `[N]`; None where a space
         ends a word. path: of the figure. scored: symbols that are scored.
+      reading: what is drawn, see `inference.readings`.
+      segment_length: see `run.readings_of`.
+
+    Returns `comparison.Shown`.
     """
     ids, symbols = inputs
     ids, symbols = ids[:scored], symbols[:scored]
-    z, how = _read(run, ids, None, None, seed)
-    untrained = [_read(fresh, ids, None, None, seed)[0] for fresh in runs.untrained(run)]
+    newline = run.encoding.line_end
+    readings.check(run.model, reading, newline)
+    names = (reading,)
+    if run.encoding.unit != "words":
+        names += tuple(n for n in readings.available(run.model, newline) if n != reading)
+    asked = runs.readings_of(run, names, segment_length, seed)
+    z, how = _read(run, ids, asked, seed=seed)
     shown = min(len(ids), length)
-    first = z[:, :shown]
+    first, detectors = list(z[reading][:, :shown]), reading == "detectors"
     weights = sparse_model.inference(run.model, run.plain)
     _, norms = activations.look(*weights, ids[:shown], run.slope, seed)
-    boundary_figure(path, symbols[:shown], first, norms, f"{run.title}: {title}")
-    if ends is None:
-        # Some bytes of characters have the numbers of spaces beyond ASCII.
-        spaces = string.whitespace if run.encoding.unit == "bytes" else None
-        gold = "a space"
-        rows = boundaries.score_against_spaces(z, symbols, spaces=spaces, untrained=untrained)
+    heading = f"{run.title}: {title}" + ("" if detectors else f", {asked[0].description}")
+    boundary_figure(path, symbols[:shown], first, norms, heading, updates=detectors)
+    lines, rows = [boundaries.text_view(symbols[:shown], first, updates=detectors)], []
+    if run.encoding.unit != "words":
+        newlines = readings.line_ends(ids, newline)
+        mask = within_lines(newlines)
+        if ends is None:
+            # Some bytes of characters have the numbers of spaces beyond ASCII.
+            spaces = string.whitespace if run.encoding.unit == "bytes" else None
+            gold = [s.isspace() if spaces is None else s in spaces for s in symbols]
+            gold, what, against = np.array(gold), "a space", "spaces"
+        else:
+            gold, what, against = ends[:scored], "the last character of a word", "words"
+        found, notes = _beside(run, asked, z, ids, segment_length, seed)
+        lines.append(f"\nboundaries against {against}, {len(ids):,} symbols, {how}")
+        lines += [f"{one.name}: {one.description}" for one in asked if one.segmenters]
+        if mask.any():
+            rows = comparison.compare(found, gold, mask, newlines, around=ends is None)
+            lines.append(comparison.table(rows, what))
+        lines += notes
+    return comparison.Shown("\n".join([*lines, f"figure: {path}"]), rows)
+
+
+def _beside(run, asked, z, ids, length, seed):
+    """`(found, notes)`: `comparison.Found` of all readings, with those of models that learnt less.
+
+    Args:
+      asked: `Reading`s. z: their boundaries of `ids`. length: of segments, as it was asked for.
+    """
+    names, newline = [one.name for one in asked], run.encoding.line_end
+    fresh = []
+    for untrained in runs.untrained(run):
+        of_fresh = runs.readings_of(untrained, names, length, seed)
+        fresh.append(_read(untrained, ids, of_fresh, seed=seed)[0])
+    notes, ngrams = [], {}
+    try:
+        corpus = language.corpus_of(run)
+    except UserError as error:
+        notes.append(f"no n-gram model beside: {error}")
     else:
-        mask = np.array([symbol != "\n" for symbol in symbols])
-        gold = "the last character of a word"
-        rows = scores.score_against(z, ends[:scored], mask=mask, untrained=untrained)
-    against = "spaces" if ends is None else "words"
-    return "\n".join(
-        [
-            boundaries.text_view(symbols[:shown], first),
-            f"\nboundaries against {against}, {len(ids):,} symbols, {how}",
-            scores.format_scores(rows, gold),
-            f"figure: {path}",
-        ]
-    )
+        model = ngram.InterpolatedNgram(run.encoding.size).fit(corpus.splits["train"])
+        uncertain = [one for one in asked if one.name not in ("detectors", "distance")]
+        read = functools.partial(
+            model.curves, names=[one.name for one in uncertain], newline=newline,
+            ahead=reading_inference.AHEAD,
+        )  # fmt: skip
+        valid = corpus.splits["valid"][: readings.CALIBRATED_ON]
+        if any(one.length for one in uncertain):
+            curves, ends = read(valid), readings.line_ends(valid, newline)
+            uncertain = [one.calibrated(curves[one.name], ends) for one in uncertain]
+        curves, ends = read(ids), readings.line_ends(ids, newline)
+        ngrams = {one.name: one.boundaries(curves[one.name], ends) for one in uncertain}
+    found = [
+        comparison.Found(
+            name, layer + 1, own, tuple(other[name][layer] for other in fresh),
+            ngrams[name][layer] if name in ngrams else None,
+        )
+        for name in names for layer, own in enumerate(z[name])
+    ]  # fmt: skip
+    return found, notes
 
 
-def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None):
+def segment(
+    run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None,
+    reading="detectors", length=None,
+):  # fmt: skip
     """Writes the segments of each layer as JSON lines; says how many.
 
     A layer's segments cover the text, and those of two layers need not be nested, see
@@ -173,20 +231,22 @@ def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line:
     Args:
       inputs: `(ids, symbols)`.
       batch, warmup: rows side by side and symbols that each reads before its part, see
-        `inference.reading.boundaries`, which says what is exact; by default a single pass up to
+        `inference.reading.curves`, which says what is exact; by default a single pass up to
         `inference.reading.SINGLE_PASS` symbols, and the longer of `inference.reading.WARMUP` and
         the configuration's warm-up.
       say: is told how far it is, a line every few seconds.
+      reading: what is cut by, see `inference.readings`; each of its curves is a layer.
+      length: wanted mean length of segments, see `run.readings_of`.
     """
     ids, symbols = inputs
-    z, how = _read(run, ids, batch, warmup, seed, reading_inference.Pace(len(ids), say))
+    asked = runs.readings_of(run, [reading], length, seed)
+    pace = reading_inference.Pace(len(ids), say)
+    found, how = _read(run, ids, asked, batch, warmup, seed, pace)
+    z = found[reading]
     count = boundaries.write_segments(path, boundaries.segment_lines(symbols, z))
-    return "\n".join(
-        [
-            f"{count:,} segments of {len(z)} layers: {path}",
-            f"{how}; {reading_inference.nesting(run.model)}",
-        ]
-    )
+    kind = reading_inference.nesting(run.model) if reading == "detectors" else asked[0].description
+    layers = f"{len(z)} layer{'s' if len(z) > 1 else ''}"
+    return "\n".join([f"{count:,} segments of {layers}: {path}", f"{how}; {kind}"])
 
 
 def _draw(run, prompt, length, temperature, seed):

@@ -19,6 +19,8 @@ from hmrnn_jax.models import uncertainty
 SINGLE_PASS = 200_000
 ROWS = 64
 WARMUP = 2000
+AHEAD = 5  # symbols after a line break that are asked whether they like it
+_BREAKS = 1024  # breaks that are tried at once, for the memory of their states
 DETECTORS = ("detectors",)
 _WINDOW = 256  # steps for each call of the compiled program, and draws of a sampling detector
 
@@ -28,9 +30,14 @@ def rows_for(symbols):
     return 1 if symbols <= SINGLE_PASS else ROWS
 
 
+def has_detectors(model):
+    """Whether a model has boundary detectors."""
+    return any(config.uses_slope and config.depth > 1 for config in model.cells)
+
+
 def check(model):
     """Raises `UserError` unless the model has boundary detectors."""
-    if not sum(config.depth - 1 for config in model.cells if config.uses_slope):
+    if not has_detectors(model):
         raise UserError(
             "This run's cell has no boundary detectors; train with model.cell=hm_lstm, or take"
             " another reading, such as the entropy."
@@ -45,18 +52,55 @@ def nesting(model):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _read(model, names, newline, params, ids, following, carry, slope, key):
-    """`(carry, {name: [K, T, R]})` of a window, see `curves`."""
+def _read(model, names, newline, params, ids, following, there, carry, slope, key):
+    """`(carry, {name: [K, T, R]})` of a window, see `curves`.
+
+    Args:
+      following: `[A, T, R]`, the A symbols after each of `ids [T, R]`. there: which of them the
+        text still has.
+    """
     noise = jax.random.uniform(key, (*ids.shape, model.noise_width))
     if isinstance(model, sparse_model.SparseModel) and names == DETECTORS:
         carry, ((_, _, z), _, _) = model.run(params, ids, carry, slope, noise)
         return carry, {"detectors": jnp.stack(z) > 0.5}
     out = model.apply({"params": params}, ids, carry, slope=slope, noise=noise)
-    return out.carry, of_output(names, out, following, newline)
+    plain = tuple(name for name in names if name != "line_break")
+    found = of_output(plain, out, following[0], newline)
+    if "line_break" in names:
+        end = uncertainty.line_end(out.logits, newline)
+        after = _after_break(model, params, newline, out.states, following, there, slope, key)
+        found["line_break"] = (end + after)[None]
+    return out.carry, found
+
+
+def _after_break(model, params, newline, states, following, there, slope, key):
+    """Log-probability of the symbols that follow each, `[T, R]`, had a newline come before them.
+
+    Args:
+      states: `[T, R, ...]`, after each symbol. The rest as in `_read`.
+    """
+    ahead, steps, rows = following.shape
+    group = max(1, min(steps, 1 << (_BREAKS // rows).bit_length() >> 1))  # steps read together
+    breaks = jnp.full((1, group * rows), newline, following.dtype)
+    noise = jax.random.uniform(jax.random.fold_in(key, 0), (ahead, group * rows, model.noise_width))
+
+    def score(group):
+        carry, following, there = group
+        ids = jnp.concatenate([breaks, following[:-1]])
+        out = model.apply({"params": params}, ids, carry, slope=slope, noise=noise)
+        return jnp.sum(uncertainty.log_probability(out.logits, following) * there, axis=0)
+
+    states = jax.tree.map(lambda x: x.reshape(-1, group * rows, *x.shape[2:]), states)
+    parts = (x.reshape(ahead, -1, group * rows).swapaxes(0, 1) for x in (following, there))
+    return jax.lax.map(score, (states, *parts)).reshape(steps, rows)
 
 
 def of_output(names, out, following=None, newline=None):
-    """`{name: [K, T, R]}` of a model's output over a window, see `curves`."""
+    """`{name: [K, T, R]}` of a model's output over a window; of `curves` but `line_break`.
+
+    Args:
+      following: int `[T, R]`, the symbol after each, for `surprise`.
+    """
     found = {}
     for name in names:
         if name == "detectors":
@@ -71,8 +115,9 @@ def of_output(names, out, following=None, newline=None):
 
 def _start(model, params, rows, names):
     """The form of the model that reads fastest, its weights, and what it carries at first."""
-    # On an accelerator branches cost more than the products that they skip.
-    if jax.default_backend() != "cpu":
+    # On an accelerator branches cost more than the products that they skip; and what the sparse
+    # model carries is not what it has after every step.
+    if jax.default_backend() != "cpu" or "line_break" in names:
         return model.inference, params, model.initial_carry(rows)
     model, params = sparse_model.inference(model, params)
     carry = model.initial_carry(rows)
@@ -122,9 +167,12 @@ def curves(
       ids: int `[N]`, N >= 1.
       names: which of `detectors`, the boundaries; `entropy`, of the prediction in nats;
         `surprise`, the next symbol's negative log-probability in nats, 0 after the last symbol;
-        `line_end`, the log-probability of a newline next; `distance`, an ON-LSTM's distances
-        by its forget gates, `1 - mean(f~)`, or an LSTM's, see `activations.distances`.
-      newline: id of the symbol that ends a line, for `line_end`.
+        `line_end`, the log-probability of a newline next; `entropy_within`, the entropy of the
+        next symbol given that the line goes on; `line_break`, by how much the text would be
+        likelier with a newline put here, the log-odds of it and the AHEAD symbols after it to
+        these alone; `distance`, an ON-LSTM's distances by its forget gates, `1 - mean(f~)`, or
+        an LSTM's, see `activations.distances`.
+      newline: id of the symbol that ends a line, for the three that speak of lines.
       slope: of the detectors. A soft boundary counts from 1/2 on.
       seed: of detectors that sample. Their draws depend on the number of rows too: the same seed
         and rows give the same boundaries, other rows others as likely.
@@ -144,20 +192,25 @@ def curves(
             f"A text is read in {rows} rows after a warm-up of {warmup} symbols: give a text, one"
             " row or more, and a warm-up of 0 or more."
         )
-    names = tuple(names)
+    asked, names = tuple(names), tuple(names)
+    if "line_break" in names and "surprise" not in names:
+        names += ("surprise",)
     model, params, carry = _start(model, params, rows, names)
     params, key = jax.device_put(params), jax.random.key(seed)
     edges = np.arange(rows + 1) * len(ids) // rows
     start, end = edges[:-1], edges[1:]
     first = np.maximum(start - warmup, 0)
     steps = int(np.max(end - first))
+    ahead = np.arange(1, 1 + (AHEAD if "line_break" in names else 1))[:, None, None]
     found = {}
     waiting = []  # the window before, whose values are fetched while the next one is read
     for number, begin in enumerate(range(0, steps, _WINDOW)):
         place = first + np.arange(begin, begin + _WINDOW)[:, None]
-        part, following = (ids[np.minimum(place + k, len(ids) - 1)] for k in (0, 1))
-        draw = jax.random.fold_in(key, number)
-        carry, values = _read(model, names, newline, params, part, following, carry, slope, draw)
+        part, after = ids[np.minimum(place, len(ids) - 1)], place + ahead
+        following, draw = ids[np.minimum(after, len(ids) - 1)], jax.random.fold_in(key, number)
+        carry, values = _read(
+            model, names, newline, params, part, following, after < len(ids), carry, slope, draw
+        )
         waiting.append((place, values))
         if not found:
             kinds = {name: np.int8 if name == "detectors" else np.float32 for name in names}
@@ -168,7 +221,10 @@ def curves(
     _keep(found, start, end, *waiting.pop())
     if "surprise" in found:
         found["surprise"][:, -1] = 0
-    return found
+    if "line_break" in found:
+        costs = np.pad(found["surprise"][0], (0, AHEAD))
+        found["line_break"] += sum(costs[k : k + len(ids)] for k in range(AHEAD))
+    return {name: found[name] for name in asked}
 
 
 def _keep(found, start, end, place, values):

@@ -18,12 +18,11 @@ from hmrnn_jax.analysis.segmenters import Segmenter, within_lines
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.inference import reading
 
-# The rule that a reading is cut by unless somebody says otherwise. None: detectors have their own.
-RULES = {
-    "detectors": None, "entropy": "rises", "surprise": "rises", "line_end": "peaks",
-    "distance": "peaks",
-}  # fmt: skip
-CALIBRATED_ON = 50_000  # symbols of the validation text, at most
+NAMES = (
+    "detectors", "entropy", "entropy_within", "surprise", "line_end", "line_break", "distance",
+)  # fmt: skip
+LINES = ("entropy_within", "line_end", "line_break")  # readings that speak of lines
+CALIBRATED_ON = 20_000  # symbols of the validation text, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +41,18 @@ class Reading:
     segmenters: tuple = ()
 
     @classmethod
-    def of(cls, name, length=0, rule=None):
-        """A reading by a rule of `segmenters.RULES`, by default its own, yet to be `calibrated`.
+    def of(cls, name, length=0, rule="peaks"):
+        """A reading by a rule of `segmenters.RULES`, yet to be `calibrated`.
 
         Raises:
           UserError: no such reading or rule, or a length below 1 that is not 0.
         """
-        require("The reading", name, tuple(RULES))
+        require("The reading", name, NAMES)
         if length and not length >= 1:
             raise UserError(f"The wanted segment length is {length}; it must be 1 or more.")
         if name == "detectors":
             return cls(name)
-        return cls(name, length, (Segmenter(rule or RULES[name]),))
+        return cls(name, length, (Segmenter(rule),))
 
     def calibrated(self, curves, newline):
         """The same with segments of about `length` symbols, those that lines end among them.
@@ -95,26 +94,55 @@ def available(model, newline):
       newline: id of the symbol that ends a line; None if its vocabulary has none.
     """
     config = model.cells[0]
-    has_detectors = any(config.uses_slope and config.depth > 1 for config in model.cells)
     has_gates = not config.uses_slope and hasattr(cells.of(config), "Aux")
     return (
-        *["detectors"] * has_detectors,
+        *["detectors"] * reading.has_detectors(model),
         "entropy",
         "surprise",
-        *["line_end"] * (newline is not None),
+        *LINES * (newline is not None),
         *["distance"] * has_gates,
     )
 
 
 def check(model, name, newline):
     """Raises `UserError` unless `name` can be read of a model, see `available`."""
-    require("The reading", name, tuple(RULES))
+    require("The reading", name, NAMES)
     if name in available(model, newline):
         return
     if name == "detectors":
         reading.check(model)
-    needs = {
-        "line_end": "a model of text with lines",
-        "distance": "an ON-LSTM or an LSTM",
-    }
-    raise UserError(f"The reading {name} needs {needs[name]}: take another one, the entropy.")
+    needs = "an ON-LSTM or an LSTM" if name == "distance" else "a model of text with lines"
+    raise UserError(f"The reading {name} needs {needs}: take another one, such as the entropy.")
+
+
+def read(
+    model, params, ids, asked, newline=None, slope=1.0, seed=0, rows=None,
+    warmup=reading.WARMUP, progress=lambda done: None,
+):  # fmt: skip
+    """`{name: boundaries, int8 [K, N]}` of one text, in one pass.
+
+    Args:
+      asked: `Reading`s. The rest as in `reading.curves`.
+    """
+    ids, names = np.asarray(ids), tuple(one.name for one in asked)
+    for name in names:
+        check(model, name, newline)
+    curves = reading.curves(model, params, ids, names, newline, slope, seed, rows, warmup, progress)
+    ends = line_ends(ids, newline)
+    return {one.name: one.boundaries(curves[one.name], ends) for one in asked}
+
+
+def calibrated(model, params, valid, asked, newline=None, slope=1.0, seed=0):
+    """The `Reading`s `asked`, calibrated on the beginning of a text `valid`, int `[N]`."""
+    names = tuple(one.name for one in asked if one.length)
+    if not names:
+        return list(asked)
+    valid = np.asarray(valid)[:CALIBRATED_ON]
+    curves = reading.curves(model, params, valid, names, newline, slope, seed)
+    ends = line_ends(valid, newline)
+    return [one.calibrated(curves[one.name], ends) if one.length else one for one in asked]
+
+
+def line_ends(ids, newline):
+    """bool `[N]`: the symbols that are `newline`, None where there is none."""
+    return np.zeros(len(ids), bool) if newline is None else np.asarray(ids) == newline

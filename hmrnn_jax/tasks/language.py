@@ -91,6 +91,21 @@ def corpus(config):
     return datasets.load(data.name, path=data.path or None, unit=data.unit)
 
 
+def corpus_of(run):
+    """The text that a run was trained with.
+
+    Raises:
+      UserError: it is not here, or another one is.
+    """
+    found = corpus(run.config)
+    if found.vocabulary != run.encoding:
+        raise UserError(
+            f"The corpus {found.name} found here has another vocabulary than the run's; point"
+            " HMRNN_DATA to the data it was trained on, or give --text."
+        )
+    return found
+
+
 def model_of(config, vocabulary):
     """The `LanguageModel` that a `config.model` describes."""
     return language_model(config, vocabulary.size)
