@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 from etils import epath
 
@@ -9,10 +10,10 @@ from hmrnn_jax import files, parallel
 from hmrnn_jax import run as runs
 from hmrnn_jax.datasets.chinese import FOLDER
 from hmrnn_jax.evaluation import sequences, text
+from hmrnn_jax.inference import readings
 
 # Texts with words that a taught model is scored on beside its own test part, which they hold.
 BAKEOFF = {"chinese_simplified": ("msr_test_gold.utf8", "pku_test_gold.utf8")}
-SEQUENCES = 200  # of real values
 
 
 def scored(folder, job, flags):
@@ -26,19 +27,26 @@ def scored(folder, job, flags):
 
 def score(folder, job, flags):
     """Scores the boundaries of a part by all readings, see `evaluation`, and keeps the rows."""
+    start, found = time.perf_counter(), {}
     run = runs.restore(str(folder), parallel.make_mesh())
-    figure, found = folder / f"boundaries-{flags.part}.png", {}
+    figure = folder / f"boundaries-{flags.part}.png"
     if job.config.task == "strokes":
         held_out = sequences.held_out(run, flags.part)
-        shown = sequences.show_boundaries(run, flags.part, held_out, figure, scored=SEQUENCES)
-        found = shown.rows
+        shown = sequences.show_boundaries(
+            run, flags.part, held_out, figure, segment_length=job.wanted
+        )
+        for row in shown.rows:
+            found.setdefault(row["against"], []).append(row)
     else:
+        first = readings.available(run.model, run.encoding.line_end)[0]
         for title, inputs, ends in texts(run, job, flags.part):
             shown = text.show_boundaries(
-                run, title, inputs, ends, figure, scored=flags.symbols, segment_length=job.wanted
-            )
+                run, title, inputs, ends, figure, scored=flags.symbols, reading=first,
+                segment_length=job.wanted,
+            )  # fmt: skip
             found[title] = shown.rows
     everything = {"settings": _settings(job, flags), "texts": found}
+    everything["seconds"] = time.perf_counter() - start
     files.write_text(folder / f"scores-{flags.part}.json", json.dumps(everything, indent=1) + "\n")
 
 

@@ -1,15 +1,25 @@
-"""The study of discovery: what its settings are, that it resumes, that its tables say what is so."""
+"""The study of discovery: what its settings are, that it resumes, what its tables say."""
 
-import functools
 import json
-from types import SimpleNamespace
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from benchmarks import discovery, discovery_jobs, discovery_report, discovery_scores
-from hmrnn_jax.errors import UserError
+from hmrnn_jax import run as runs
+from hmrnn_jax.analysis import comparison
+from hmrnn_jax.errors import STOPPED, UserError
+from hmrnn_jax.models.language import language_model
 from hmrnn_jax.training import settings
+from hmrnn_jax.training.workdir import load_run, open_run
 
+STOP = "stop"
+METRICS = """\
+{"step": 1, "valid/nats": 3, "valid/bpc": 3, "valid/rate/layer1": 0.0}
+{"step": 1, "valid/nats": 2, "valid/bpc": 2.5, "valid/rate/layer1": 0.25}
+{"step": 1, "test/nats": 2, "test/bpc": 2.75}
+"""
 LINES = "you want the dog\nthe dog\nwhat do you want\nlook at the dog look\n"
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -22,12 +32,12 @@ def study(tmp_path, monkeypatch):
         (tmp_path / f"data/brent/br-text.{part}.txt").write_text(LINES * times)
     monkeypatch.setenv("HMRNN_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(discovery_jobs, "corpus", discovery_jobs.corpus.__wrapped__)
-    given = [f"--output={tmp_path / 'out'}", "--updates=4", "--size=8", "--seeds=0"]
+    given = [f"--output={tmp_path / 'out'}", "--updates=1", "--size=8", "--seeds=0"]
 
     def run(*more):
         said = []
-        status = discovery.study(discovery.parsed([*given, *more]), said.append)
-        return status, "\n".join(said)
+        flags = discovery.parsed([*given, "--only=brent_text/defaults", *more])
+        return discovery.study(flags, said.append), "\n".join(said)
 
     return tmp_path / "out", run
 
@@ -85,22 +95,16 @@ def test_patterns_choose_and_slopes_that_never_move_are_left_out(study):
     assert "brent_text/slope_.04 is left out: 1 updates are less than an epoch" in notes[0]
 
 
-def test_a_study_goes_on_where_it_was_killed(study, monkeypatch):
+@pytest.mark.slow
+def test_a_whole_study(study):
     folder, run = study
-    run = functools.partial(run, "--only=brent_text/defaults")
-    own = folder / "brent_text/defaults/0"
-    assert "0 of 1 trained" in run("--status")[1] and not folder.exists()
     status, said = run()
-    assert (
-        status == 0
-        and "update 4/4" in said
-        and said.endswith((folder / "discovery.md").read_text())
-    )
+    assert status == 0 and "update 1/1" in said
+    assert said.endswith((folder / "discovery.md").read_text())
     assert (folder / "discovery.png").read_bytes()[:8] == PNG
-    assert "1 of 1 trained, 0 min left" in run("--status")[1]
-    everything = json.loads((folder / "discovery.json").read_text())
-    (only,) = everything["jobs"]
-    metrics = [json.loads(line) for line in (own / "metrics.jsonl").read_text().splitlines()]
+    (only,) = json.loads((folder / "discovery.json").read_text())["jobs"]
+    file = folder / "brent_text/defaults/0/metrics.jsonl"
+    metrics = [json.loads(line) for line in file.read_text().splitlines()]
     assert only["valid"] == min(row["valid/bpc"] for row in metrics if "valid/bpc" in row)
     assert "test" not in only and len(only["rates"]) == len(only["least_rates"]) == 2
     rows = only["scores"]["valid"]
@@ -108,33 +112,89 @@ def test_a_study_goes_on_where_it_was_killed(study, monkeypatch):
     assert {"detectors", "entropy", "surprise", "line_end"} <= readings
     assert {row["control"] for row in rows} == {None, *discovery_report.CONTROLS, "every"}
     assert max(row.get("seeds", 0) for row in rows) == 5
-
-    # From here on nothing is really scored: what would be is listed.
-    asked = []
-
-    def show(run, title, inputs, ends, figure, **more):
-        asked.append((title, len(inputs[0])))
-        return SimpleNamespace(rows=rows)
-
-    monkeypatch.setattr(discovery_scores.text, "show_boundaries", show)
     _, said = run()
-    assert "training" not in said and not asked
-    # Killed while it scored; before it had noted the end of the training; in it, before update 4.
+    assert "training; " not in said and "scoring" not in said
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Trainings and scorings that cost nothing; two lists of those that were asked for."""
+    trained, scored = [], []
+
+    def train(config, workdir, say, **more):
+        trained.append(workdir)
+        open_run(workdir, config, discovery_jobs.corpus("brent_text").vocabulary)
+        Path(workdir, "metrics.jsonl").write_text(METRICS)
+        return None if STOP in trained else {}
+
+    def restore(workdir, mesh):
+        config, vocabulary = load_run(workdir)
+        model = language_model(config.model, vocabulary.size)
+        return runs.Run("", config, vocabulary, model, None, 1.0, mesh)
+
+    def show(run, title, inputs, ends, path, **more):
+        scored.append((title, len(inputs[0]), int(ends.sum()), more["reading"]))
+        return comparison.Shown("", job("defaults", 0, 2.0, 0.5, 0.25)["scores"]["valid"])
+
+    for module, name, double in (
+        (discovery.train, "train", train),
+        (discovery_scores.runs, "restore", restore),
+        (discovery_scores.text, "show_boundaries", show),
+    ):
+        # With the signature of what they stand for.
+        spec = mock.create_autospec(getattr(module, name), side_effect=double)
+        monkeypatch.setattr(module, name, spec)
+    return trained, scored
+
+
+def test_a_study_goes_on_where_it_was_killed(study, work):
+    (folder, run), (trained, scored) = study, work
+    own = folder / "brent_text/defaults/0"
+    assert "0 of 1 trained" in run("--status")[1] and not folder.exists()
+    # Stopped while it trains.
+    trained.append(STOP)
+    assert run() == (STOPPED, "brent_text/defaults/0: training; 1 min left in all")
+    assert "brent_text/defaults/0: 1 of 1 updates" in run("--status")[1] and not scored
+    trained.clear()
+    status, said = run()
+    assert status == 0 and trained == [str(own)] and scored == [("valid", 156, 45, "detectors")]
+    (first,) = json.loads((folder / "discovery.json").read_text())["jobs"]
+    assert (first["valid"], first["rates"], first["least_rates"]) == (2.5, [0.25], [0.0])
+    assert "1 of 1 trained, 0 min left" in run("--status")[1]
+    run()
+    assert len(trained) == len(scored) == 1
+    # Killed while it scored, and before the end of the training was noted.
     (own / "scores-valid.json").unlink()
-    _, said = run()
-    assert "training" not in said and asked == [("valid", 165)]
+    run()
+    assert len(trained) == 1 and len(scored) == 2
     (own / "trained.json").unlink()
-    _, said = run()
-    assert "training; " in said and "resumed after update 4" in said and len(asked) == 1
-    (again,) = json.loads((folder / "discovery.json").read_text())["jobs"]
-    assert {**again, "seconds": 0, "hardware": 0} == {**only, "seconds": 0, "hardware": 0}
+    run()
+    assert len(trained) == 2 and len(scored) == 2
     # The test part, when it is asked for.
+    assert "test" not in first
     run("--part=test")
-    (again,) = json.loads((folder / "discovery.json").read_text())["jobs"]
-    assert asked[1:] == [("test", 165)] and again["test"] == metrics[-1]["test/bpc"]
-
-    with pytest.raises(UserError, match="was trained with steps=4, not 5: choose another --output"):
+    (last,) = json.loads((folder / "discovery.json").read_text())["jobs"]
+    assert last["test"] == 2.75 and len(trained) == 2
+    assert [title for title, *_ in scored] == ["valid", "valid", "test"]
+    with pytest.raises(UserError, match="was trained with steps=1, not 5: choose another --output"):
         run("--updates=5")
+
+
+def test_one_that_diverges_stops_no_other(study, work, monkeypatch):
+    folder, run = study
+    fit = discovery.fit
+
+    def diverges(folder, job, say):
+        if job.config.seed == 0:
+            raise UserError("The loss is not finite.")
+        return fit(folder, job, say)
+
+    monkeypatch.setattr(discovery, "fit", diverges)
+    status, said = run("--seeds=0,1")
+    assert status == 2 and "brent_text/defaults/0: The loss is not finite." in said
+    assert [job["seed"] for job in json.loads((folder / "discovery.json").read_text())["jobs"]] == [
+        1
+    ]
 
 
 def job(setting, seed, bits, f1, word, test=None):
@@ -151,7 +211,7 @@ def job(setting, seed, bits, f1, word, test=None):
     found = {"group": "brent_text", "setting": setting, "seed": seed, "data": "brent_text"}
     found |= {"updates": 2600, "sizes": [128, 128, 128], "unit": "bpc", "valid": bits}
     found |= {"seconds": 180, "hardware": {"CPU": "made up"}, "rates": [0.2, 0.1]}
-    found |= {"least_rates": [0.2, 0.0], "scores": {"valid": rows, "test": rows}}
+    found |= {"least_rates": [0.2, 0.0], "scores": {"test" if test else "valid": rows}}
     return found | ({"test": test} if test else {})
 
 
@@ -168,7 +228,11 @@ def test_tables_have_the_mean_and_deviation_of_seeds(tmp_path):
     assert trained["rates of layers"] == "0.20 ± 0.00, 0.10 ± 0.00"
     assert trained["alive throughout"] == "layer 2: no"
     heads = next(line for line in lines if line[1] == "reading")
-    rows = {tuple(line[:2]): dict(zip(heads, line, strict=True)) for line in lines[5:]}
+    rows = {
+        tuple(line[:2]): dict(zip(heads, line, strict=True))
+        for line in lines
+        if len(line) == len(heads)
+    }
     own = rows["all", "detectors"]
     assert own["F1"] == "62.5 ± 17.7" and own["words"] == "25.0 ± 0.0" and own["ngram"] == "-"
     assert own["untrained"] == "12.5 ± 0.0" and own["untrained, words"] == "6.2 ± 0.0"
