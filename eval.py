@@ -61,7 +61,7 @@ flag("boundaries", False, Switch("Writes the boundary figure and view, and score
 flag("length", 270, Whole("Symbols in the figure and view of --boundaries.", 1, MOST_SYMBOLS))
 flag("score_length", 20_000, Whole("Symbols that --boundaries scores against spaces.", 2))
 flag("words", None, Place("With --boundaries: a UTF-8 text with its words separated."))
-flag("reading", "detectors", Choice("What --boundaries and --segment read.", NAMES))
+flag("reading", "detectors", Choice("What --boundaries, --segment and --stream read.", NAMES))
 flag("segment_length", None, Number("Mean length of their segments; 0: none is asked.", least=0))
 flag("lines", 5, Whole("Sequences in the figure of --boundaries.", 1, MOST_LINES))
 flag("score_lines", 200, Whole("Sequences whose boundaries --boundaries scores.", 1))
@@ -150,7 +150,8 @@ def main(argv):
         _say(export(run, FLAGS.export))
     elif FLAGS.stream:
         tell = functools.partial(_say, file=sys.stderr)
-        for line in text.stream_segments(run, sys.stdin.buffer, FLAGS.seed, tell):
+        reading = FLAGS.reading, FLAGS.segment_length
+        for line in text.stream_segments(run, sys.stdin.buffer, FLAGS.seed, tell, *reading):
             _say(line)
     else:
         _say(_text(run))

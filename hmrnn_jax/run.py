@@ -20,6 +20,8 @@ from hmrnn_jax.training.checkpoint import Checkpoints
 from hmrnn_jax.training.workdir import load_run
 
 CELLS = {"hm_lstm": "HM-LSTM", "lstm": "LSTM", "nested_lstm": "Nested LSTM", "on_lstm": "ON-LSTM"}
+# Data that may be somebody's own, at a path.
+OWN = ("text", "signals", "quatrains", "brent_text", "brent_phono")
 _MOST_TOLD = 3  # settings that tell two runs of one title apart
 
 
@@ -60,7 +62,7 @@ def title(config):
     alike = len(sizes) > 1 and len(set(sizes)) == 1
     shape = f"{len(sizes)} x {sizes[0]}" if alike else " + ".join(map(str, sizes))
     name = data.get("name", "") or config.task
-    if name in ("text", "signals"):  # somebody's own
+    if name in OWN and data.path:
         name = epath.Path(data.path).name
     return f"{CELLS[config.model.cell]} {shape} on {name}"
 
@@ -117,25 +119,26 @@ def untrained(run, seeds=range(5)):
         yield dataclasses.replace(run, params=init(key), slope=run.config.slope.start)
 
 
-def readings_of(run, names, length=None, seed=0):
+def readings_of(run, names, length=None, seed=0, valid=None):
     """The `inference.readings.Reading`s of a run of text, calibrated on its validation text.
 
     Args:
       names: see `inference.reading.curves`.
       length: wanted mean length of segments in symbols; None takes the first of the run's own
         `boundaries.lengths`, and 0 asks for none.
+      valid: int `[N]`, the validation text, if it is at hand.
 
     Raises:
       UserError: the model has no such reading, the length is out of range, or the validation text
         is needed and not there.
     """
     newline = run.encoding.line_end
-    if length is None:
-        length = next(iter(objectives.Boundaries.of(run.config).lengths), 0)
     for name in names:
         readings.check(run.model, name, newline)
-    asked, valid = [readings.Reading.of(name, length) for name in names], None
-    if any(one.length for one in asked):
+    if length is None and set(names) - {"detectors"}:
+        length = objectives.first_length(run.config)
+    asked = [readings.Reading.of(name, length or 0) for name in names]
+    if valid is None and any(one.length for one in asked):
         try:
             valid = language.corpus_of(run).splits["valid"]
         except UserError as error:
@@ -166,13 +169,19 @@ def export(run, path):
     return f"official weights: {path}"
 
 
-def open_stream(workdir, seed=0):
-    """A stream of the best parameters of a trained run, see `restore`."""
-    return Stream.of(restore(workdir, parallel.make_mesh(jax.local_devices()[:1])), seed)
+def open_stream(workdir, seed=0, reading="detectors", length=None):
+    """A stream of the best parameters of a trained run, see `restore`.
+
+    Args:
+      reading, length: what its segments are cut by, see `readings_of`.
+    """
+    run = restore(workdir, parallel.make_mesh(jax.local_devices()[:1]))
+    Stream.check(run)
+    return Stream.of(run, seed, *readings_of(run, [reading], length, seed))
 
 
-def restore_stream(path, workdir):
+def restore_stream(path, workdir, seed=0, reading="detectors", length=None):
     """The stream of a run as it stood when `save` wrote `path`; raises as `load`."""
-    stream = open_stream(workdir)
+    stream = open_stream(workdir, seed, reading, length)
     stream.load(path)
     return stream

@@ -151,7 +151,7 @@ def test_boundaries_segments_and_samples(whole, tmp_path):
         f"--output={figure}",
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
-    assert figure.read_bytes().startswith(b"\x89PNG") and "random, same rate" in shown.stdout
+    assert figure.read_bytes().startswith(b"\x89PNG") and "F1 beside" in shown.stdout
     cut = call("eval.py", f"--workdir={whole[0]}", f"--segment={tmp_path}/mine.txt")
     assert cut.returncode == 0, cut.stderr
     rows = [json.loads(line) for line in (tmp_path / "mine.txt.segments.jsonl").open()]

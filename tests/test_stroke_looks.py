@@ -73,10 +73,10 @@ def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path
         z, _ = activations.look(run.model, run.plain, steps)
         fired += z[0][:, 0].tolist()
         out = apply(run.model, run.plain, np.pad(steps, [(0, 300 - len(steps)), (0, 0), (0, 0)]))
-        density = jax.tree.map(lambda x, n=len(steps): x[: n - 1, 0], out.mixture)
-        after = steps[1:, 0]
+        density = jax.tree.map(lambda x: x[:, 0], out.mixture)
+        after = np.pad(steps[1:, 0], [(0, 301 - len(steps)), (0, 0)])
         nll = mixture.negative_log_likelihood(density, after[:, :2], after[:, 2])
-        surprise.append(np.append(nll, 0))
+        surprise.append(np.append(nll[: len(steps) - 1], 0))
     fired = np.array(fired) == 1
     rises = np.concatenate([Segmenter("peaks")(u) * (u != 0) for u in surprise]) == 1
     for name, gold in (("pen", sequences.events), ("changes", sequences.changes)):

@@ -146,7 +146,9 @@ def table(rows, gold):
         lines.append("-1, +1: F1 of boundaries one step earlier, and later")
     if reach := first.get("tolerance"):
         lines.append(f"±{reach}: F1 within {reach} steps, each hit by one boundary at most")
-    lines.append("random, regular: as many boundaries that read nothing; ngram: read alike")
+    lines.append("random, regular: as many boundaries that read nothing")
+    if "ngram" in present:
+        lines[-1] += "; ngram: an n-gram model, read alike"
     if "untrained" in present:
         seeds = max(row.get("seeds", 0) for row in rows)
         lines.append(f"untrained: {seeds} freshly initialised models, ± standard deviation")

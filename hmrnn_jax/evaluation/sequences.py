@@ -109,7 +109,7 @@ def _curves(run, sequences, batch=64, seed=0):
 def _readings(run, names, length, seed=0):
     """As `run.readings_of`, of a run on real-valued sequences."""
     if length is None:
-        length = next(iter(objectives.Boundaries.of(run.config).lengths), 0)
+        length = objectives.first_length(run.config)
     asked = [readings.Reading.of(name, length) for name in names]
     if not any(one.length for one in asked):
         return asked

@@ -151,7 +151,15 @@ def show_boundaries(
     names = (reading,)
     if run.encoding.unit != "words":
         names += tuple(n for n in readings.available(run.model, newline) if n != reading)
-    asked = runs.readings_of(run, names, segment_length, seed)
+    try:
+        corpus, notes = language.corpus_of(run), []
+    except UserError as error:
+        corpus, notes = None, [f"no n-gram model beside: {error}"]
+    calibrated = functools.partial(
+        runs.readings_of, names=names, length=segment_length, seed=seed,
+        valid=corpus and corpus.splits["valid"],
+    )  # fmt: skip
+    asked = calibrated(run)
     z, how = _read(run, ids, asked, seed=seed)
     shown = min(len(ids), length)
     first, detectors = list(z[reading][:, :shown]), reading == "detectors"
@@ -170,7 +178,15 @@ def show_boundaries(
             gold, what, against = np.array(gold), "a space", "spaces"
         else:
             gold, what, against = ends[:scored], "the last character of a word", "words"
-        found, notes = _beside(run, asked, z, ids, segment_length, seed)
+        fresh = [_read(one, ids, calibrated(one), seed=seed)[0] for one in runs.untrained(run)]
+        ngrams = _ngrams(corpus, asked, ids) if corpus else {}
+        found = [
+            comparison.Found(
+                one.name, layer + 1, own, tuple(other[one.name][layer] for other in fresh),
+                ngrams[one.name][layer] if one.name in ngrams else None,
+            )
+            for one in asked for layer, own in enumerate(z[one.name])
+        ]  # fmt: skip
         lines.append(f"\nboundaries against {against}, {len(ids):,} symbols, {how}")
         lines += [f"{one.name}: {one.description}" for one in asked if one.segmenters]
         if mask.any():
@@ -180,43 +196,21 @@ def show_boundaries(
     return comparison.Shown("\n".join([*lines, f"figure: {path}"]), rows)
 
 
-def _beside(run, asked, z, ids, length, seed):
-    """`(found, notes)`: `comparison.Found` of all readings, with those of models that learnt less.
-
-    Args:
-      asked: `Reading`s. z: their boundaries of `ids`. length: of segments, as it was asked for.
-    """
-    names, newline = [one.name for one in asked], run.encoding.line_end
-    fresh = []
-    for untrained in runs.untrained(run):
-        of_fresh = runs.readings_of(untrained, names, length, seed)
-        fresh.append(_read(untrained, ids, of_fresh, seed=seed)[0])
-    notes, ngrams = [], {}
-    try:
-        corpus = language.corpus_of(run)
-    except UserError as error:
-        notes.append(f"no n-gram model beside: {error}")
-    else:
-        model = ngram.InterpolatedNgram(run.encoding.size).fit(corpus.splits["train"])
-        uncertain = [one for one in asked if one.name not in ("detectors", "distance")]
-        read = functools.partial(
-            model.curves, names=[one.name for one in uncertain], newline=newline,
-            ahead=reading_inference.AHEAD,
-        )  # fmt: skip
+def _ngrams(corpus, asked, ids):
+    """`{reading: boundaries}` of an n-gram model of a corpus, of those `asked` that it has."""
+    newline = corpus.vocabulary.line_end
+    model = ngram.InterpolatedNgram(corpus.vocabulary.size).fit(corpus.splits["train"])
+    asked = [one for one in asked if one.name not in ("detectors", "distance")]
+    read = functools.partial(
+        model.curves, names=[one.name for one in asked], newline=newline,
+        ahead=reading_inference.AHEAD,
+    )  # fmt: skip
+    if any(one.length for one in asked):
         valid = corpus.splits["valid"][: readings.CALIBRATED_ON]
-        if any(one.length for one in uncertain):
-            curves, ends = read(valid), readings.line_ends(valid, newline)
-            uncertain = [one.calibrated(curves[one.name], ends) for one in uncertain]
-        curves, ends = read(ids), readings.line_ends(ids, newline)
-        ngrams = {one.name: one.boundaries(curves[one.name], ends) for one in uncertain}
-    found = [
-        comparison.Found(
-            name, layer + 1, own, tuple(other[name][layer] for other in fresh),
-            ngrams[name][layer] if name in ngrams else None,
-        )
-        for name in names for layer, own in enumerate(z[name])
-    ]  # fmt: skip
-    return found, notes
+        curves, ends = read(valid), readings.line_ends(valid, newline)
+        asked = [one.calibrated(curves[one.name], ends) for one in asked]
+    curves, ends = read(ids), readings.line_ends(ids, newline)
+    return {one.name: one.boundaries(curves[one.name], ends) for one in asked}
 
 
 def segment(
@@ -299,25 +293,28 @@ def poems(run, count, temperature=1.0, seed=0):
     return f"{lines}\n{json.dumps(figures)}"
 
 
-def stream_segments(run, source, seed=0, tell=None):
+def stream_segments(run, source, seed=0, tell=None, reading="detectors", length=None):
     """Yields a line of JSON for each segment of what `source` brings, as soon as it ends.
 
     Args:
       source: a binary file, UTF-8 unless the model reads bytes; what it has is taken at once.
       tell: called with a sentence on the symbols that the model does not know, if there were
         any, when the text ends or is read no further.
+      reading, length: as of `segment`, of readings that a `Stream` has.
 
     Raises:
-      UserError: the text is not UTF-8, or has a symbol that the model cannot read.
+      UserError: the text is not UTF-8, or has a symbol that the model cannot read; or as
+        `run.readings_of` and `Stream`.
     """
-    stream, unknown, total = Stream.of(run, seed), 0, 0
+    (by,) = runs.readings_of(run, [reading], length, seed)
+    stream, unknown, total = Stream.of(run, seed, by), 0, 0
     try:
         raw = True
         while raw:
             raw = source.read1(1 << 16)
-            reading = stream.push(raw) if raw else stream.finish()
-            unknown, total = unknown + reading.unknown, total + len(reading.symbols)
-            for row in reading.segments:
+            part = stream.push(raw) if raw else stream.finish()
+            unknown, total = unknown + part.unknown, total + len(part.symbols)
+            for row in part.segments:
                 yield json.dumps(row, ensure_ascii=False)
     except UserError as error:
         raise UserError(f"Standard input: {error}") from error

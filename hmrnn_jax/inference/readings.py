@@ -87,6 +87,58 @@ class Reading:
         return f"{rule}, segments of about {self.length:g}" if self.length else rule
 
 
+DETECTORS = Reading("detectors")
+
+
+class Decider:
+    """Puts a `Reading`'s boundaries along a text that comes a piece at a time.
+
+    They are those of the whole text, each told as soon as what comes cannot change it: a step
+    later, and one more for the surprise, which is known when the next symbol is.
+
+    Attributes:
+      decided: number of symbols whose boundaries were told.
+      state: what `Decider(reading, state)` goes on from, of plain numbers.
+    """
+
+    def __init__(self, reading, state=None):
+        self.reading = reading
+        # Of the symbols from the last two decided ones on: curves, and which end lines.
+        kept = state or {"decided": 0, "curves": [], "newline": [], "context": 0}
+        self.decided, self._context = kept["decided"], kept["context"]
+        self._curves, self._newline = kept["curves"], kept["newline"]
+
+    @property
+    def state(self):
+        return {
+            "decided": self.decided, "context": self._context,
+            "curves": self._curves, "newline": self._newline,
+        }  # fmt: skip
+
+    def __call__(self, curves, newline, final=False):
+        """The boundaries that are decided now, int8 `[K, m]`, of the symbols from `decided` on.
+
+        Args:
+          curves: `[K, n]`, of the n symbols that came; surprise, of those before them.
+          newline: bool `[n]`, which of the symbols that came end lines. final: whether the text
+            ends here.
+        """
+        self._curves += np.asarray(curves).T.tolist()
+        self._newline += np.asarray(newline, bool).tolist()
+        known = len(self._curves)
+        upto = max(self._context, known if final else known - 1)
+        z = np.zeros((len(curves), 0), np.int8)
+        if known:
+            newlines = np.array(self._newline[:known])
+            z = self.reading.boundaries(np.array(self._curves, np.float32).T, newlines)
+            z = z[:, self._context : upto]
+        self.decided += z.shape[1]
+        drop = max(0, upto - 2)
+        del self._curves[:drop], self._newline[:drop]
+        self._context = upto - drop
+        return z
+
+
 def available(model, newline):
     """The names of what can be read of a language model.
 

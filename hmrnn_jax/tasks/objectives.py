@@ -101,6 +101,11 @@ class Boundaries(NamedTuple):
 NOTHING = Boundaries()
 
 
+def first_length(config):
+    """The wanted mean length of the first layer's segments in a run's `config`; 0 if none is."""
+    return next(iter(Boundaries.of(config).lengths), 0)
+
+
 def detectors(model):
     """Number of boundary detectors of a model; objectives need one HM-LSTM as its cells."""
     (config, *others) = model.cells
