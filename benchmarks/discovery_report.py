@@ -21,6 +21,17 @@ DATA = {
     "oscillators": "made-up oscillators",
     "iam_ondb": "handwriting, IAM-OnDB",
 }
+# What a table of boundaries is of, where that is not the part's words.
+TEXTS = {
+    "valid": "the validation part",
+    "test": "the test part",
+    "constituents": "ends of constituents of two words or more, at ends of words alone; section 00"
+    " of the treebank, which the training part holds without its trees",
+    "sentences": "ends of its sentences, at ends of words alone",
+    "utterances": "ends of utterances, the newlines taken away, at ends of words alone",
+    "msr_test_gold.utf8": "all of MSR's test text, which holds that of training, without its words",
+    "pku_test_gold.utf8": "PKU's test text",
+}
 CONTROLS = ("random", "regular", "untrained", "ngram")
 MARKERS = "osD^vP*X<>h"
 
@@ -163,7 +174,7 @@ def _boundaries(seeds, text):
                 symbol = [["", *name[1:], *cells]]
             else:
                 rows.append([*name, *cells])
-    return [f"Boundaries, {text}:", "", *_markdown(heads, rows + symbol)]
+    return [f"Boundaries, {TEXTS.get(text, text)}:", "", *_markdown(heads, rows + symbol)]
 
 
 def _of(key, extra):

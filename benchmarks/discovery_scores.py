@@ -6,14 +6,17 @@ import time
 
 from etils import epath
 
+from benchmarks.discovery_jobs import HEADLINE
 from hmrnn_jax import files, parallel
 from hmrnn_jax import run as runs
 from hmrnn_jax.datasets.chinese import FOLDER
-from hmrnn_jax.evaluation import sequences, text
+from hmrnn_jax.evaluation import phrases, sequences, syntax, text
 from hmrnn_jax.inference import readings
 
 # Texts with words that a taught model is scored on beside its own test part, which they hold.
 BAKEOFF = {"chinese_simplified": ("msr_test_gold.utf8", "pku_test_gold.utf8")}
+
+SECTIONS = (0,)  # of the treebank's sample: half of it
 
 
 def scored(folder, job, flags):
@@ -45,6 +48,8 @@ def score(folder, job, flags):
                 segment_length=job.wanted,
             )  # fmt: skip
             found[title] = shown.rows
+        for row in above_words(run, job, flags.part):
+            found.setdefault(row["against"], []).append(row)
     everything = {"settings": _settings(job, flags), "texts": found}
     everything["seconds"] = time.perf_counter() - start
     files.write_text(folder / f"scores-{flags.part}.json", json.dumps(everything, indent=1) + "\n")
@@ -59,6 +64,21 @@ def texts(run, job, part):
         if path.exists():
             *inputs, _, ends = text.read_words(path, run.encoding)
             yield name, inputs, ends
+
+
+def above_words(run, job, part):
+    """Rows on what a taught model's layers find beyond words, see `evaluation.phrases`.
+
+    The treebank's sample is of sections that the Penn Treebank's training part holds, whose words
+    and characters the model has read without their trees.
+    """
+    if job.group != HEADLINE:
+        return []
+    if job.data == "ptb_char":
+        return phrases.of_treebank(run, syntax.read_treebank("nltk", SECTIONS, None)).rows
+    if job.data in ("brent_text", "brent_phono"):
+        return phrases.of_utterances(run, part).rows
+    return []
 
 
 def _settings(job, flags):
