@@ -4,6 +4,7 @@ import json
 import os
 import time
 
+import numpy as np
 from etils import epath
 
 from benchmarks.discovery_jobs import HEADLINE
@@ -58,7 +59,9 @@ def score(folder, job, flags):
 def texts(run, job, part):
     """`(title, (ids, symbols), ends)` of what is scored."""
     ids, symbols, _ = text.split(run, part)
-    yield part, (ids, symbols), text.word_ends(run, part)
+    stands_in = part == "test" and np.array_equal(ids, text.split(run, "valid")[0])
+    title = "the validation part, as the test part is not at hand" if stands_in else part
+    yield title, (ids, symbols), text.word_ends(run, part)
     for name in BAKEOFF.get(job.data, ()) if part == "test" else ():
         path = epath.Path(os.environ["HMRNN_DATA"]) / FOLDER / name
         if path.exists():

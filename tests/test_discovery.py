@@ -28,7 +28,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def study(tmp_path, monkeypatch):
     """`(output folder, function of further arguments: status and what was said)`, of few words."""
     (tmp_path / "data/brent").mkdir(parents=True)
-    for part, times in (("train", 20), ("valid", 3), ("test", 3)):
+    for part, times in (("train", 20), ("valid", 3), ("test", 4)):
         (tmp_path / f"data/brent/br-text.{part}.txt").write_text(LINES * times)
     monkeypatch.setenv("HMRNN_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(discovery_jobs, "corpus", discovery_jobs.corpus.__wrapped__)
