@@ -15,6 +15,7 @@ import signal
 import sys
 import textwrap
 import traceback
+import warnings
 
 import jax
 from absl import flags, logging
@@ -54,9 +55,7 @@ def start(work):
         if stream is not None:  # what a terminal cannot show is escaped
             stream.reconfigure(errors="backslashreplace")
     flags.FLAGS.mark_as_parsed()  # libraries have flags there, which keep their defaults
-    # Orbax and absl report their own progress, and as errors also what they raise.
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.FATAL)
+    _silence_libraries()
     sys.exit(status(work))
 
 
@@ -78,7 +77,24 @@ def _program(main, argv, values, default_config, words):
     if HELP & set(argv[1:]):
         return print(help_text(main, values, everything))
     _parse(argv, values, everything, words)
+    _silence_libraries()  # parsing has put absl's own flags back
     return main(argv[:1])
+
+
+def _silence_libraries():
+    """Orbax, asyncio and absl log their progress, and as errors also what they raise.
+
+    Of a save that has failed TensorStore's threads print besides that nobody waits for the rest.
+    """
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.FATAL)
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
+    sys.unraisablehook = _print_unless_nobody_waits
+
+
+def _print_unless_nobody_waits(unraisable):
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def status(work):

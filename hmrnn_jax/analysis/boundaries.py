@@ -276,15 +276,15 @@ def text_view(text, z, width=90, z_initial=None, updates=True):
             )
             lines.append(f"z{number}".ljust(4) + "".join(marks))
         lines.append("")
-    lines.append(counts_line(z, z_initial, updates))
+    name, counts = numbers(z, updates, z_initial)
+    lines.append(f"{name} over {len(symbols)} symbols: {counts}")
     return "\n".join(lines)
 
 
-def counts_line(z, z_initial=None, updates=True):
-    """What a view or a figure of boundaries says of their number; arguments as `text_view`."""
-    steps = len(z[0])
+def numbers(z, updates=True, z_initial=None):
+    """`(what, how many of each layer)` as words: updates, or segments; arguments as `text_view`."""
     if updates:
-        counts = " / ".join(map(str, update_counts(z, z_initial)))
-        return f"updates per layer over {steps} symbols: {counts}"
-    counts = (int(np.sum(layer)) + (not layer[-1]) for layer in z)
-    return f"segments over {steps} symbols: {' / '.join(map(str, counts))}"
+        name, counts = "updates per layer", update_counts(z, z_initial)
+    else:
+        name, counts = "segments", [int(np.sum(layer)) + (not layer[-1]) for layer in z]
+    return name, " / ".join(map(str, counts))

@@ -44,6 +44,9 @@ class Boundaries(NamedTuple):
       reaches_below: whether these losses' gradient goes on below the detectors, into the layers
         that they read. Where a boundary is a function of the symbol (a space) it need not;
         where it is not, the states must learn it.
+      delay: steps after a segment's last one at which its boundary is taught. With 1 a detector
+        has read what comes next, as a peak of `line_end` or `entropy` and any `surprise` is only
+        known then; its boundaries then say that a segment ended at the step before.
       start, ramp: updates before the objectives set in, and over which their weights then grow:
         an untrained model's uncertainty is noise.
     """
@@ -54,6 +57,7 @@ class Boundaries(NamedTuple):
     rate: str = "none"
     rate_weight: float = 0.03
     reaches_below: bool = True
+    delay: int = 0
     start: int = 0
     ramp: int = 0
 
@@ -164,14 +168,16 @@ def loss(boundaries, uncertainty, x, z, mask, slope):
     `teachable` (number of steps), `[layers]` each, with a teacher.
     """
     share, sums, allowed = 0.0, [], mask > 0
-    ahead = boundaries.teacher != "entropy"
+    ahead = boundaries.teacher != "entropy" or boundaries.delay > 0
+    if boundaries.teacher != "none":
+        u = jnp.roll(jax.lax.stop_gradient(uncertainty), boundaries.delay, axis=0)
+        told = (jnp.arange(len(u)) >= boundaries.delay)[:, None]  # not rolled in from the end
     for length, pre, fired in zip(boundaries.lengths, x, z, strict=False):
         logit = 2 * slope * pre
         if boundaries.rate != "none":
             share += boundaries.rate_weight * _rate(boundaries.rate, length, logit, fired, allowed)
         if boundaries.teacher != "none":
-            u = jax.lax.stop_gradient(uncertainty)
-            targets, known = peaks(u, allowed, length, ahead)
+            targets, known = peaks(u, allowed & told, length, ahead)
             costs = optax.sigmoid_binary_cross_entropy(logit, targets.astype(logit.dtype))
             cost, number = jnp.sum(costs * known), jnp.sum(known)
             total = jnp.maximum(jax.lax.psum(number, AXIS), 1)

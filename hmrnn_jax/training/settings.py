@@ -142,6 +142,7 @@ BOUNDARIES = {
     "boundaries.rate": Choice("Loss of the firing rate, see objectives.", objectives.RATES),
     "boundaries.rate_weight": Number("Its weight.", least=0),
     "boundaries.reaches_below": Switch("Whether their gradient goes on below the detectors."),
+    "boundaries.delay": Whole("Steps after its segment at which a boundary is taught.", high=50),
     "boundaries.start": Whole("Updates before these losses set in."),
     "boundaries.ramp": Whole("Updates over which their weights then grow."),
 }

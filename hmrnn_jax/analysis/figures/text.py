@@ -6,7 +6,7 @@ global state, nothing to close.
 
 import numpy as np
 
-from hmrnn_jax.analysis.boundaries import counts_line
+from hmrnn_jax.analysis.boundaries import numbers
 from hmrnn_jax.analysis.figures import style
 from hmrnn_jax.analysis.glyphs import glyph
 from hmrnn_jax.errors import UserError
@@ -117,7 +117,8 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH, updates=True
     scale.set_ticks([0, 1], labels=["0", "max"])
     scale.ax.tick_params(length=0, labelsize=8)
     scale.outline.set_visible(False)
-    heading = f"{counts_line(fired, updates=updates)}; ‖h‖ scaled per layer"
+    name, counts = numbers(fired, updates)
+    heading = f"{name}: {counts} over {steps} symbols; ‖h‖ scaled per layer"
     for down, words, look in (
         (0.25, title, {"fontsize": 11, "fontweight": "bold"}),
         (0.5, heading, {"fontsize": 9, "color": "#444444"}),
