@@ -33,13 +33,18 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_
 from absl import flags
 from etils import epath
 
-from hmrnn_jax import cli, fields, files, metrics, parallel
-from hmrnn_jax.analysis import plots, stroke_plots, syneval
+from hmrnn_jax import cli, files, parallel
+from hmrnn_jax.analysis.figures import curves
+from hmrnn_jax.analysis.figures.handwriting import MOST_LINES
+from hmrnn_jax.analysis.figures.text import MOST_SYMBOLS
+from hmrnn_jax.datasets.syneval import find, read_items
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.fields import Choice, Names, Number, Switch, Text, Whole, Wholes
-from hmrnn_jax.looks import examples, sequences, streaming, syntax, text
-from hmrnn_jax.looks.run import export, from_official, restore
-from hmrnn_jax.settings import ROWS, SEEDS
+from hmrnn_jax.evaluation import classification, sequences, syntax, text
+from hmrnn_jax.run import export, from_official, restore, titles
+from hmrnn_jax.training import fields, metrics_log
+from hmrnn_jax.training.fields import Choice, Names, Number, Switch, Text, Whole, Wholes
+from hmrnn_jax.training.settings import ROWS, SEEDS
+from hmrnn_jax.training.workdir import load_run
 
 FLAGS = flags.FlagValues()
 flag, Place = functools.partial(fields.flag, FLAGS), functools.partial(Text, empty=False)
@@ -52,10 +57,10 @@ flag("text", None, Place("A UTF-8 file to score or to look at instead of a split
 flag("batch", None, Whole("Rows a text is divided in; 1 carries the state all through.", 1, ROWS))
 flag("warmup", None, Whole("Symbols that each row reads, unscored, before its part."))
 flag("boundaries", False, Switch("Writes the boundary figure and view, and scores spaces."))
-flag("length", 270, Whole("Symbols in the figure and view of --boundaries.", 1, plots.MOST_SYMBOLS))
+flag("length", 270, Whole("Symbols in the figure and view of --boundaries.", 1, MOST_SYMBOLS))
 flag("score_length", 20_000, Whole("Symbols that --boundaries scores against spaces.", 2))
 flag("words", None, Place("With --boundaries: a UTF-8 text with its words separated."))
-flag("lines", 5, Whole("Sequences in the figure of --boundaries.", 1, stroke_plots.MOST_LINES))
+flag("lines", 5, Whole("Sequences in the figure of --boundaries.", 1, MOST_LINES))
 flag("score_lines", 200, Whole("Sequences whose boundaries --boundaries scores.", 1))
 flag("tolerance", sequences.TOLERANCE, Whole("Steps that these may lie off; 0: exact ones alone."))
 flag("segment", None, Place("A file to cut in segments: UTF-8 text, or .csv or .npz."))
@@ -111,7 +116,7 @@ def main(argv):
     # What is asked is read before the run, which takes longer.
     bank = FLAGS.trees and syntax.read_treebank(FLAGS.trees, FLAGS.sections, FLAGS.longest)
     words = FLAGS.parse and syntax.read_sentences(FLAGS.parse)
-    items = look == "syneval" and syneval.read_items(FLAGS.items or syneval.find())
+    items = look == "syneval" and read_items(FLAGS.items or find())
     mesh = parallel.make_mesh()
     if FLAGS.weights:
         run = from_official(FLAGS.config, FLAGS.weights, mesh)
@@ -130,7 +135,7 @@ def main(argv):
     elif run.config.task != "language":
         drawn = run.config.task == "logic" and FLAGS.split == "test"
         figure = _output("lengths.png") if drawn else ""
-        _say(examples.score(_with_control(run), FLAGS.split, figure))
+        _say(classification.score(_with_control(run), FLAGS.split, figure))
     elif bank:
         _say(syntax.trees(run, bank, *_with_control(run)[1:]))
     elif words:
@@ -142,7 +147,7 @@ def main(argv):
         _say(export(run, FLAGS.export))
     elif FLAGS.stream:
         tell = functools.partial(_say, file=sys.stderr)
-        for line in streaming.segments(run, sys.stdin.buffer, FLAGS.seed, tell):
+        for line in text.stream_segments(run, sys.stdin.buffer, FLAGS.seed, tell):
             _say(line)
     else:
         _say(_text(run))
@@ -233,15 +238,17 @@ def _with_control(run):
 
 def _curves():
     """The training curves of a run, and of --control over them."""
+    folders = list(filter(None, (FLAGS.workdir, FLAGS.control)))
+    names = titles({folder: load_run(folder)[0] for folder in folders})
     runs = {
-        epath.Path(workdir).name: metrics.read_metrics(epath.Path(workdir) / "metrics.jsonl")
-        for workdir in filter(None, (FLAGS.workdir, FLAGS.control))
+        names[folder]: metrics_log.read_metrics(epath.Path(folder) / "metrics.jsonl")
+        for folder in folders
     }
     path = _output("curves.png")
     if FLAGS.control:
-        plots.compare_curves(path, runs, FLAGS.keys)
+        curves.compare_curves(path, runs, FLAGS.keys)
     else:
-        plots.training_curves(path, *runs.values())
+        curves.training_curves(path, *runs.values(), *runs)
     _say(f"figure: {path}")
 
 

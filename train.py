@@ -21,16 +21,19 @@ import jax
 import numpy as np
 from absl import flags
 
-from hmrnn_jax import aot, cli, optim, parallel, profiles, report, settings, tasks, train_state
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax import cli, parallel, tasks
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.evaluate import collapsed
-from hmrnn_jax.fields import Text, flag
-from hmrnn_jax.kernels.resident import noted
-from hmrnn_jax.lock import Lock
-from hmrnn_jax.metrics import Logger
-from hmrnn_jax.signals import Stopping
-from hmrnn_jax.workdir import check_new, open_run, set_aside
+from hmrnn_jax.recurrence.execution import noted
+from hmrnn_jax.tasks.metrics import collapsed
+from hmrnn_jax.training import compile_only, optim, profiling, settings
+from hmrnn_jax.training import state as train_state
+from hmrnn_jax.training.checkpoint import Checkpoints
+from hmrnn_jax.training.fields import Text, flag
+from hmrnn_jax.training.lock import Lock
+from hmrnn_jax.training.metrics_log import Logger
+from hmrnn_jax.training.progress import Progress, devices, parameter_table, validation_line
+from hmrnn_jax.training.signals import Stopping
+from hmrnn_jax.training.workdir import check_new, open_run, set_aside
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "Configuration; configs/quickstart.py if not given.")
@@ -42,14 +45,12 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("process", None, "With --coordinator: the number of this process, from 0.")
 flags.DEFINE_string("profile", None, "FIRST:LAST, updates to trace (number 1 compiles).")
-flags.DEFINE_boolean(
-    "fresh", False, "Sets the run in --workdir aside and trains anew; not for a loop of restarts."
-)
+flags.DEFINE_boolean("fresh", False, "Sets the run that is in --workdir aside and begins anew.")
 
 
 def main(argv):
     if FLAGS.compile_only:
-        return _say("\n".join(aot.describe(FLAGS.config, FLAGS.compile_only)))
+        return _say("\n".join(compile_only.describe(FLAGS.config, FLAGS.compile_only)))
     parallel.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
     say = (lambda line: None) if jax.process_index() else _say
     stopping = Stopping()
@@ -86,7 +87,7 @@ def _train(config, workdir, say, profile, stopping, lock):
     stream = task.stream
     total = optim.total_steps(config, stream)
     plan = optim.schedule(config)
-    trace = profiles.Trace(profile, total, workdir, say)
+    trace = profiling.Trace(profile, total, workdir, say)
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
     # Data, slope and random draws are functions of the update's number.
@@ -98,8 +99,8 @@ def _train(config, workdir, say, profile, stopping, lock):
     carry = jax.device_get(task.initial_carry(rows.stop - rows.start))
     carry = parallel.shard_rows(carry, mesh)
     changed = parallel.from_first(open_run, workdir, config, task.encoding)
-    say(report.parameter_table(state.params))
-    say(report.devices())
+    say(parameter_table(state.params))
+    say(devices())
     say(task.describe())
     for line in changed:
         say(f"changed since the run began: {line}")
@@ -127,7 +128,7 @@ def _train(config, workdir, say, profile, stopping, lock):
         step = parallel.pmapped(
             functools.partial(train_state.train_step, task.loss, optimizer), mesh
         )
-        progress = report.Progress(task, first, total)
+        progress = Progress(task, first, total)
         context.enter_context(stopping)
         pending = []  # metrics still on the devices: nothing is waited for before a report
         notes, told = context.enter_context(noted()), 0
@@ -153,6 +154,7 @@ def _train(config, workdir, say, profile, stopping, lock):
             reporting = validating or saving or done % config.report == 0
             stop = parallel.any_process(bool(stopping)) if reporting else _alone(stopping)
             if reporting or stop:
+                lock.check()
                 for line in notes[told:]:
                     say(f"recurrence: {line}")
                 told = len(notes)
@@ -167,7 +169,7 @@ def _train(config, workdir, say, profile, stopping, lock):
                 result = task.evaluate(params, "valid", slope)
                 best = plan.update(task.score(result), done, epoch + ends)
                 logger.log(done, {f"valid/{name}": value for name, value in result.items()})
-                say(report.validation_line(done, task.headline(result), result, best))
+                say(validation_line(done, task.headline(result), result, best))
                 for warning in collapsed(result):
                     say(f"warning: {warning}")
                 if best:
@@ -176,7 +178,6 @@ def _train(config, workdir, say, profile, stopping, lock):
                 if plan.averaged(done + 1) == 1:
                     say("averaging of the parameters begins")
             if validating or saving or stop:
-                lock.check()
                 logger.flush()
                 checkpoints.save(done, whole(slope))
                 progress.skip()
@@ -188,12 +189,12 @@ def _train(config, workdir, say, profile, stopping, lock):
         # 4. The test score of the parameters that validated best.
         checkpoints.wait()
         target = {"params": state.params, "slope": _scalar(0.0, mesh)}
-        best = checkpoints.restore_best(target)
-    params = best.tree["params"]
-    result = task.evaluate(params, "test", float(best.tree["slope"]))
+        chosen = checkpoints.restore_best(target)
+    params = chosen.tree["params"]
+    result = task.evaluate(params, "test", float(chosen.tree["slope"]))
     logger.log(int(state.step), {f"test/{name}": value for name, value in result.items()})
     logger.close()
-    say(f"test {task.headline(result)} on {task.name} ({best.origin})")
+    say(f"test {task.headline(result)} on {task.name} ({chosen.origin})")
     if jax.process_count() == 1 and (view := task.finish(jax.device_get(params), result)):
         say(view)
     return result

@@ -111,7 +111,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        cli.fail(error)
+    cli.start(main)

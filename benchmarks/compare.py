@@ -41,19 +41,13 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import compare_report, matched, timing  # noqa: E402
-from hmrnn_jax import (  # noqa: E402
-    datasets,
-    defaults,
-    evaluate,
-    files,
-    language,
-    models,
-    optim,
-    parallel,
-    train_state,
-)
-from hmrnn_jax.data import Stream  # noqa: E402
+from hmrnn_jax import cli, datasets, defaults, files, parallel  # noqa: E402
+from hmrnn_jax.batches.text import Stream  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
+from hmrnn_jax.models.language import language_model  # noqa: E402
+from hmrnn_jax.tasks import language  # noqa: E402
+from hmrnn_jax.training import optim  # noqa: E402
+from hmrnn_jax.training import state as train_state  # noqa: E402
 
 SLOPE = 1.0  # of the HM-LSTM's detectors: the trainings are too short for annealing
 
@@ -71,9 +65,9 @@ class Trainer:
         self.every, self.rows = config.evaluation.every, config.batch
         self.stream = Stream(corpus.splits["train"], config.batch, config.window)
         self.valid = corpus.splits["valid"][: validation or None]
-        self.model = models.language_model(config.model, corpus.vocabulary.size)
+        self.model = language_model(config.model, corpus.vocabulary.size)
         evaluation = config.evaluation
-        self._score = evaluate.Evaluator(
+        self._score = language.Evaluator(
             self.model, mesh, evaluation.batch, evaluation.window, evaluation.warmup
         )
         optimizer = optim.optimizer(config.optimizer, config.clip)
@@ -331,4 +325,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    cli.start(main)

@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import matched, timing
-from hmrnn_jax import evaluate, files
-from hmrnn_jax.analysis.plots import COLOURS
+from hmrnn_jax import files
+from hmrnn_jax.analysis.figures import style
+from hmrnn_jax.tasks import metrics
 
 
 def last_bpc(result):
@@ -80,7 +81,7 @@ def table(everything):
         f"* {matched.KINDS[name].label}, seed {seed}: {warning}"
         for name, row in rows.items()
         for seed, result in enumerate(row["runs"])
-        for warning in evaluate.collapsed(result["test"])
+        for warning in metrics.collapsed(result["test"])
     ]
     if warnings:
         lines += ["Detectors on the test text:", "", *warnings, ""]
@@ -101,7 +102,7 @@ def figure(path, everything):
     """compare.png: validation against updates and training time, mean and deviation of seeds."""
     drawing = Figure(figsize=(11, 4.4), layout="constrained", facecolor="white")
     panels = drawing.subplots(1, 2, sharey=True)
-    for colour, (name, row) in zip(COLOURS, everything["models"].items(), strict=False):
+    for colour, (name, row) in zip(style.COLOURS, everything["models"].items(), strict=False):
         # The untrained model's validation would flatten all that follows.
         curves = [run["curve"][1:] for run in row["runs"]]
         bpc, seconds = (

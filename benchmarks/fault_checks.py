@@ -14,9 +14,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hmrnn_jax import optim, parallel, tasks, train_state
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax import parallel, tasks
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.training import optim
+from hmrnn_jax.training import state as train_state
+from hmrnn_jax.training.checkpoint import Checkpoints
 
 # Counts of a campaign that must be zero, each a way in which a fault does harm.
 MUST_BE_ZERO = {

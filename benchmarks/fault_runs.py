@@ -19,17 +19,17 @@ from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, STOPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 24  # updates of each run, each of them reported and saved
-LIMIT = 600  # seconds after which a program hangs
+LIMIT = 1800  # seconds after which a program hangs, if nothing is known of the machine
 SIGNALS = {signal.SIGTERM: STOPPED, signal.SIGINT: INTERRUPTED}
 
 
 class Program:
-    """A running program; what it says goes to the file `log`."""
+    """A running program; what it says goes to the file `log`. After `limit` seconds it hangs."""
 
     _running = set()
 
-    def __init__(self, command, environment, log):
-        self.command, self.log = command, log
+    def __init__(self, command, environment, log, limit=LIMIT):
+        self.command, self.log, self.limit = command, log, limit
         with log.open("wb") as out:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, start_new_session=True,
@@ -54,8 +54,8 @@ class Program:
         return checks.Said.of(self.text)
 
     def wait_for(self, condition, pause=0.002):
-        """Waits until `condition()` holds, or `LIMIT`; False if the program has ended."""
-        last = time.monotonic() + LIMIT
+        """Waits until `condition()` holds; False if the program has ended, or hangs."""
+        last = time.monotonic() + self.limit
         while self._process.poll() is None and time.monotonic() < last:
             if condition():
                 return True
@@ -77,7 +77,7 @@ class Program:
     def end(self):
         """Waits for the end; the exit status, negative for a signal's, None if it hangs."""
         try:
-            return self._process.wait(LIMIT)
+            return self._process.wait(self.limit)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -104,7 +104,8 @@ class Case:
         """Starts a program on a workdir."""
         command, number = self.stage.command(program, workdir), len(list(self.folder.glob("*.log")))
         self._story.append(f"start {number}: {' '.join(command)}")
-        return Program(command, self.stage.environment, self.folder / f"start{number:02}.log")
+        log, limit = self.folder / f"start{number:02}.log", max(300, 60 * self.stage.startup)
+        return Program(command, self.stage.environment, log, limit)
 
     def tell(self, line):
         """Notes what was done, for whoever looks at a kept case."""
@@ -120,7 +121,7 @@ class Case:
         """What a program said; counts what no program may do."""
         said = program.said
         if status is None:
-            self.fault("hangs", f"no end after {LIMIT} s")
+            self.fault("hangs", f"no end after {program.limit:.0f} s")
         if said.traceback:
             self.fault("tracebacks", program.log.name)
         elif status == BAD_INPUT and len(said.errors) != 1:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import jax
 
-from hmrnn_jax import language, models
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.models.language import language_model
+from hmrnn_jax.tasks import language
 
 TOLERANCE = 0.01  # of the budget
 CHUNKS = (8, 7, 9, 6, 10, 5, 11, 4, 12)  # of the ON-LSTM, the most wanted first
@@ -58,7 +59,7 @@ def sized(base, name, units, chunk=1):
 
 def parameters(config, vocabulary):
     """`(of the whole model, of its cells alone)`, counted without making any."""
-    model = models.language_model(config.model, vocabulary)
+    model = language_model(config.model, vocabulary)
     shapes = jax.eval_shape(functools.partial(language.init_params, model), jax.random.key(0))
 
     def count(tree):

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import timing
-from hmrnn_jax import mixture, optim
+from hmrnn_jax.models import mixture
+from hmrnn_jax.training import optim
 
 LEARNING_RATE = 0.002
 

@@ -5,11 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hmrnn_jax import buckets, data, defaults, language, mixture, models, strokes
-from hmrnn_jax.datasets import handwriting
+from hmrnn_jax import defaults
+from hmrnn_jax.batches.sequences import BucketStream
+from hmrnn_jax.batches.text import Stream
+from hmrnn_jax.datasets import iam_ondb
 from hmrnn_jax.datasets.sequences import Scale, Sequences
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.tasks import strokes as strokes_task
+from hmrnn_jax.models import mixture
+from hmrnn_jax.models.language import language_model
+from hmrnn_jax.tasks import language, sequences
 
 # Offsets of a pen and whether it is lifted, as if standardised.
 PEN = Scale(("dx", "dy"), "pen_up", (0.0, 0.0), (1.0, 1.0))
@@ -84,9 +88,9 @@ def stream(size, windows):
     random = np.random.default_rng(0)
     if not size.components:
         ids = random.integers(size.vocabulary, size=windows * size.units + 1, dtype=np.int32)
-        return data.Stream(ids, size.batch, size.window)
+        return Stream(ids, size.batch, size.window)
     lengths = np.full(size.batch, windows * size.window + 1)
-    return buckets.BucketStream(_strokes(random, lengths), size.batch, 0, window=size.window)
+    return BucketStream(_strokes(random, lengths), size.batch, 0, window=size.window)
 
 
 def _strokes(random, lengths):
@@ -117,12 +121,12 @@ def network(size, cell, layer_norm, policy):
         config[cell].layer_norm = layer_norm
     if size.components:
         config.components = size.components
-        model = strokes_task.model_of(config, PEN)
-        loss = functools.partial(strokes.loss, model)
-        return model, functools.partial(strokes.init_params, model), loss
+        model = sequences.model_of(config, PEN)
+        loss = functools.partial(sequences.loss, model)
+        return model, functools.partial(sequences.init_params, model), loss
     config.embedding = size.embedding
     config.head = "gated" if size.cell == "hm_lstm" else "tied"
-    model = models.language_model(config, size.vocabulary)
+    model = language_model(config, size.vocabulary)
     loss = functools.partial(language.loss, model, language.Penalties())
     return model, functools.partial(language.init_params, model), loss
 
@@ -134,14 +138,14 @@ def padding(size):
     found, else of made-up ones.
     """
     try:
-        corpus = handwriting.load()
+        corpus = iam_ondb.load()
         lines, name = corpus.splits["train"], corpus.name
     except UserError:
         random = np.random.default_rng(0)
         lengths = random.normal(*POINTS, LINES).clip(50, 2000).astype(np.int64)
         lines, name = _strokes(random, lengths), "made up: normal lengths, {} +- {}".format(*POINTS)
     config = defaults.strokes()
-    share = buckets.BucketStream(
+    share = BucketStream(
         lines, size.batch, 0, None, size.window, config.buckets, config.longest
     ).padding
     return share, f"{len(lines):,} lines, {name}"

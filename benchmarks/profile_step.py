@@ -26,8 +26,10 @@ import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
-from hmrnn_jax import aot, cli, optim, parallel, profiles, tasks, train_state  # noqa: E402
+from hmrnn_jax import cli, parallel, tasks  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
+from hmrnn_jax.training import hlo, optim, profiling  # noqa: E402
+from hmrnn_jax.training import state as train_state  # noqa: E402
 
 FORWARD, REVERSE = "recurrence, forward", "recurrence, reverse"
 WEIGHTS = "weight-gradient products"
@@ -51,7 +53,7 @@ def parts_of(text):
 
     `containers` are the names of instructions that hold others.
     """
-    program = aot.computations(text)
+    program = hlo.computations(text)
     parts, containers = {}, set()
     for lines in program.values():
         for line in lines:
@@ -71,7 +73,7 @@ def parts_of(text):
     for lines in program.values():
         for line in lines:
             body = re.search(r" while\(.*body=%?([\w.\-]+)", line)
-            for inner in aot.reached(program, body.group(1)) if body else ():
+            for inner in hlo.reached(program, body.group(1)) if body else ():
                 parts[_name(inner)] = parts[_name(line)]
     return parts, containers
 
@@ -168,7 +170,7 @@ def measure(config, updates):
         state, carry, _ = jax.block_until_ready(compiled(state, carry, batch, knobs))
         seconds.append(time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
-        with profiles.Trace(f"1:{updates}", updates, folder, say=lambda line: None) as trace:
+        with profiling.Trace(f"1:{updates}", updates, folder, say=lambda line: None) as trace:
             for number in range(1, updates + 1):
                 result = trace(number, compiled, state, carry, batch, knobs)
                 state, carry, _ = jax.block_until_ready(result)

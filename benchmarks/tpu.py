@@ -23,14 +23,16 @@ import jaxlib  # noqa: E402
 from benchmarks import peers  # noqa: E402
 from benchmarks.problems import SIZES, network, one_batch  # noqa: E402
 from benchmarks.train_step import naive_hm_lstm, names_of  # noqa: E402
-from hmrnn_jax import aot, optim, parallel, train_state  # noqa: E402
+from hmrnn_jax import cli, parallel  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
+from hmrnn_jax.training import compile_only, hlo, optim  # noqa: E402
+from hmrnn_jax.training import state as train_state  # noqa: E402
 
 
 class Found(NamedTuple):
-    """Of a compiled step: what `aot.summary` says, and the seconds that compiling took."""
+    """Of a compiled step: what `training.hlo.summary` says, and the seconds that compiling took."""
 
-    summary: aot.Summary
+    summary: hlo.Summary
     seconds: float
 
 
@@ -72,8 +74,8 @@ def compiled(size, mesh, candidate):
     update, create, carry = candidate(size, mesh)
     start = time.perf_counter()
     with peers.exactly():
-        step, _ = aot.compiled_update(update, mesh, create, carry, one_batch(size))
-    return Found(aot.summary(step), time.perf_counter() - start)
+        step, _ = compile_only.compiled_update(update, mesh, create, carry, one_batch(size))
+    return Found(hlo.summary(step), time.perf_counter() - start)
 
 
 def row(target, name, found, base):
@@ -108,7 +110,7 @@ def main(arguments=None):
         )
         for target in flags.target.split(","):
             try:
-                mesh = parallel.make_mesh(aot.devices(target))
+                mesh = parallel.make_mesh(compile_only.devices(target))
             except UserError as error:
                 parser.error(str(error))
             base = None
@@ -125,4 +127,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    cli.start(main)

@@ -29,7 +29,10 @@ import numpy as np  # noqa: E402
 
 from benchmarks import peer_stacks, peers, timing  # noqa: E402
 from benchmarks.problems import SIZES, network, one_batch, padding, stream  # noqa: E402
-from hmrnn_jax import files, losses, optim, parallel, train_state  # noqa: E402
+from hmrnn_jax import cli, files, parallel  # noqa: E402
+from hmrnn_jax.tasks.metrics import BITS  # noqa: E402
+from hmrnn_jax.training import optim  # noqa: E402
+from hmrnn_jax.training import state as train_state  # noqa: E402
 
 BASE = "naive"
 
@@ -169,9 +172,9 @@ def overhead(size, repeats=50):
 
 
 def log_line(step, metrics):
-    """A line as a training loop writes it, from the sums of `train_state.train_step`."""
+    """A line as a training loop writes it, from the sums of `training.state.train_step`."""
     count = metrics["count"]
-    row = {"step": step, "bpc": float(losses.BITS * metrics["nats"] / count)}
+    row = {"step": step, "bpc": float(BITS * metrics["nats"] / count)}
     row["gradient_norm"] = float(metrics["gradient_norm"])
     for name in ("fired", "alive", "update", "copy"):
         row[name] = (metrics[name] / count).tolist()
@@ -264,6 +267,8 @@ def main(arguments=None):
     flags = parser.parse_args(arguments)
     if flags.rounds < 1:
         parser.error("--rounds must be 1 or more")
+    if flags.json:
+        files.check_writable(flags.json)
 
     def report(line):
         print(line, file=sys.stderr, flush=True)
@@ -289,4 +294,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    cli.start(main)

@@ -55,10 +55,14 @@ def _members(path, wanted, largest):
             return contents
 
 
-def untar(path, wanted):
+def untar(path, wanted, largest=None):
     """Yields `(name, content)` of the files of a `.tar.gz` whose names are `wanted`.
 
     Each is read as it comes, so that the archive is decompressed once.
+
+    Args:
+      wanted: name -> whether to unpack that member.
+      largest: bytes of each of these, by default `files.room()`.
 
     Raises:
       UserError: no such file, a damaged or cut-off one, too large or too many members.
@@ -77,7 +81,7 @@ def untar(path, wanted):
                 if number > _MOST_MEMBERS:
                     raise UserError(f"{path} holds more than {_MOST_MEMBERS:,} files: unpack it.")
                 if member.isfile() and wanted(member.name):
-                    files.check_size(member.size, f"{path}: {member.name}")
+                    files.check_size(member.size, f"{path}: {member.name}", largest)
                     yield member.name, archive.extractfile(member).read()
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch it anew.") from error

@@ -6,6 +6,7 @@ A program's flags are absl's. The fields of the configuration that `--config` na
 
 import contextlib
 import errno
+import functools
 import importlib.machinery
 import importlib.util
 import inspect
@@ -19,8 +20,8 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from hmrnn_jax import fields, settings
 from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, UserError
+from hmrnn_jax.training import fields, settings
 
 PIPE_CLOSED = 141  # who read the output has gone, as the shell counts SIGPIPE
 HELP = {"--help", "-help", "--helpfull", "-helpfull", "--helpshort", "-h", "-?"}
@@ -42,24 +43,25 @@ ADVICE = {
 
 def run(main, values=flags.FLAGS, default_config=None, words=""):
     """Runs a program and exits. Arguments and exit status: as `call`, with `sys.argv`."""
+    start(functools.partial(_program, main, sys.argv, values, default_config, words))
+
+
+def start(work):
+    """Runs `work()` as this process's program and exits: with `status(work)`."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # what a terminal cannot show is escaped
             stream.reconfigure(errors="backslashreplace")
+    flags.FLAGS.mark_as_parsed()  # libraries have flags there, which keep their defaults
     # Orbax and absl report their own progress, and as errors also what they raise.
     logging.use_absl_handler()
     logging.set_verbosity(logging.FATAL)
-    sys.exit(call(main, sys.argv, values, default_config, words))
+    sys.exit(status(work))
 
 
 def call(main, argv, values=flags.FLAGS, default_config=None, words=""):
-    """Parses `argv` and runs `main(argv)`; returns the exit status.
-
-    That is what `main` returns if it is a number, and 0 otherwise. A fault of the user's, the
-    operating system's refusal, or too little memory is told in one sentence on stderr:
-    `errors.BAD_INPUT`. Ctrl-C is `errors.INTERRUPTED`, and a reader of the output that has gone
-    `PIPE_CLOSED`. Our own faults are raised.
+    """Parses `argv` and runs `main(argv)`; returns the exit status, see `status`.
 
     Args:
       main: the program; `values.config` is then the `ConfigDict` with all overrides, if
@@ -68,14 +70,26 @@ def call(main, argv, values=flags.FLAGS, default_config=None, words=""):
       default_config: file of the flag `--config` where the command line names none.
       words: what is likely meant by a word that is no flag, with `{}` for the word.
     """
+    return status(functools.partial(_program, main, argv, values, default_config, words))
+
+
+def _program(main, argv, values, default_config, words):
+    everything = _with_config(argv, values, default_config)
+    if HELP & set(argv[1:]):
+        return print(help_text(main, values, everything))
+    _parse(argv, values, everything, words)
+    return main(argv[:1])
+
+
+def status(work):
+    """Runs `work()`; returns what it returns if that is a number, and 0 otherwise.
+
+    A fault of the user's, the operating system's refusal, or too little memory is told in one
+    sentence on stderr and is `errors.BAD_INPUT`; Ctrl-C is `errors.INTERRUPTED`; and
+    `PIPE_CLOSED`, that who read the output has gone. Our own faults are raised.
+    """
     try:
-        everything = _with_config(argv, values, default_config)
-        if HELP & set(argv[1:]):
-            print(help_text(main, values, everything))
-            result = 0
-        else:
-            _parse(argv, values, everything, words)
-            result = main(argv[:1])
+        result = work()
         if sys.stdout is not None:
             sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -193,6 +207,7 @@ def load(path):
         module = importlib.util.module_from_spec(
             importlib.util.spec_from_loader(loader.name, loader)
         )
+        sys.modules[loader.name] = module  # where dataclasses look for the names in their types
         loader.exec_module(module)
         get_config = getattr(module, "get_config", None)
         if get_config is None:

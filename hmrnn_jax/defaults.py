@@ -8,8 +8,10 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from hmrnn_jax import cells, language, objectives, regularisation
+from hmrnn_jax import cells
 from hmrnn_jax.errors import require
+from hmrnn_jax.models.dropout import Dropout
+from hmrnn_jax.tasks import language, objectives
 
 
 def text():
@@ -31,7 +33,7 @@ def text():
     model.sizes = (512, 512, 512)
     model.head = "gated"
     model.output = 512
-    model.dropout = ConfigDict(regularisation.Dropout()._asdict())
+    model.dropout = ConfigDict(Dropout()._asdict())
     config.penalties = ConfigDict(language.Penalties()._asdict())
     config.boundaries = ConfigDict(objectives.Boundaries()._asdict())
 

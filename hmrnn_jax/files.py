@@ -229,3 +229,11 @@ def each_line(text):
 def lines(text):
     """The lines of a text as a list, see `each_line`."""
     return list(each_line(text))
+
+
+def read_lines(path):
+    """Yields the lines of a UTF-8 file, see `read_text` and `each_line`.
+
+    The file may have a quarter of `room()`: what is made of lines takes more than a text.
+    """
+    return each_line(read_text(path, room() // 4))

@@ -7,6 +7,7 @@ import os
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -304,3 +305,15 @@ def shard_batch(batch, mesh):
         return jax.make_array_from_process_local_data(NamedSharding(mesh, batch_spec(x)), x)
 
     return jax.tree.map(place, batch)
+
+
+def row_noise(key, width, steps, rows):
+    """Uniform draws `[steps, rows, width]`, a function of each row's place in the whole batch.
+
+    So a row's draws are the same on one device and on many.
+    """
+    if not width:
+        return None
+    first = jax.lax.axis_index(AXIS) * rows
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
+    return jax.vmap(lambda k: jax.random.uniform(k, (steps, width)), out_axes=1)(keys)

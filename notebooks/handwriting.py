@@ -36,10 +36,10 @@ from IPython.display import Image
 
 import train
 from hmrnn_jax import defaults, parallel
-from hmrnn_jax.analysis import stroke_plots
-from hmrnn_jax.looks import sequences
-from hmrnn_jax.looks.run import restore
-from hmrnn_jax.tasks import strokes
+from hmrnn_jax.analysis.figures.handwriting import handwriting_figure
+from hmrnn_jax.evaluation import sequences
+from hmrnn_jax.run import restore
+from hmrnn_jax.tasks import sequences as sequences_task
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -53,12 +53,12 @@ folder = pathlib.Path(tempfile.mkdtemp())
 # %%
 config = defaults.strokes().unlock()
 config.data.name = "scribbles"
-data = strokes.load(config.data)
+data = sequences_task.load(config.data)
 print(data.describe())
 lines = data.splits["test"].chosen(range(4))
 values = data.scale.restore(lines.values)
 ink = [(values[lines.place(k)], lines.events[lines.place(k)]) for k in range(len(lines))]
-stroke_plots.handwriting_figure(folder / "lines.png", ink, texts=lines.texts)
+handwriting_figure(folder / "lines.png", ink, texts=lines.texts)
 Image(str(folder / "lines.png"), width=600)
 
 # %% [markdown]

@@ -36,9 +36,15 @@ import tempfile
 import jax
 import numpy as np
 
-from hmrnn_jax import datasets, defaults, evaluate, language, models, optim, parallel, train_state
-from hmrnn_jax.analysis import boundaries, plots, scores
-from hmrnn_jax.data import Stream
+from hmrnn_jax import datasets, defaults, parallel
+from hmrnn_jax.analysis import boundaries, scores
+from hmrnn_jax.analysis.figures.text import boundary_figure
+from hmrnn_jax.batches.text import Stream
+from hmrnn_jax.inference import activations, generate_text
+from hmrnn_jax.models.language import language_model
+from hmrnn_jax.tasks import language
+from hmrnn_jax.training import optim
+from hmrnn_jax.training import state as train_state
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
 jax.devices()
@@ -56,7 +62,7 @@ config = defaults.text()
 config.model.sizes, config.model.output = (128, 128, 128), 128
 config.batch, config.window, config.learning_rate = 16, 50, 5e-3
 updates = 20 if SMALL else 1200
-model = models.language_model(config.model, corpus.vocabulary.size)
+model = language_model(config.model, corpus.vocabulary.size)
 
 # %% [markdown]
 # ## Training
@@ -89,7 +95,7 @@ for update in range(updates):
 
 # %%
 params = state.params
-evaluator = evaluate.Evaluator(model, mesh, batch=16, window=50, warmup=200)
+evaluator = language.Evaluator(model, mesh, batch=16, window=50, warmup=200)
 result = evaluator(params, corpus.splits["test"])
 print(f"test: {result['bpc']:.3f} bits per character over {result['symbols']:,} symbols")
 
@@ -101,25 +107,28 @@ print(f"test: {result['bpc']:.3f} bits per character over {result['symbols']:,} 
 # %%
 test = corpus.splits["test"][:270]
 text = corpus.vocabulary.decode(test)
-z, norms = evaluate.look(model, params, test)
+z, norms = activations.look(model, params, test)
 print(boundaries.text_view(text, z))
 
 # %%
 from IPython.display import Image
 
 figure = os.path.join(tempfile.mkdtemp(), "boundaries.png")
-plots.boundary_figure(figure, text, z, norms, "the first 270 characters of the test text")
+boundary_figure(figure, text, z, norms, "the first 270 characters of the test text")
 Image(figure)
 
 # %%
-z, _ = evaluate.look(model, params, corpus.splits["test"][:5000])
-read = corpus.vocabulary.decode(corpus.splits["test"][:5000])
-print(scores.format_scores(boundaries.score_against_spaces(z, read)))
+test = corpus.splits["test"][:5000]
+z, _ = activations.look(model, params, test)
+draw = jax.jit(functools.partial(language.init_params, model))
+untrained = [activations.look(model, draw(jax.random.key(seed)), test)[0] for seed in range(5)]
+read = corpus.vocabulary.decode(test)
+print(scores.format_scores(boundaries.score_against_spaces(z, read, untrained=untrained)))
 
 # %% [markdown]
 # ## Samples
 
 # %%
 prompt, _ = corpus.vocabulary.encode("The ")
-symbols, _ = evaluate.generate(model, params, prompt, length=400, temperature=0.8, seed=1)
+symbols, _ = generate_text.generate(model, params, prompt, length=400, temperature=0.8, seed=1)
 print("The " + corpus.vocabulary.decode(symbols))

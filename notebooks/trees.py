@@ -37,9 +37,11 @@ import jax
 import numpy as np
 
 import train
-from hmrnn_jax import datasets, defaults, evaluate, parallel
-from hmrnn_jax.analysis import parsing, tree_plots
-from hmrnn_jax.looks.run import restore
+from hmrnn_jax import datasets, defaults, parallel
+from hmrnn_jax.analysis import parsing
+from hmrnn_jax.analysis.figures.trees import tree_figure
+from hmrnn_jax.inference import activations
+from hmrnn_jax.run import restore
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -98,7 +100,7 @@ examples = [
     "the value of the expression is converted to a string",
 ]
 words = [tuple(example.split()) for example in examples]
-distances = evaluate.distances(run.model, run.plain, run.encoding, words)
+distances = activations.distances(run.model, run.plain, run.encoding, words)
 for sentence, d in zip(words, distances, strict=True):
     for rule in ("biased", "unbiased"):
         tree = parsing.tree_from_distances(sentence, d[:, 1], biased=rule == "biased")
@@ -112,7 +114,7 @@ from IPython.display import Image
 
 tree = parsing.tree_from_distances(words[0], distances[0][:, 1])
 picture = folder / "tree.png"
-tree_plots.tree_figure(picture, words[0], distances[0][:, 1], tree)
+tree_figure(picture, words[0], distances[0][:, 1], tree)
 Image(str(picture), width=700)
 
 # %% [markdown]
@@ -124,7 +126,7 @@ Image(str(picture), width=700)
 
 # %%
 sentences = [tuple(s) for s in tokens["test"][:200]]
-distances = evaluate.distances(run.model, run.plain, run.encoding, sentences)
+distances = activations.distances(run.model, run.plain, run.encoding, sentences)
 trees = [
     parsing.tree_from_distances(s, d[:, 1], False)
     for s, d in zip(sentences, distances, strict=True)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmrnn_jax import parallel, stored
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax import parallel
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.lock import Lock
+from hmrnn_jax.training import stored
+from hmrnn_jax.training.checkpoint import Checkpoints
+from hmrnn_jax.training.lock import Lock
 
 
 def tell(name, act):

@@ -1,7 +1,7 @@
 """Runs of train.py within a test, and what they leave."""
 
 import train as program
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax.training.checkpoint import Checkpoints
 
 
 def run(config, workdir):

@@ -5,10 +5,12 @@ import functools
 import jax
 import numpy as np
 
-from hmrnn_jax import defaults, parallel, strokes
+from hmrnn_jax import defaults, parallel
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.datasets import synthetic
 from hmrnn_jax.datasets.sequences import Sequences
+from hmrnn_jax.models.density import StrokeModel
+from hmrnn_jax.tasks import sequences
 
 COMPONENTS = 3
 CELLS = {
@@ -20,14 +22,14 @@ CELLS = {
 @functools.cache
 def make(cell, head="gated"):
     """A small model of two values and an event, and parameters for it."""
-    model = strokes.StrokeModel(2, True, CELLS[cell], 7, head, COMPONENTS)
+    model = StrokeModel(2, True, CELLS[cell], 7, head, COMPONENTS)
     return model, draw(model)
 
 
 def draw(model, seed=0, scale=0.5):
     """Normal parameters of a model's shapes; gains about 1."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(functools.partial(strokes.init_params, model), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(sequences.init_params, model), jax.random.key(0))
 
     def leaf(path, v):
         return (scale * rng.normal(size=v.shape) + (path[-1].key == "gain")).astype(np.float32)

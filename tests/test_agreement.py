@@ -8,7 +8,7 @@ import pytest
 from test_processes import free_port
 from test_programs import ROOT, environment
 
-from hmrnn_jax.lock import Lock
+from hmrnn_jax.training.lock import Lock
 
 EXPECTED = """\
 decided: ['é', 1.5, None, 0]

@@ -14,8 +14,10 @@ from test_mnist import NAMES, image_file, label_file
 
 from benchmarks import tpu
 from benchmarks.problems import SIZES
-from hmrnn_jax import aot, defaults, parallel
+from hmrnn_jax import defaults, parallel
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.training import hlo
+from hmrnn_jax.training.compile_only import compiled_step, describe, devices
 
 ROOT = Path(__file__).parent.parent
 needs_libtpu = pytest.mark.skipif(
@@ -54,12 +56,12 @@ ENTRY %main (p0: f32[4]) -> f32[4] {
 
 
 def test_reductions_are_found_within_loops():
-    program = aot.computations(PROGRAM)
+    program = hlo.computations(PROGRAM)
     assert set(program) == {"add", "inner", "body", "condition", "main"}
-    assert aot.loop_bodies(program) == ["body"]
-    inside = aot.reached(program, "body")
-    assert sum(map(aot._is_reduction, inside)) == 1
-    assert sum(not aot._is_free(line) for line in program["body"]) == 1
+    assert hlo.loop_bodies(program) == ["body"]
+    inside = hlo.reached(program, "body")
+    assert sum(map(hlo._is_reduction, inside)) == 1
+    assert sum(not hlo._is_free(line) for line in program["body"]) == 1
 
 
 def test_this_machine_reduces_once_and_outside_the_loops():
@@ -67,7 +69,7 @@ def test_this_machine_reduces_once_and_outside_the_loops():
     config.data.name = "python_reference"
     config.model.sizes, config.model.output, config.model.embedding = (8, 8), 8, 8
     config.batch, config.window = 16, 5
-    lines = aot.describe(config, "cpu")
+    lines = describe(config, "cpu")
     text = "\n".join(lines)
     assert re.search(r"reductions over devices: [1-9]\d*, in loops over time 0", text)
     loops = [line for line in lines if line.startswith("loop ")]
@@ -76,7 +78,7 @@ def test_this_machine_reduces_once_and_outside_the_loops():
     assert re.search(r"total +[\d,]+", lines[0])
     config.batch = 12
     with pytest.raises(UserError, match="cannot be divided over 8 devices"):
-        aot.describe(config, "cpu")
+        describe(config, "cpu")
 
 
 def compile_only(target, *flags):
@@ -110,7 +112,7 @@ def test_a_tpu_takes_two_kernels_a_window():
 @needs_libtpu
 @pytest.mark.parametrize("size", ["ptb", "text8"])
 def test_published_sizes_take_two_kernels_and_half_of_the_plain_steps_memory(size):
-    mesh = parallel.make_mesh(aot.devices("v5e:2x4"))
+    mesh = parallel.make_mesh(devices("v5e:2x4"))
     naive, ours = (
         tpu.compiled(SIZES[size], mesh, tpu.CANDIDATES[name]).summary
         for name in ("naive f32", "ours bf16")
@@ -166,8 +168,8 @@ def narrow(config, folder):
 
 def assert_compiles(config):
     """For eight chips, with one kernel each way for every recurrence that says it takes one."""
-    compiled, notes, _ = aot.compiled_step(config, "v5e:2x4")
-    told = "\n".join(aot.findings(compiled))
+    compiled, notes, _ = compiled_step(config, "v5e:2x4")
+    told = "\n".join(hlo.findings(compiled))
     kernels = int(re.search(r"kernels of ours: (\d+) in a step", told).group(1))
     loops = len(re.findall("^loop ", told, re.M))
     assert notes and kernels >= sum("one kernel" in note for note in notes)

@@ -11,9 +11,12 @@ import optax
 import pytest
 
 from benchmarks import peers, problems, sparsity, timing, train_step
-from hmrnn_jax import language, mixture, models, strokes
 from hmrnn_jax.cells import hm_lstm
-from hmrnn_jax.datasets import handwriting, synthetic
+from hmrnn_jax.datasets import iam_ondb, synthetic
+from hmrnn_jax.models import mixture
+from hmrnn_jax.models.density import StrokeModel
+from hmrnn_jax.models.language import LanguageModel
+from hmrnn_jax.tasks import language
 
 SIZE = problems.Size((6, 5, 4), 3, 8, 7, batch=4, window=12)
 STROKES = problems.Size((6, 5, 4), 0, 8, 0, batch=4, window=12, components=3)
@@ -41,7 +44,7 @@ def naive_params(params, depth):
 def pair():
     """Both models, our parameters, a batch, and a carry with all pairs of boundaries."""
     config = hm_lstm.Config(SIZE.embedding, SIZE.sizes, layer_norm="none")
-    ours = models.LanguageModel(SIZE.vocabulary, SIZE.embedding, (config,), SIZE.output)
+    ours = LanguageModel(SIZE.vocabulary, SIZE.embedding, (config,), SIZE.output)
     naive = peers.NaiveHMLSTM(SIZE.vocabulary, SIZE.embedding, SIZE.sizes, SIZE.output)
     params = drawn(functools.partial(language.init_params, ours))
     return ours, naive, params, problems.one_batch(SIZE), state_of(SIZE)
@@ -105,7 +108,7 @@ def test_the_naive_stroke_model_is_the_same_model():
     ours, init, loss = problems.network(STROKES, "hm_lstm", "none", {})
     naive, params = train_step.naive_hm_lstm(STROKES), drawn(init)
     batch, (h, c, z) = problems.one_batch(STROKES), state_of(STROKES)
-    assert isinstance(loss.args[0], strokes.StrokeModel) and ours.columns == 3
+    assert isinstance(loss.args[0], StrokeModel) and ours.columns == 3
     assert batch.mask.all() and not batch.resets.any() and batch.inputs.shape == (12, 4, 3)
     np.testing.assert_array_equal(batch.inputs[1:], batch.targets[:-1])
 
@@ -159,7 +162,7 @@ def test_the_program_runs(monkeypatch, capsys, tmp_path):
 def test_the_stroke_models_table_is_of_steps_and_tells_the_padding(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(train_step.SIZES, "strokes", STROKES)
     scribbles = functools.partial(synthetic.scribbles, lines=(30, 1, 1))
-    monkeypatch.setattr(handwriting, "load", scribbles)
+    monkeypatch.setattr(iam_ondb, "load", scribbles)
     file, only = tmp_path / "figures.json", "ours f32,flax lstm"
     train_step.main(["--size=strokes", "--rounds=1", f"--only={only}", f"--json={file}"])
     printed = capsys.readouterr().out

@@ -5,7 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from hmrnn_jax.buckets import BucketStream, EvaluationSequences, SequenceBatch, best_ends, columns
+from hmrnn_jax.batches.sequences import (
+    BucketStream,
+    EvaluationSequences,
+    SequenceBatch,
+    best_ends,
+    columns,
+)
 from hmrnn_jax.datasets.sequences import Sequences
 from hmrnn_jax.errors import UserError
 

@@ -9,10 +9,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from hmrnn_jax import manifest, parallel, writer
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax import parallel
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.train_state import TrainState
+from hmrnn_jax.training import manifest, stored, writer
+from hmrnn_jax.training import state as train_state
+from hmrnn_jax.training.checkpoint import Checkpoints
 
 TARGET = {"params": {"w": jnp.zeros((3, 5))}, "slope": jnp.float32(0)}
 
@@ -21,7 +22,7 @@ def tree(step, best=np.inf, shape=(3, 5)):
     """A whole state of training; its parameters are `step` all over."""
     params = {"w": jnp.full(shape, float(step))}
     moments = (jnp.int32(step), {"w": jnp.ones(shape)})
-    state = TrainState(jnp.int32(step), params, moments, jnp.zeros(2, jnp.uint32))
+    state = train_state.TrainState(jnp.int32(step), params, moments, jnp.zeros(2, jnp.uint32))
     progress = {"best": jnp.float32(best), "waited": jnp.int32(0)}
     return {"state": state, "carry": jnp.ones((2, 5)), "progress": progress, "slope": jnp.ones(())}
 
@@ -183,6 +184,7 @@ def test_a_damaged_manifest_is_told_and_a_state_with_a_good_one_comes_first(run)
         assert read(run)[0] == 2
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [halve, lambda path: path.unlink()])
 def test_where_nothing_vouches_what_orbax_refuses_is_damage(run, damage):
     for path in (run / "checkpoints").rglob("manifest.json"):
@@ -190,6 +192,16 @@ def test_where_nothing_vouches_what_orbax_refuses_is_damage(run, damage):
     damage(next((run / "checkpoints/latest/2/default/d").iterdir()))
     step, said = read(run)
     assert step == 1 and "latest/2 is not a whole checkpoint" in said
+
+
+def test_the_cause_is_what_is_told_of_a_long_error():
+    long = (
+        "RESOURCE_EXHAUSTED: Failed writing: \"/a/b\": No space left on device [os_error_code='28']"
+    )
+    assert stored.reason(ValueError(long)) == "No space left on device"
+    assert stored.reason(OSError(5, "Input/output error", "/a/b")) == "Input/output error"
+    assert stored.reason(MemoryError()) == "MemoryError"
+    assert len(stored.reason(ValueError("many words " * 99))) <= 160
 
 
 @pytest.mark.parametrize(

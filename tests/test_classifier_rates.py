@@ -9,10 +9,14 @@ import pytest
 from oracles import hm_lstm_step
 from runs import run
 
-from hmrnn_jax import classifiers, defaults, images, parallel
+from hmrnn_jax import defaults, parallel
+from hmrnn_jax.batches.images import ImageBatch
+from hmrnn_jax.batches.pairs import EvaluationPairs
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.datasets import mnist
-from hmrnn_jax.pairs import EvaluationPairs, Pairs
+from hmrnn_jax.datasets.logic import Pairs
+from hmrnn_jax.models import classifiers
+from hmrnn_jax.tasks import classification
 
 SLOPE, ROWS = 1.5, 4
 SIZES = (5, 4, 3)
@@ -26,7 +30,7 @@ def image_problem(cell=CELL):
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(6, ROWS, 4)).astype(np.float32)
     mask = np.array([1, 1, 0, 1], np.float32)
-    batch = images.ImageBatch(inputs, np.zeros(ROWS, np.int32), mask)
+    batch = ImageBatch(inputs, np.zeros(ROWS, np.int32), mask)
     return model, batch, lambda params: [inputs[:, row] for row in np.flatnonzero(mask)]
 
 
@@ -50,7 +54,7 @@ def drawn(model, batch):
 def summed(model, params, batch):
     """The sums of an evaluation's batch on two devices."""
     mesh = parallel.make_mesh(jax.devices()[:2])
-    step = parallel.pmapped_evaluation(functools.partial(classifiers.eval_step, model), mesh)
+    step = parallel.pmapped_evaluation(functools.partial(classification.eval_step, model), mesh)
     return parallel.accumulate(step, params, (), [batch], mesh, slope=SLOPE)
 
 
@@ -83,7 +87,7 @@ def test_rates_are_of_the_steps_that_count_alone(problem):
     sums = summed(model, params, batch)
     expected = rates_by_hand(params, sequences(params))
     assert sums["count"] == 3 and sums["steps"] == sum(map(len, sequences(params)))
-    result = classifiers.summary(sums)
+    result = classification.summary(sums)
     assert {name: value for name, value in result.items() if "/" in name} == pytest.approx(expected)
     various = ["rate/layer1", "live/layer1", *(f"{kind}/layer2" for kind in OPERATIONS)]
     assert all(0.05 < expected[name] < 0.95 for name in various)
@@ -91,7 +95,7 @@ def test_rates_are_of_the_steps_that_count_alone(problem):
 
 def test_other_cells_have_no_rates():
     model, batch, _ = image_problem(lstm.Config(4, 5))
-    result = classifiers.summary(summed(model, drawn(model, batch), batch))
+    result = classification.summary(summed(model, drawn(model, batch), batch))
     assert result.keys() == {"examples", "nats", "accuracy", "error"}
 
 

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 from runs import newest, run
 
-from hmrnn_jax import classifiers, defaults, optim, parallel, recurrence, tasks, train_state
+from hmrnn_jax import defaults, parallel, recurrence, tasks
+from hmrnn_jax.batches.pairs import EvaluationPairs, PairStream
 from hmrnn_jax.cells import hm_lstm, lstm, on_lstm
 from hmrnn_jax.datasets import logic
+from hmrnn_jax.datasets.logic import Pairs
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.pairs import EvaluationPairs, Pairs, PairStream
+from hmrnn_jax.models import classifiers
+from hmrnn_jax.tasks import classification
+from hmrnn_jax.training import optim
+from hmrnn_jax.training import state as train_state
 
 SYMBOLS, LABELS, ROWS = 6, 3, 8
 KNOBS = {"slope": np.float32(1), "learning_rate": np.float32(0.05)}
@@ -108,7 +113,7 @@ def test_scores_count_the_pairs_and_not_the_filler_rows():
     model, params, pairs = model_of(), params_of(), made_up(11)
     stream = EvaluationPairs(pairs, ROWS)
     mesh = parallel.make_mesh(jax.devices()[:2])
-    step = parallel.pmapped_evaluation(functools.partial(classifiers.eval_step, model), mesh)
+    step = parallel.pmapped_evaluation(functools.partial(classification.eval_step, model), mesh)
     total = {"nats": 0.0, "count": 0.0, "correct": 0.0, "steps": 0.0}
     for batch in stream:
         _, sums = step(params, (), parallel.shard_batch(batch, mesh), KNOBS)
@@ -118,7 +123,7 @@ def test_scores_count_the_pairs_and_not_the_filler_rows():
     order = stream.order.ravel()
     logits, labels = logits[order >= 0], pairs.labels[order[order >= 0]]
     nll = np.log(np.exp(logits).sum(1)) - logits[np.arange(11), labels]
-    result = classifiers.summary(total)
+    result = classification.summary(total)
     assert result["examples"] == 11 and total["count"] == 11
     assert result["nats"] == pytest.approx(nll.mean(), rel=1e-5)
     assert result["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels))
@@ -149,7 +154,7 @@ def test_dropout_of_features_and_hidden_layer():
 
 
 def trainer(model, optimizer, mesh):
-    loss = functools.partial(classifiers.loss, model)
+    loss = functools.partial(classification.loss, model)
     return parallel.pmapped(functools.partial(train_state.train_step, loss, optimizer), mesh)
 
 
@@ -192,7 +197,7 @@ def test_learns_whether_two_sentences_end_alike():
     for number in range(160):
         state, _, sums = step(state, (), parallel.shard_batch(stream(number), mesh), knobs)
         parallel.settle(sums)
-        results.append(classifiers.summary(jax.device_get(sums)))
+        results.append(classification.summary(jax.device_get(sums)))
     assert results[0]["accuracy"] < 0.7
     assert np.mean([r["accuracy"] for r in results[-8:]]) > 0.97
 

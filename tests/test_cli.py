@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 
 import eval as evaluation
 import train
-from hmrnn_jax import cli, settings
+from hmrnn_jax import cli
 from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, UserError
-from hmrnn_jax.fields import Names, Switch, Text, Whole, Wholes, flag
+from hmrnn_jax.training import settings
+from hmrnn_jax.training.fields import Names, Switch, Text, Whole, Wholes, flag
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.py"
@@ -165,6 +166,9 @@ BROKEN = {
     "def get_config(variant):\n    return variant": "takes an argument: FILE.py:NAME",
     "from hmrnn_jax import defaults\ndef get_config():\n    config = defaults.text()\n"
     "    config.lerning_rate = 1\n    return config": "'config.lerning_rate = 1', raised Attribute",
+    "from ml_collections import config_dict\nfrom hmrnn_jax import defaults\n"
+    "def get_config():\n    config = defaults.text()\n"
+    "    config.batch = config_dict.required_placeholder(int)\n    return config": "has no value",
     "from hmrnn_jax import defaults\ndef get_config():\n    config = defaults.text()\n"
     "    config.window = 0\n    return config": "window is 0; it must be a whole number",
 }  # fmt: skip

@@ -8,11 +8,14 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from hmrnn_jax import cells, defaults, models, optim, settings, tasks
+from hmrnn_jax import cells, defaults, tasks
 from hmrnn_jax.datasets.logic import VOCABULARY
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.models import stack
+from hmrnn_jax.models.language import language_model
 from hmrnn_jax.tasks import logic
+from hmrnn_jax.training import optim, settings
 
 FOLDER = Path(__file__).parent.parent / "configs"
 PEN = Scale(("dx", "dy"), "pen_up", (0, 0), (1, 1))
@@ -122,7 +125,11 @@ IAM = {
     "data.split": "hm_lstm", "slope.maximum": 3, "longest": 0,
 }  # fmt: skip
 TEXT = {"model.embedding": 128, "model.head": "gated", "model.dropout.input": 0}
-HM_LSTM = {"model.cell": "hm_lstm", "model.hm_lstm.layer_norm": "sum"}
+HM_LSTM = {
+    "model.cell": "hm_lstm", "model.hm_lstm.layer_norm": "sum", "model.hm_lstm.nested": False,
+    "model.hm_lstm.surrogate": "hard_sigmoid", "model.hm_lstm.top_down": True,
+    "model.hm_lstm.flush": True, "boundaries.teacher": "none", "boundaries.rate": "none",
+}  # fmt: skip
 LSTM = {"model.cell": "lstm", "model.lstm.layer_norm": "sum"}
 STEP = HM_LSTM | {"model.hm_lstm.boundary": "step", "slope.increment": 0}
 PAPERS = {
@@ -203,7 +210,7 @@ def test_defaults_are_locked_and_every_choice_reaches_the_cell():
         config.lerning_rate = 1.0
     for name in cells.MODULES:
         config.model.cell = name
-        cell = models.cells_from(config.model, 8)[0]
+        cell = stack.cells_from(config.model, 8)[0]
         sizes = {"sizes"} if name == "hm_lstm" else {"size"}
         assert set(config.model[name]) | {"input_size"} | sizes == set(cell.__dataclass_fields__)
 
@@ -220,7 +227,7 @@ def test_word_recipe_is_the_authors_command():
     assert (config.optimizer, config.learning_rate, config.clip) == ("sgd", 30.0, 0.25)
     assert (config.schedule, config.nonmono, config.weight_decay) == ("nonmonotone", 5, 1.2e-6)
     assert (config.epochs, config.finetune, config.seed) == (1000, 500, 141)
-    model = models.language_model(config.model, 10_000)
+    model = language_model(config.model, 10_000)
     assert [cell.chunk for cell in model.cells] == [10] * 3 and model.head == "tied"
     assert [cell.size for cell in model.cells] == [1150, 1150, 400] and model.embedding == 400
     assert model.embedding_uniform and model.embedding_scale == 0.1

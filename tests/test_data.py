@@ -6,8 +6,11 @@ import time
 import numpy as np
 import pytest
 
-from hmrnn_jax.data import EvaluationStream, Stream, VariableStream, Vocabulary, user_text
+from hmrnn_jax import files
+from hmrnn_jax.batches.text import EvaluationStream, Stream, VariableStream
 from hmrnn_jax.datasets import vocabulary as vocabulary_module
+from hmrnn_jax.datasets.text import user_text
+from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
 
 
@@ -457,3 +460,13 @@ def test_a_line_end_at_a_cut_is_one(tmp_path):
     corpus = user_text(tmp_path / "a", "words")
     ends = [np.sum(ids == corpus.vocabulary.encode("\n")[0]) for ids in corpus.splits.values()]
     assert sum(ends) == 40
+
+
+def test_texts_that_are_too_many_together_are_refused(tmp_path, monkeypatch):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("a text of 20 symbols")
+    monkeypatch.setattr(files, "room", lambda: 60)
+    assert len(user_text(tmp_path).splits["test"]) == 20
+    (tmp_path / "test.txt").write_text("a text of 21 symbols.")
+    with pytest.raises(UserError, match=f"{tmp_path} holds more than 60 bytes"):
+        user_text(tmp_path)

@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmrnn_jax import evaluate, language, models, parallel, recurrence
+from hmrnn_jax import parallel, recurrence
+from hmrnn_jax.batches.text import EvaluationStream
 from hmrnn_jax.cells import hm_lstm
-from hmrnn_jax.data import EvaluationStream
+from hmrnn_jax.inference import activations, generate_text
+from hmrnn_jax.models.language import LanguageModel
+from hmrnn_jax.tasks import language
 
 VOCABULARY = 11
 
@@ -15,7 +18,7 @@ VOCABULARY = 11
 @pytest.fixture(scope="module")
 def setup():
     config = hm_lstm.Config(6, (8, 7, 5), layer_norm="none")
-    model = models.LanguageModel(VOCABULARY, 6, (config,), 9)
+    model = LanguageModel(VOCABULARY, 6, (config,), 9)
     params = language.init_params(model, jax.random.key(3))
     params = jax.tree.map(lambda x: 1.5 * x, params)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, 203).astype(np.int32)
@@ -33,20 +36,20 @@ def test_every_symbol_but_the_first_is_scored_once_with_the_state_carried(setup)
     log_probabilities = jax.nn.log_softmax(out.logits[:, 0])
     nats = -np.mean(np.asarray(log_probabilities)[np.arange(len(ids) - 1), ids[1:]])
     mesh = parallel.make_mesh(jax.devices()[:1])
-    exact = evaluate.Evaluator(model, mesh, batch=1, window=30, warmup=0)(params, ids)
+    exact = language.Evaluator(model, mesh, batch=1, window=30, warmup=0)(params, ids)
     assert exact["symbols"] == len(ids) - 1
     assert exact["nats"] == pytest.approx(nats, abs=1e-6)
     assert exact["bpc"] == pytest.approx(nats / np.log(2), abs=1e-6)
     for layer, z in enumerate(out.states[0].z, start=1):
         assert exact[f"rate/layer{layer}"] == pytest.approx(float(z.mean()), abs=1e-6)
     # Rows that read all of their past first lose nothing, on one device or several.
-    rows = evaluate.Evaluator(
+    rows = language.Evaluator(
         model, parallel.make_mesh(jax.devices()[:2]), batch=4, window=30, warmup=len(ids)
     )(params, ids)
     assert rows["symbols"] == exact["symbols"]
     assert rows["nats"] == pytest.approx(nats, abs=1e-5)
     # Without it their first symbols are read from the initial state, and the score differs.
-    cold = evaluate.Evaluator(model, mesh, batch=4, window=30, warmup=0)(params, ids)
+    cold = language.Evaluator(model, mesh, batch=4, window=30, warmup=0)(params, ids)
     assert abs(cold["nats"] - nats) > 1e-5
 
 
@@ -54,7 +57,7 @@ def test_operation_rates_count_update_copy_flush(setup):
     model, params, ids = setup
     z = [np.asarray(layer)[:, 0] for layer in whole(model, params, ids).states[0].z]
     mesh = parallel.make_mesh(jax.devices()[:1])
-    result = evaluate.Evaluator(model, mesh, batch=1, window=50, warmup=0)(params, ids)
+    result = language.Evaluator(model, mesh, batch=1, window=50, warmup=0)(params, ids)
     before = [np.concatenate([[0], layer[:-1]]) for layer in z] + [np.zeros(len(z[0]))]
     below = [np.ones(len(z[0])), *z]
     for layer, (p, q) in enumerate(zip(before, below, strict=True), start=1):
@@ -71,7 +74,7 @@ def test_step_mode_does_not_depend_on_the_slope_and_soft_mode_does(setup):
     scores = {}
     for mode in ("step", "soft"):
         config = hm_lstm.Config(6, (8, 7, 5), layer_norm="none", boundary=mode)
-        evaluator = evaluate.Evaluator(model.clone(cells=(config,)), mesh, 1, 50, 0)
+        evaluator = language.Evaluator(model.clone(cells=(config,)), mesh, 1, 50, 0)
         scores[mode] = [evaluator(params, ids, slope)["nats"] for slope in (1.0, 5.0)]
     assert scores["step"][0] == scores["step"][1]
     assert abs(scores["soft"][0] - scores["soft"][1]) > 1e-4
@@ -83,7 +86,7 @@ def test_an_evaluation_takes_the_kernel_of_its_mesh(setup, monkeypatch):
     model = model.clone(policy=recurrence.Policy(backend="auto"))
     mesh = parallel.make_mesh(jax.devices()[:1])
     monkeypatch.setattr(parallel, "chip", lambda mesh: "TPU v4")
-    evaluator = evaluate.Evaluator(model, mesh, batch=2, window=5, warmup=0)
+    evaluator = language.Evaluator(model, mesh, batch=2, window=5, warmup=0)
     batch = next(iter(EvaluationStream(np.zeros(9, np.int32), 2, 5)))
     knobs = {"slope": np.float32(1), "seed": np.uint32(0), "number": np.uint32(0)}
     traced = jax.make_jaxpr(evaluator._step)(params, model.initial_carry(2), batch, knobs)
@@ -93,7 +96,7 @@ def test_an_evaluation_takes_the_kernel_of_its_mesh(setup, monkeypatch):
 def test_look_equals_one_pass_whatever_the_window(setup):
     model, params, ids = setup
     out = jax.jit(model.apply)({"params": params}, ids[:, None], model.initial_carry(1))
-    z, norms = evaluate.look(model, params, ids, window=64)
+    z, norms = activations.look(model, params, ids, window=64)
     assert norms.shape == (3, len(ids))
     for layer in range(2):
         np.testing.assert_array_equal(z[layer], out.states[0].z[layer][:, 0])
@@ -104,7 +107,7 @@ def test_look_equals_one_pass_whatever_the_window(setup):
 
 def test_generation_at_temperature_zero_is_the_argmax(setup):
     model, params, ids = setup
-    symbols, _ = evaluate.generate(model, params, ids[:5], 12, temperature=0)
+    symbols, _ = generate_text.generate(model, params, ids[:5], 12, temperature=0)
     text = list(ids[:5])
     for symbol in symbols:
         logits = model.apply(
@@ -116,9 +119,9 @@ def test_generation_at_temperature_zero_is_the_argmax(setup):
 
 def test_generated_log_probabilities_are_the_teacher_forced_ones(setup):
     model, params, ids = setup
-    symbols, recorded = evaluate.generate(model, params, ids[:5], 30, temperature=0.7, seed=4)
-    again, _ = evaluate.generate(model, params, ids[:5], 30, temperature=0.7, seed=4)
-    other, _ = evaluate.generate(model, params, ids[:5], 30, temperature=0.7, seed=5)
+    symbols, recorded = generate_text.generate(model, params, ids[:5], 30, temperature=0.7, seed=4)
+    again, _ = generate_text.generate(model, params, ids[:5], 30, temperature=0.7, seed=4)
+    other, _ = generate_text.generate(model, params, ids[:5], 30, temperature=0.7, seed=5)
     np.testing.assert_array_equal(symbols, again)
     assert (symbols != other).any()
     text = np.concatenate([ids[:5], symbols])

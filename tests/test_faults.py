@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import fault_checks, fault_damage, fault_runs, faults
 from benchmarks.fault_checks import Read, Said
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax.training.checkpoint import Checkpoints
 
 NEWEST, OLDER, OTHER = (Read("values", step, name) for step, name in ((8, "a"), (6, "b"), (8, "c")))
 TRACEBACK = "Traceback (most recent call last):\n  ...\nKeyError: 'x'\n"
@@ -134,7 +134,7 @@ def case(tmp_path):
 
         stage = types.SimpleNamespace(
             output=tmp_path, seed=0, say=lambda line: None, command=command, environment={},
-            half_score='{"bpc": 1}', reference=None, reader=None,
+            half_score='{"bpc": 1}', reference=None, reader=None, startup=0.0,
         )  # fmt: skip
         case = fault_runs.Case(stage, f"case{len(list(tmp_path.rglob('case*')))}")
         case.check_end = lambda workdir, since=0: None
@@ -209,7 +209,6 @@ def test_a_program_that_takes_signals_for_its_end_is_seen(case):
     case = case()
     script = 'trap "exit 0" TERM INT; echo parameters; echo "update 24/24"; sleep 1 & wait; echo'
     case.stage.command = lambda program, workdir: ["sh", "-c", f'{script} "test 1"']
-    case.stage.startup = 0
     fault_runs.signals(case, 2)
     assert case.counts == {"signals": 2, "wrong_statuses": 2}
 

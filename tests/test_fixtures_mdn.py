@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from fixtures import assert_close, load, names
 
-from hmrnn_jax import mixture
-from hmrnn_jax.mixture import Mixture
+from hmrnn_jax.models import mixture
+from hmrnn_jax.models.mixture import Mixture
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 FIELDS = {field: field.replace("event_", "e_") for field in Mixture._fields}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from fixtures import assert_close, load, names
 
-from hmrnn_jax import official, recurrence
+from hmrnn_jax import recurrence
 from hmrnn_jax.cells import on_lstm
+from hmrnn_jax.models import ordered_neurons
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 POLICIES = {
@@ -20,7 +21,7 @@ TENSORS = {"W": "ih/weight", "b_W": "ih/bias", "U": "hh/weight", "b_U": "hh/bias
 def params_of(arrays, config, prefix=""):
     """Our tree from the authors' tensors, of values or of gradients."""
     return {
-        ours: official.rows_to_ours(arrays[prefix + theirs], config.size, config.chunk)
+        ours: ordered_neurons.rows_to_ours(arrays[prefix + theirs], config.size, config.chunk)
         for ours, theirs in TENSORS.items()
     }
 

@@ -10,8 +10,8 @@ from flax.errors import InvalidRngError
 
 from hmrnn_jax import recurrence
 from hmrnn_jax.cells import hm_lstm, lstm
+from hmrnn_jax.cells.linen import RNNCell
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.flax_cells import RNNCell
 
 CONFIGS = {
     "hm_lstm": hm_lstm.Config(3, (4, 5), z_init=1.0),

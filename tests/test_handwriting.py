@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from hmrnn_jax.datasets import handwriting
+from hmrnn_jax.datasets import iam_ondb
+from hmrnn_jax.datasets.sequences import Sequences
 from hmrnn_jax.errors import UserError
 
 LINES = {"trainset": 7, "testset_v": 3, "testset_t": 4, "testset_f": 5}
@@ -50,7 +51,7 @@ def names(corpus):
 
 
 def test_official_split_is_the_one_of_graves(folder):
-    corpus = handwriting.load(folder)
+    corpus = iam_ondb.load(folder)
     own = {
         split: {name.rpartition("-")[0] for name in part} for split, part in names(corpus).items()
     }
@@ -68,7 +69,7 @@ def test_official_split_is_the_one_of_graves(folder):
 
 @pytest.mark.parametrize("split", ["official", "hm_lstm"])
 def test_training_has_mean_zero_and_deviation_one(folder, split):
-    corpus = handwriting.load(folder, split)
+    corpus = iam_ondb.load(folder, split)
     train, test = (corpus.splits[s].values.astype(np.float64) for s in ("train", "test"))
     np.testing.assert_allclose(train.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(train.std(0), 1, atol=1e-6)
@@ -77,33 +78,33 @@ def test_training_has_mean_zero_and_deviation_one(folder, split):
 
 
 def test_splits_of_the_paper_are_drawn_by_seed(folder):
-    first = handwriting.load(folder, "hm_lstm", seed=3)
+    first = iam_ondb.load(folder, "hm_lstm", seed=3)
     ours = names(first)
     everything = {f"{file}-{i:02d}" for file, lines in LINES.items() for i in range(lines)}
     assert set.union(*ours.values()) == everything
     assert [len(ours[s]) for s in ("train", "valid", "test")] == [17, 1, 1]
-    assert names(handwriting.load(folder, "hm_lstm", seed=3)) == ours
-    assert any(names(handwriting.load(folder, "hm_lstm", seed=s)) != ours for s in (4, 5))
+    assert names(iam_ondb.load(folder, "hm_lstm", seed=3)) == ours
+    assert any(names(iam_ondb.load(folder, "hm_lstm", seed=s)) != ours for s in (4, 5))
     assert "17/1/1 lines by seed 3" in first.describe() and "10,465/581/582" in first.describe()
 
 
 def test_a_draw_depends_on_seed_and_ids_alone(folder):
     """The first lines by `printf '0 %s' ID | sha256sum`: no platform or version changes them."""
     expected = {"valid": {"testset_f-04"}, "test": {"testset_t-02"}}
-    corpus = handwriting.load(folder, "hm_lstm", seed=0)
+    corpus = iam_ondb.load(folder, "hm_lstm", seed=0)
     assert {s: names(corpus)[s] for s in expected} == expected
     # The same lines in other files and another order.
     files = [folder / f"{file}.npz" for file in LINES]
     contents = [path.read_bytes() for path in files]
     for path, content in zip(files, contents[::-1], strict=True):
         path.write_bytes(content)
-    assert names(handwriting.load(folder, "hm_lstm", seed=0)) == names(corpus)
+    assert names(iam_ondb.load(folder, "hm_lstm", seed=0)) == names(corpus)
 
 
 def test_sizes_of_the_paper(monkeypatch):
     """11,628 lines of at least 300 points give exactly 10,465, 581 and 582."""
     count = 11_628 + 551
-    pool = handwriting.Sequences(
+    pool = Sequences(
         values=np.zeros((count, 2), np.int16),
         events=np.zeros(count, np.uint8),
         lengths=np.ones(count, np.int64),
@@ -111,8 +112,8 @@ def test_sizes_of_the_paper(monkeypatch):
         texts=("",) * count,
     )
     pool.lengths[:551] = 0
-    monkeypatch.setattr(handwriting, "SHORTEST", 1)
-    splits, note = handwriting._draw(pool, 0, "folder")
+    monkeypatch.setattr(iam_ondb, "SHORTEST", 1)
+    splits, note = iam_ondb._draw(pool, 0, "folder")
     assert [len(splits[s]) for s in ("train", "valid", "test")] == [10_465, 581, 582]
     assert "551 of 12,179" in note and "proportions" not in note
     assert len(set.union(*(set(part.names) for part in splits.values()))) == 11_628
@@ -124,22 +125,22 @@ def test_short_lines_are_dropped_by_the_papers_split_only(folder):
     # 299 points are too few, 300 are not.
     cuts = np.array([299, 300, length.sum() - 599])
     changed(folder, "testset_v", length=cuts)
-    drawn = set.union(*names(handwriting.load(folder, "hm_lstm")).values())
+    drawn = set.union(*names(iam_ondb.load(folder, "hm_lstm")).values())
     assert "testset_v-00" not in drawn and {"testset_v-01", "testset_v-02"} <= drawn
-    assert "1 of 19 lines are shorter" in handwriting.load(folder, "hm_lstm").describe()
-    assert "testset_v-00" in names(handwriting.load(folder))["valid"]
+    assert "1 of 19 lines are shorter" in iam_ondb.load(folder, "hm_lstm").describe()
+    assert "testset_v-00" in names(iam_ondb.load(folder))["valid"]
 
 
 def test_named_as_published_only_with_the_published_counts(folder, monkeypatch):
-    corpus = handwriting.load(folder)
+    corpus = iam_ondb.load(folder)
     assert corpus.name == "iam_ondb-partial"
     assert "trainset.npz holds 7 of the 5,364 published lines" in corpus.notes
-    assert handwriting.load(folder, "hm_lstm").name == "iam_ondb-partial-hm_lstm"
-    monkeypatch.setattr(handwriting, "FILES", LINES)
-    assert handwriting.load(folder).name == "iam_ondb" and not handwriting.load(folder).notes
-    assert handwriting.load(folder, "hm_lstm").name == "iam_ondb-hm_lstm"
-    monkeypatch.setattr(handwriting, "FILES", LINES | {"testset_t": 5})
-    assert handwriting.load(folder).name == "iam_ondb-partial"
+    assert iam_ondb.load(folder, "hm_lstm").name == "iam_ondb-partial-hm_lstm"
+    monkeypatch.setattr(iam_ondb, "FILES", LINES)
+    assert iam_ondb.load(folder).name == "iam_ondb" and not iam_ondb.load(folder).notes
+    assert iam_ondb.load(folder, "hm_lstm").name == "iam_ondb-hm_lstm"
+    monkeypatch.setattr(iam_ondb, "FILES", LINES | {"testset_t": 5})
+    assert iam_ondb.load(folder).name == "iam_ondb-partial"
 
 
 def draw(*strokes):
@@ -182,27 +183,27 @@ IT_IS = ([0, 2], [6, 10, 11], [1], [20, 23], [26, 30], [21])
 )
 def test_word_gaps(strokes, text, expected):
     dx, dy, pen_up = draw(*strokes)
-    assert ends(handwriting.word_gaps(dx, dy, pen_up, text)) == expected
+    assert ends(iam_ondb.word_gaps(dx, dy, pen_up, text)) == expected
     # Offsets in other units, and a line whose last point does not say that it ends a stroke.
     pen_up[-1] = 0
-    assert ends(handwriting.word_gaps(dx.astype(np.int16), dy, pen_up, text)) == expected
-    assert ends(handwriting.word_gaps(dx / 7, dy + 3, pen_up, text)) == expected
+    assert ends(iam_ondb.word_gaps(dx.astype(np.int16), dy, pen_up, text)) == expected
+    assert ends(iam_ondb.word_gaps(dx / 7, dy + 3, pen_up, text)) == expected
 
 
 def test_word_gaps_of_nothing():
-    assert handwriting.word_gaps([], [], [], "a").shape == (0,)
+    assert iam_ondb.word_gaps([], [], [], "a").shape == (0,)
 
 
 def test_held_out_lines_carry_their_word_gaps(folder):
     changed(folder, "testset_v", text=np.array(["an ox", "", "one"]))
     for split in ("official", "hm_lstm"):
-        corpus = handwriting.load(folder, split)
+        corpus = iam_ondb.load(folder, split)
         assert corpus.splits["train"].changes is None
         for part in (corpus.splits["valid"], corpus.splits["test"]):
             raw = np.round(corpus.scale.restore(part.values)).astype(int)
             for i, text in enumerate(part.texts):
                 own = part.place(i)
-                gaps = handwriting.word_gaps(*raw[own].T, part.events[own], text)
+                gaps = iam_ondb.word_gaps(*raw[own].T, part.events[own], text)
                 np.testing.assert_array_equal(part.changes[own], gaps)
                 assert gaps.sum() == len(text.split())
 
@@ -212,7 +213,7 @@ def test_clip_is_passed_on(folder):
         dx = raw["dx"].copy()
     dx[10] = 32_000
     changed(folder, "trainset", dx=dx)
-    corpus = handwriting.load(folder, clip=5.0)
+    corpus = iam_ondb.load(folder, clip=5.0)
     assert corpus.splits["train"].values.max() == 5.0
     assert any("clipped at 5 deviations" in note for note in corpus.notes)
 
@@ -221,12 +222,12 @@ def test_without_data_the_user_is_told_the_way(tmp_path, monkeypatch):
     monkeypatch.delenv("HMRNN_DATA", raising=False)
     for path, match in ((None, "HMRNN_DATA is not set"), (tmp_path, "has no trainset.npz")):
         with pytest.raises(UserError, match=match) as told:
-            handwriting.load(path)
-        assert handwriting.URL in str(told.value)
-        assert "python -m hmrnn_jax.datasets.iam_ondb RAW OUT" in str(told.value)
+            iam_ondb.load(path)
+        assert iam_ondb.URL in str(told.value)
+        assert "python -m hmrnn_jax.datasets.iam_ondb_convert RAW OUT" in str(told.value)
     monkeypatch.setenv("HMRNN_DATA", str(tmp_path))
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "iam-ondb"))):
-        handwriting.load()
+        iam_ondb.load()
 
 
 def test_reads_the_data_folder(folder, monkeypatch):
@@ -234,13 +235,13 @@ def test_reads_the_data_folder(folder, monkeypatch):
     home.mkdir()
     (home / "iam-ondb").symlink_to(folder, target_is_directory=True)
     monkeypatch.setenv("HMRNN_DATA", str(home))
-    assert len(handwriting.load().splits["train"]) == 7
+    assert len(iam_ondb.load().splits["train"]) == 7
 
 
 @pytest.mark.parametrize("split", ["graves", "", None])
 def test_unknown_split(folder, split):
     with pytest.raises(UserError, match="data.split is .* official, hm_lstm"):
-        handwriting.load(folder, split)
+        iam_ondb.load(folder, split)
 
 
 def spoil(array, place, value):
@@ -277,7 +278,7 @@ def test_faults_name_file_and_line(folder, fault):
     with np.load(folder / "testset_t.npz") as raw:
         changed(folder, "testset_t", **FAULTS[fault](dict(raw)))
     with pytest.raises(UserError, match=re.escape(fault)) as told:
-        handwriting.load(folder)
+        iam_ondb.load(folder)
     assert "testset_t.npz" in str(told.value) and "\n" not in str(told.value)
 
 
@@ -292,20 +293,20 @@ def test_damaged_file(folder, content):
         content = path.read_bytes()
     path.write_bytes(content)
     with pytest.raises(UserError, match="testset_v.npz cannot be read"):
-        handwriting.load(folder)
+        iam_ondb.load(folder)
 
 
 def test_too_few_lines_for_the_papers_split(folder, monkeypatch):
-    monkeypatch.setattr(handwriting, "SHORTEST", 10_000)
+    monkeypatch.setattr(iam_ondb, "SHORTEST", 10_000)
     with pytest.raises(UserError, match="0 lines of 10000 or more points"):
-        handwriting.load(folder, "hm_lstm")
+        iam_ondb.load(folder, "hm_lstm")
 
 
 @pytest.fixture(scope="module")
 def real():
     if "HMRNN_DATA" not in os.environ:
         pytest.skip("set HMRNN_DATA to a data folder with iam-ondb")
-    return handwriting.load()
+    return iam_ondb.load()
 
 
 def test_real_data_official(real):
@@ -340,7 +341,7 @@ def test_real_data_words_are_as_long_as_their_letters(real):
 
 
 def test_real_data_split_of_the_paper(real):
-    corpus = handwriting.load(split="hm_lstm")
+    corpus = iam_ondb.load(split="hm_lstm")
     sizes = {split: len(part) for split, part in corpus.splits.items()}
     total = sum(sizes.values())
     # Of 12,179 lines the paper keeps 11,628; 300 may be missing here.

@@ -9,8 +9,7 @@ from figures import NS, PNG, kept
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
-from hmrnn_jax.analysis import stroke_plots
-from hmrnn_jax.analysis.stroke_plots import handwriting_figure, handwriting_sheet, svg
+from hmrnn_jax.analysis.figures.handwriting import _DOT, handwriting_figure, handwriting_sheet, svg
 from hmrnn_jax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -34,7 +33,7 @@ def writing(words=6, seed=0, rise=0.0):
 def inks(figure):
     """For each panel its pieces of ink `[n, 2]` and their colours; a dot has one point."""
     (axes,) = figure.axes
-    dot = stroke_plots._DOT + 1e-9
+    dot = _DOT + 1e-9
     return [
         (
             [p[: 1 + (np.ptp(p, axis=0) > dot).any() * len(p)] for p in ink.get_segments()],

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmrnn_jax.datasets import handwriting, iam_ondb
+from hmrnn_jax.datasets import iam_ondb, iam_ondb_convert
 from hmrnn_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def raw(tmp_path):
             moved = [[(x + number, y + 7 * part * x) for x, y in stroke] for stroke in STROKES]
             line(form, part, xml(moved), root)
         transcript(form, [f"an ox {number}", "", "  two words "], root)
-    for file in handwriting.FILES:
+    for file in iam_ondb.FILES:
         forms = [form for form, home in FORMS.items() if home == file]
         (root / f"{file}.txt").write_text("\n".join(f" {form}" for form in forms) + "\n")
     return root
@@ -87,7 +87,7 @@ def arrays(folder, file):
 
 def test_one_line_by_hand(raw, tmp_path):
     line("a02-050", 1, xml(), raw)
-    iam_ondb.convert(raw, tmp_path / "out")
+    iam_ondb_convert.convert(raw, tmp_path / "out")
     got = arrays(tmp_path / "out", "testset_v")
     assert {k: v.dtype.str[1:] for k, v in got.items() if v.dtype.kind != "U"} == {
         "dx": "i2",
@@ -109,17 +109,17 @@ def test_one_line_by_hand(raw, tmp_path):
 
 def test_from_archives_to_a_corpus(raw, tmp_path):
     """Folders and archives, both forms of list names: the same files, and the points restored."""
-    report = iam_ondb.convert(raw, tmp_path / "folders")
+    report = iam_ondb_convert.convert(raw, tmp_path / "folders")
     for kind in ("lineStrokes", "ascii"):
         pack(raw, kind)
-    for file in handwriting.FILES:
+    for file in iam_ondb.FILES:
         (raw / f"{file}.txt").rename(raw / f"{file}.forms.txt")
-    assert iam_ondb.convert(raw, tmp_path / "archives").sizes == report.sizes
-    for file in handwriting.FILES:
+    assert iam_ondb_convert.convert(raw, tmp_path / "archives").sizes == report.sizes
+    for file in iam_ondb.FILES:
         one, other = (arrays(tmp_path / name, file) for name in ("folders", "archives"))
-        for name in handwriting.ARRAYS:
+        for name in iam_ondb.ARRAYS:
             np.testing.assert_array_equal(one[name], other[name])
-    corpus = handwriting.load(tmp_path / "archives")
+    corpus = iam_ondb.load(tmp_path / "archives")
     train = corpus.splits["train"]
     assert train.names == ("a01-020x-01", "a01-020x-02", "b01-020x-01", "b01-020x-02")
     assert train.texts[2:] == ("an ox 0", "two words")
@@ -132,7 +132,7 @@ def test_from_archives_to_a_corpus(raw, tmp_path):
 
 def test_report(raw, tmp_path):
     transcript("a02-000", ["an ox"], raw)
-    report = iam_ondb.convert(raw, tmp_path)
+    report = iam_ondb_convert.convert(raw, tmp_path)
     assert report.sizes["trainset"] == (4, 2, 28, 12)
     assert report.sizes["testset_f"] == (2, 1, 14, 6)
     assert report.outside == 2 and not report.faults
@@ -149,7 +149,7 @@ def test_report(raw, tmp_path):
 def test_form_without_transcripts(raw, tmp_path):
     (raw / "ascii" / "a01" / "a01-000" / "a01-000u.txt").write_bytes(b"OCR:\n\xff\n")
     (raw / "ascii" / "a02" / "a02-050" / "a02-050.txt").unlink()
-    report = iam_ondb.convert(raw, tmp_path)
+    report = iam_ondb_convert.convert(raw, tmp_path)
     assert len(report.untranscribed) == 4
     assert list(arrays(tmp_path, "testset_t")["text"]) == ["", ""]
 
@@ -160,7 +160,7 @@ def test_a_blank_transcript_does_not_move_those_that_follow(raw, tmp_path):
         line("a02-050", number, xml(), raw)
     transcript("a02-050", ["first", "", "third\u2028of \x0cit", "fourth", ""], raw)
     transcript("a01-020x", ["", "first", "", "", "second"], raw)
-    report = iam_ondb.convert(raw, tmp_path)
+    report = iam_ondb_convert.convert(raw, tmp_path)
     expected = ["first", "", "third\u2028of \x0cit", "fourth"]
     assert list(arrays(tmp_path, "testset_v")["text"]) == expected
     assert list(arrays(tmp_path, "trainset")["text"])[:2] == ["first", "second"]
@@ -192,23 +192,23 @@ def test_broken_line_is_named_counted_and_skipped_if_allowed(raw, tmp_path, faul
         pack(raw, "lineStrokes")
     out = tmp_path / "out"
     with pytest.raises(UserError, match=re.escape(fault)) as told:
-        iam_ondb.convert(raw, out)
+        iam_ondb_convert.convert(raw, out)
     message = str(told.value)
     assert "1 broken lines" in message and "--skip_broken" in message and "\n" not in message
     assert str(path.relative_to(raw)) in message and "(line b01-020x-01)" in message
     assert not out.exists()
-    report = iam_ondb.convert(raw, out, skip_broken=True)
+    report = iam_ondb_convert.convert(raw, out, skip_broken=True)
     assert len(report.faults) == 1 and "skipped: " in report.describe()
     assert report.sizes["trainset"][:2] == (3, 2)
     got = arrays(out, "trainset")
     assert list(got["id"]) == ["a01-020x-01", "a01-020x-02", "b01-020x-02"]
     assert list(got["text"])[2] == "two words"
-    assert len(handwriting.load(out).splits["train"]) == 3
+    assert len(iam_ondb.load(out).splits["train"]) == 3
 
 
 def test_largest_offsets_are_kept(raw, tmp_path):
     line("a02-000", 1, xml([[(0, 0), (32_767, -32_768), (-1, -1)]]), raw)
-    iam_ondb.convert(raw, tmp_path)
+    iam_ondb_convert.convert(raw, tmp_path)
     got = arrays(tmp_path, "testset_f")
     np.testing.assert_array_equal(got["dx"][:3], [0, 32_767, -32_768])
     np.testing.assert_array_equal(got["dy"][:3], [0, -32_768, 32_767])
@@ -219,8 +219,8 @@ def test_form_without_lines(raw, tmp_path):
         file.write("c09-999z\n")
     line("a02-000", 2, "", raw)
     with pytest.raises(UserError, match="2 broken lines or forms without lines; the first: .*a02"):
-        iam_ondb.convert(raw, tmp_path)
-    report = iam_ondb.convert(raw, tmp_path, skip_broken=True)
+        iam_ondb_convert.convert(raw, tmp_path)
+    report = iam_ondb_convert.convert(raw, tmp_path, skip_broken=True)
     assert "form c09-999z of the list trainset has no lines" in report.faults[1]
     assert report.sizes["trainset"][:2] == (4, 2)
 
@@ -229,28 +229,28 @@ def test_list_of_which_nothing_is_left(raw, tmp_path):
     for part in (1, 2):
         line("a02-050", part, "", raw)
     with pytest.raises(UserError, match="no line of any form in the list testset_v"):
-        iam_ondb.convert(raw, tmp_path, skip_broken=True)
+        iam_ondb_convert.convert(raw, tmp_path, skip_broken=True)
 
 
 def test_form_in_two_lists(raw, tmp_path):
     with (raw / "testset_f.txt").open("a") as file:
         file.write("a01-020x\n")
     with pytest.raises(UserError, match="testset_f.txt: form a01-020x is in the list trainset"):
-        iam_ondb.convert(raw, tmp_path)
+        iam_ondb_convert.convert(raw, tmp_path)
 
 
 def test_line_that_is_there_twice(raw, tmp_path):
     line("a01-020x", 1, xml(), raw / "lineStrokes")
     with pytest.raises(UserError, match="line a01-020x-01 is there for the second time"):
-        iam_ondb.convert(raw, tmp_path)
+        iam_ondb_convert.convert(raw, tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["testset_t.txt", "lineStrokes", "ascii"])
 def test_missing_input(raw, tmp_path, missing):
     (raw / missing).rename(raw / "elsewhere")
     with pytest.raises(UserError, match=missing) as told:
-        iam_ondb.convert(raw, tmp_path / "out")
-    assert handwriting.URL in str(told.value)
+        iam_ondb_convert.convert(raw, tmp_path / "out")
+    assert iam_ondb.URL in str(told.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -262,7 +262,7 @@ def test_damaged_archive(raw, tmp_path, kind):
     for content in (b"", b"no archive", whole[: len(whole) // 2]):
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"{kind}-all.tar.gz cannot be read"):
-            iam_ondb.convert(raw, tmp_path)
+            iam_ondb_convert.convert(raw, tmp_path)
 
 
 def test_archive_cut_off_between_members(tmp_path):
@@ -274,18 +274,18 @@ def test_archive_cut_off_between_members(tmp_path):
             member.size = 900
             archive.addfile(member, io.BytesIO(rng.bytes(900)))
     whole = path.read_bytes()
-    assert len(list(iam_ondb._files(tmp_path, "ascii"))) == 3
+    assert len(list(iam_ondb_convert._files(tmp_path, "ascii"))) == 3
     for length in range(0, len(whole) - 40, 5):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match="cannot be read"):
-            list(iam_ondb._files(tmp_path, "ascii"))
+            list(iam_ondb_convert._files(tmp_path, "ascii"))
 
 
 def test_nothing_half_is_written(raw, tmp_path, monkeypatch):
     """A failure at the third file leaves the old files as they were, and nothing else."""
-    iam_ondb.convert(raw, tmp_path / "out")
+    iam_ondb_convert.convert(raw, tmp_path / "out")
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    assert set(before) == {f"{file}.npz" for file in handwriting.FILES}
+    assert set(before) == {f"{file}.npz" for file in iam_ondb.FILES}
     line("b01-020x", 1, xml(STROKES[:1]), raw)
     write, calls = np.savez_compressed, []
 
@@ -297,21 +297,26 @@ def test_nothing_half_is_written(raw, tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez_compressed", full)
     with pytest.raises(UserError, match="cannot be written .*no space left"):
-        iam_ondb.convert(raw, tmp_path / "out")
+        iam_ondb_convert.convert(raw, tmp_path / "out")
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
 
 
 def test_out_that_is_a_file(raw, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        iam_ondb.convert(raw, tmp_path / "out")
+        iam_ondb_convert.convert(raw, tmp_path / "out")
 
 
 def test_command_line(raw, tmp_path):
     line("b01-020x", 1, "", raw)
 
     def run(*arguments):
-        command = [sys.executable, "-m", "hmrnn_jax.datasets.iam_ondb", *map(str, arguments)]
+        command = [
+            sys.executable,
+            "-m",
+            "hmrnn_jax.datasets.iam_ondb_convert",
+            *map(str, arguments),
+        ]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
     failed = run(raw, tmp_path / "out")

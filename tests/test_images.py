@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 from runs import newest, run
 
-from hmrnn_jax import cells, classifiers, defaults, images, optim, parallel, tasks, train_state
+from hmrnn_jax import cells, defaults, parallel, tasks
+from hmrnn_jax.batches.images import EvaluationImages, ImageBatch, ImageStream, patches
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.models import classifiers
+from hmrnn_jax.tasks import classification
 from hmrnn_jax.tasks import images as images_task
+from hmrnn_jax.training import optim
+from hmrnn_jax.training import state as train_state
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -33,7 +38,7 @@ def made_up(n=11, seed=0):
 @pytest.mark.parametrize(("size", "steps"), [(7, 16), (1, 784), (14, 4), (28, 1)])
 def test_patches_put_back_together_are_the_image(size, steps):
     pixels, _ = made_up()
-    cut = images.patches(pixels, size)
+    cut = patches(pixels, size)
     assert cut.shape == (11, steps, size * size) and cut.dtype == np.uint8
     back = np.zeros_like(pixels)
     for t in range(steps):
@@ -46,28 +51,28 @@ def test_patches_put_back_together_are_the_image(size, steps):
 
 def test_patches_are_in_raster_order():
     pixels = np.arange(784).reshape(1, 28, 28)
-    first, second, fifth = images.patches(pixels, 7)[0, [0, 1, 4]]
+    first, second, fifth = patches(pixels, 7)[0, [0, 1, 4]]
     assert first[:8].tolist() == [0, 1, 2, 3, 4, 5, 6, 28]
     assert second[0] == 7 and fifth[0] == 7 * 28
-    assert images.patches(pixels, 1)[0, :, 0].tolist() == list(range(784))
+    assert patches(pixels, 1)[0, :, 0].tolist() == list(range(784))
 
 
 @pytest.mark.parametrize("size", [5, 0, -7, 56])
 def test_patches_that_do_not_fit(size):
     with pytest.raises(UserError, match=f"model.patch is {size}; it must divide .* 28 x 28"):
-        images.patches(made_up()[0], size)
+        patches(made_up()[0], size)
 
 
 # Batches
 
 
 def standardised(pixels, size):
-    return (images.patches(pixels, size).astype(np.float64) / 255 - 0.1307) / 0.3081
+    return (patches(pixels, size).astype(np.float64) / 255 - 0.1307) / 0.3081
 
 
 def test_evaluation_is_in_order_and_standardised():
     pixels, labels = made_up()
-    stream = images.EvaluationImages(pixels, labels, 4, 7)
+    stream = EvaluationImages(pixels, labels, 4, 7)
     batches = list(stream)
     assert len(batches) == len(stream) == 3
     for batch in batches:
@@ -91,7 +96,7 @@ def shown(stream, labels, epoch):
 def test_stream_is_a_function_of_the_step_and_shows_each_image_once_an_epoch():
     pixels, _ = made_up()
     numbers = np.arange(11, dtype=np.int32)
-    stream = images.ImageStream(pixels, numbers, 4, seed=0, patch=14)
+    stream = ImageStream(pixels, numbers, 4, seed=0, patch=14)
     assert stream.steps_per_epoch == 3 and stream.steps_in(5) == 15
     assert [stream.epoch(step) for step in (0, 2, 3, 8)] == [0, 0, 1, 2]
     assert stream.scale(7) == 1.0 and stream.steps == 4
@@ -100,9 +105,9 @@ def test_stream_is_a_function_of_the_step_and_shows_each_image_once_an_epoch():
     assert all(sorted(order) == list(range(11)) for order in orders)
     assert len(set(map(tuple, orders))) == 3
     jax.tree.map(np.testing.assert_array_equal, later, stream(4))
-    other = images.ImageStream(pixels, numbers, 4, seed=0, patch=14)
+    other = ImageStream(pixels, numbers, 4, seed=0, patch=14)
     jax.tree.map(np.testing.assert_array_equal, later, other(4))
-    assert shown(images.ImageStream(pixels, numbers, 4, 1, 14), numbers, 0) != orders[0]
+    assert shown(ImageStream(pixels, numbers, 4, 1, 14), numbers, 0) != orders[0]
     # An image goes with its label; fillers are at the end of the epoch's last batch.
     expected = standardised(pixels, 14)
     for step in (1, 5):
@@ -115,8 +120,8 @@ def test_stream_is_a_function_of_the_step_and_shows_each_image_once_an_epoch():
 
 def test_processes_own_rows_of_the_same_batch():
     pixels, labels = made_up()
-    kinds = (lambda rows: images.ImageStream(pixels, labels, 4, 3, 7, rows)(2),
-             lambda rows: list(images.EvaluationImages(pixels, labels, 4, 7, rows))[2])  # fmt: skip
+    kinds = (lambda rows: ImageStream(pixels, labels, 4, 3, 7, rows)(2),
+             lambda rows: list(EvaluationImages(pixels, labels, 4, 7, rows))[2])  # fmt: skip
     for make in kinds:
         whole = make(None)
         for rows in (slice(0, 2), slice(2, 4)):
@@ -129,13 +134,13 @@ def test_processes_own_rows_of_the_same_batch():
 def test_streams_that_cannot_be():
     pixels, labels = made_up()
     with pytest.raises(UserError, match="batch is 0"):
-        images.ImageStream(pixels, labels, 0, 0, 7)
+        ImageStream(pixels, labels, 0, 0, 7)
     with pytest.raises(UserError, match="batch is -1"):
-        images.EvaluationImages(pixels, labels, -1, 7)
+        EvaluationImages(pixels, labels, -1, 7)
     with pytest.raises(UserError, match="seed is -1"):
-        images.ImageStream(pixels, labels, 4, -1, 7)
+        ImageStream(pixels, labels, 4, -1, 7)
     with pytest.raises(UserError, match="no images"):
-        images.EvaluationImages(pixels[:0], labels[:0], 4, 7)
+        EvaluationImages(pixels[:0], labels[:0], 4, 7)
 
 
 # The classifier
@@ -154,7 +159,7 @@ def example(name, dropout=0.0):
     model = classifiers.Classifier(STACKS[name], 10, dropout)
     rng = np.random.default_rng(1)
     inputs = rng.normal(size=(T, ROWS, 4)).astype(np.float32)
-    batch = images.ImageBatch(inputs, np.arange(ROWS, dtype=np.int32), np.ones(ROWS, np.float32))
+    batch = ImageBatch(inputs, np.arange(ROWS, dtype=np.int32), np.ones(ROWS, np.float32))
     return model, drawn(model, 0.6), batch
 
 
@@ -243,22 +248,22 @@ def test_learns_which_row_is_bright(name):
     config.model.sizes = (24, 16) if name == "hm_lstm" else (12,)
     model = images_task.model_of(config.model)
     mesh, optimizer = parallel.make_mesh(jax.devices()[:1]), optim.optimizer_from(config)
-    loss = functools.partial(classifiers.loss, model)
+    loss = functools.partial(classification.loss, model)
     step = parallel.pmapped(functools.partial(train_state.train_step, loss, optimizer), mesh)
     state = train_state.create(lambda key: drawn(model, 0.2), optimizer, seed=0)
     state = parallel.replicate(state, mesh)
     knobs = {"slope": np.float32(1), "learning_rate": np.float32(0.01)}
-    stream = images.ImageStream(*bright_rows(200, 0), 10, 0, 7)
+    stream = ImageStream(*bright_rows(200, 0), 10, 0, 7)
     history = []
     for number in range(200):
         batch = parallel.shard_batch(stream(number), mesh)
         state, _, sums = step(state, (), batch, knobs)
         history.append(sums)
-    evaluation = functools.partial(classifiers.eval_step, model)
-    unseen = images.EvaluationImages(*bright_rows(25, 1), 10, 7)
+    evaluation = functools.partial(classification.eval_step, model)
+    unseen = EvaluationImages(*bright_rows(25, 1), 10, 7)
     compiled = parallel.pmapped_evaluation(evaluation, mesh)
-    after = classifiers.summary(parallel.accumulate(compiled, state.params, (), unseen, mesh))
-    before = classifiers.summary(jax.device_get(history[0]))
+    after = classification.summary(parallel.accumulate(compiled, state.params, (), unseen, mesh))
+    before = classification.summary(jax.device_get(history[0]))
     assert before["accuracy"] < 0.7 and after["accuracy"] > 0.9 and after["nats"] < 0.5
     assert after["examples"] == 25
     assert after["error"] == pytest.approx(100 * (1 - after["accuracy"]))
@@ -308,7 +313,7 @@ def test_run_resumes_bit_for_bit_and_validation_nats_choose_the_epoch(config, tm
     # The test score, of the best parameters, another way.
     task = tasks.make(config, parallel.make_mesh())
     part = task.data.splits["test"]
-    (batch,) = images.EvaluationImages(part.images, part.labels, 20, 7)
+    (batch,) = EvaluationImages(part.images, part.labels, 20, 7)
     logits = np.asarray(apply(task.model, best[1]["params"], batch), np.float64)
     nll = np.log(np.exp(logits).sum(1)) - logits[np.arange(20), part.labels]
     assert whole["nats"] == pytest.approx(nll.mean(), rel=1e-4)
@@ -364,7 +369,7 @@ def test_models_have_as_many_parameters_as_the_lstm(name, shape):
         shapes = jax.eval_shape(init, jax.random.key(0))
         counts[choice] = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         assert f"{counts[choice]:,}" in module.__doc__
-        assert images.patches(made_up()[0], config.model.patch).shape[1:] == shape
+        assert patches(made_up()[0], config.model.patch).shape[1:] == shape
         assert all(cell.forget_bias == 1 for cell in model.cells)
     assert max(abs(count / counts["lstm"] - 1) for count in counts.values()) < 0.01
     assert [len(module.get_config(c).model.sizes) for c in ("lstm", "lstm_stack", "hm_lstm")] == [

@@ -14,7 +14,8 @@ import pytest
 from hmrnn_jax import cells, recurrence
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm, on_lstm
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.kernels import resident
+from hmrnn_jax.recurrence import tpu_kernel
+from hmrnn_jax.recurrence.execution import noted
 
 # Compiling is all the time. The emitters are those that users have, with which a boundary that is
 # not rounded to 0 or 1 has the same bits in kernel and scan.
@@ -120,7 +121,7 @@ def test_scan_goes_both_ways_and_returns_the_carry():
     start = {"sum": jnp.ones(3)}
     for reverse in (False, True):
         expected = jax.lax.scan(functools.partial(body, jnp.float32(2)), start, xs, reverse=reverse)
-        actual = resident.scan(body, jnp.float32(2), start, xs, reverse)
+        actual = tpu_kernel.scan(body, jnp.float32(2), start, xs, reverse)
         jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
@@ -138,7 +139,7 @@ def test_both_ends_of_a_step_are_read_from_one_array():
         expected = jax.lax.scan(
             functools.partial(body, ()), start, (before, after, xs), reverse=reverse
         )
-        actual = resident.scan(body, (), start, xs, reverse, ends=(first, after))
+        actual = tpu_kernel.scan(body, (), start, xs, reverse, ends=(first, after))
         jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
@@ -153,7 +154,7 @@ def chosen(chip, sizes=(512, 512, 512), batch=64, precision="bfloat16", **policy
         out = recurrence.unroll(config, params, state, x, policy=policy)
         return jnp.sum(out.states.h[-1])
 
-    with resident.noted() as notes:
+    with noted() as notes:
         x = jax.ShapeDtypeStruct((100, batch, 128), jnp.float32)
         jaxpr = jax.make_jaxpr(jax.grad(loss))(shapes, x)
     return notes, str(jaxpr).count("pallas_call")
@@ -177,11 +178,11 @@ def test_bytes_are_those_of_the_tiles():
         return jax.ShapeDtypeStruct(dims, dtype)
 
     weights = [shape(9, 130), shape(17, 128, dtype=jnp.bfloat16)]
-    assert resident.resident_bytes(weights, (), (), ()) == 16 * 256 * 4 + 32 * 128 * 2
+    assert tpu_kernel.resident_bytes(weights, (), (), ()) == 16 * 256 * 4 + 32 * 128 * 2
     # The carry comes in and stays; each step's arrays have two buffers. The 8 rows of a batch, last
     # outside, are first: one tile for 128 features, and one for their scalars.
-    assert resident.resident_bytes((), shape(128, 8), (), ()) == 2 * 4096
-    assert resident.resident_bytes((), (), shape(100, 128, 8), shape(100, 8)) == 2 * 2 * 4096
+    assert tpu_kernel.resident_bytes((), shape(128, 8), (), ()) == 2 * 4096
+    assert tpu_kernel.resident_bytes((), (), shape(100, 128, 8), shape(100, 8)) == 2 * 2 * 4096
 
 
 def test_the_kernel_cannot_be_differentiated_plainly():

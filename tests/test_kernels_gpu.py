@@ -14,7 +14,7 @@ from test_kernels import CASES, assert_equal_to_scan
 from hmrnn_jax import recurrence
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.kernels import resident
+from hmrnn_jax.recurrence.execution import noted
 
 GPU = "GPU NVIDIA H200"
 HM_LSTM = [name for name, (config, _) in CASES.items() if isinstance(config, hm_lstm.Config)]
@@ -37,7 +37,7 @@ def lowered(config, backend="pallas", precision="float32"):
 
     x = jax.ShapeDtypeStruct((20, 64, config.input_size), jnp.float32)
     resets = jax.ShapeDtypeStruct((20, 64), bool)
-    with resident.noted() as notes, as_on_a_gpu():
+    with noted() as notes, as_on_a_gpu():
         traced = jax.jit(jax.grad(loss)).trace(shapes, x, resets)
         return traced.lower(lowering_platforms=("cuda",)).as_text(), notes
 

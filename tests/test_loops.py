@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmrnn_jax import loops, recurrence
+from hmrnn_jax import recurrence
 from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.recurrence import cpu_loop
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -19,7 +20,7 @@ def test_scan_is_that_of_lax(reverse, unroll):
         return carry, (carry, x["b"] + 1, carry > 50)  # two of one shape and type, and a boolean
 
     expected = jax.lax.scan(body, 1.0, xs, reverse=reverse)
-    actual = loops.scan(body, 1.0, xs, reverse, unroll)
+    actual = cpu_loop.scan(body, 1.0, xs, reverse, unroll)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
     assert [y.dtype for y in actual[1]] == [y.dtype for y in expected[1]]
 
@@ -29,7 +30,7 @@ def test_the_parts_of_an_operand_are_joined_in_their_order():
         whole = join("product", [carry, resident * x])
         return whole[:2], join("other", whole)
 
-    body = loops.with_scratch(body)
+    body = cpu_loop.with_scratch(body)
     carry, x = jnp.arange(6.0).reshape(2, 3), jnp.arange(12.0).reshape(4, 3)
     scratch = {"product": jnp.full((6, 3), jnp.nan)}
     (carry_after, scratch), y = body(2.0, (carry, scratch), x)

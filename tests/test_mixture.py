@@ -9,8 +9,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from hmrnn_jax import mixture
-from hmrnn_jax.mixture import Mixture
+from hmrnn_jax.models import mixture
+from hmrnn_jax.models.mixture import Mixture
 
 nll = jax.jit(mixture.negative_log_likelihood)
 sample = jax.jit(mixture.sample)

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from fixtures import assert_close, load, names
 
-from hmrnn_jax import language, losses, models, recurrence
+from hmrnn_jax import recurrence
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.models import stack as cell_stack
+from hmrnn_jax.models.language import LanguageModel, language_model
+from hmrnn_jax.tasks import language, metrics
 
 
 def hm_model(vocabulary, sizes, output, embedding=8, **choices):
     cell = hm_lstm.Config(embedding, sizes, **choices)
-    return models.LanguageModel(vocabulary, embedding, (cell,), output)
+    return LanguageModel(vocabulary, embedding, (cell,), output)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +65,10 @@ def test_output_module_fixture(dtype, tolerance):
         return params, softmax, [get(f"h/{k}") for k in range(depth)]
 
     def loss(params, softmax, hidden):
-        embedded = models.GatedOutput(meta["E"]).apply({"params": params}, hidden)
-        logits = models.dense(embedded, softmax[0], "float32") + softmax[1]
+        embedded = cell_stack.GatedOutput(meta["E"]).apply({"params": params}, hidden)
+        logits = cell_stack.dense(embedded, softmax[0], "float32") + softmax[1]
         count = len(arrays["targets"])
-        nats = losses.cross_entropy(logits, arrays["targets"], jnp.ones(count, dtype))
+        nats = metrics.cross_entropy(logits, arrays["targets"], jnp.ones(count, dtype))
         return nats / count, (embedded, logits)
 
     with jax.enable_x64(dtype == "float64"):
@@ -79,7 +82,7 @@ def test_output_module_fixture(dtype, tolerance):
 
 def test_output_gates_see_all_layers_and_every_layer_has_its_own_matrix():
     """g^l = sigmoid(w^l . [h^1; ...; h^L]) varies with h; h^e >= 0; no example meets another."""
-    module, sizes = models.GatedOutput(7), (4, 4, 4)
+    module, sizes = cell_stack.GatedOutput(7), (4, 4, 4)
     keys = jax.random.split(jax.random.key(0), 3)
     hidden = [jax.random.normal(key, (5, size)) for key, size in zip(keys, sizes, strict=True)]
     params = module.init(jax.random.key(1), hidden)["params"]
@@ -158,15 +161,15 @@ def test_a_model_that_knows_nothing_scores_log2_of_the_vocabulary(small):
     window = ids[:101]
     mask = (jnp.arange(100)[:, None] % jnp.array([2, 3])).astype(jnp.float32).clip(0, 1)
     logits = apply(flat, window[:-1], model.initial_carry(2)).logits
-    nats = losses.cross_entropy(logits, window[1:], mask)
-    assert float(losses.BITS * nats / mask.sum()) == pytest.approx(np.log2(6), rel=1e-6)
+    nats = metrics.cross_entropy(logits, window[1:], mask)
+    assert float(metrics.BITS * nats / mask.sum()) == pytest.approx(np.log2(6), rel=1e-6)
 
 
 def test_an_lstm_stack_shows_all_its_layers_to_the_output_module():
     """The baseline: three LSTMs, each over the whole window, and the same output module."""
     sizes = (4, 5, 6)
     stack = tuple(lstm.Config(n, size) for n, size in zip((3, 4, 5), sizes, strict=True))
-    model = models.LanguageModel(7, 3, stack, 8)
+    model = LanguageModel(7, 3, stack, 8)
     params = language.init_params(model, jax.random.key(0))
     assert params["output"]["gate"].shape == (15, 3)
     ids = jax.random.randint(jax.random.key(1), (6, 2), 0, 7)
@@ -196,13 +199,13 @@ def section(**changes):
 
 
 def test_a_model_from_its_section_of_the_configuration():
-    model = models.language_model(section(), 11)
+    model = language_model(section(), 11)
     assert model.cells == (hm_lstm.Config(5, (8, 7), boundary="soft", forget_bias=1.0),)
     assert (model.vocabulary, model.embedding, model.output) == (11, 5, 6)
     assert model.embedding_scale == 0.5
     assert model.policy == recurrence.Policy("autodiff", "bfloat16", 2, 4)
     assert model.noise_width == 0
-    stack = models.cells_from(section(cell="lstm"), 5)
+    stack = cell_stack.cells_from(section(cell="lstm"), 5)
     assert stack == (lstm.Config(5, 8, "ba"), lstm.Config(8, 7, "ba"))
 
 
@@ -226,4 +229,4 @@ def test_sampling_models_ask_for_one_draw_a_detector():
 )
 def test_sections_that_make_no_model(changes, message):
     with pytest.raises(UserError, match=message):
-        models.language_model(section(**changes), 11)
+        language_model(section(**changes), 11)

@@ -194,5 +194,5 @@ def test_initial_values():
 def test_choices_that_make_no_cell():
     with pytest.raises(UserError, match="proposal is 'relu'; it must be one of identity, tanh"):
         Config(proposal="relu")
-    with pytest.raises(UserError, match="depth 0"):
+    with pytest.raises(UserError, match="depth is 0; it must be a positive"):
         Config(0)

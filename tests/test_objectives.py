@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from hmrnn_jax import language, models, objectives, parallel, recurrence
+from hmrnn_jax import parallel, recurrence
+from hmrnn_jax.batches.text import Batch
 from hmrnn_jax.cells import hm_lstm
-from hmrnn_jax.data import Batch
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.objectives import Boundaries
+from hmrnn_jax.models.language import LanguageModel
+from hmrnn_jax.tasks import language, objectives
+from hmrnn_jax.tasks.objectives import Boundaries
 
 
 def on_axis(function, *arguments, devices=1):
@@ -28,7 +30,7 @@ def on_axis(function, *arguments, devices=1):
 
 
 def peaks(values, allowed, length, ahead):
-    """`objectives.peaks` of one device."""
+    """`tasks.objectives.peaks` of one device."""
     return on_axis(
         lambda v, a: jax.tree.map(
             lambda x: x.astype(int), objectives.peaks(v, a, length, ahead)
@@ -163,8 +165,8 @@ def test_detectors_from_known_states_are_those_of_the_recurrence(top_down):
 
 
 def gradients(asked, factor=1.0):
-    """Of `language.loss` with what is `asked`, less that without it."""
-    model = models.LanguageModel(vocabulary=6, embedding=4, cells=(CONFIG,), output=5)
+    """Of `tasks.language.loss` with what is `asked`, less that without it."""
+    model = LanguageModel(vocabulary=6, embedding=4, cells=(CONFIG,), output=5)
     rng = np.random.default_rng(0)
     ids = jnp.asarray(rng.integers(0, 6, (16, 4)))
     batch = Batch(ids, jnp.roll(ids, -1, 0), jnp.ones(ids.shape), jnp.zeros(ids.shape, bool))

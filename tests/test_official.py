@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from oracles import sigmoid
 
-from hmrnn_jax import language, models, official
 from hmrnn_jax.cells import lstm, on_lstm
-from hmrnn_jax.data import Corpus, Vocabulary
+from hmrnn_jax.datasets.text import Corpus
+from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.regularisation import Dropout
+from hmrnn_jax.models import ordered_neurons
+from hmrnn_jax.models.dropout import Dropout
+from hmrnn_jax.models.language import LanguageModel
+from hmrnn_jax.tasks import language
 
 SIZES, CHUNK, WORDS, DROP = (4, 6, 4), 2, 7, 0.45
 NAMES = {
@@ -28,9 +31,7 @@ def model_of(head="tied", cells=None):
     stack = tuple(
         on_lstm.Config(n, size, CHUNK) for n, size in zip(SIZES[:-1], SIZES[1:], strict=True)
     )
-    return models.LanguageModel(
-        WORDS, SIZES[0], cells or stack, head=head, dropout=Dropout(weight=DROP)
-    )
+    return LanguageModel(WORDS, SIZES[0], cells or stack, head=head, dropout=Dropout(weight=DROP))
 
 
 def official_tensors(seed=0):
@@ -104,13 +105,13 @@ def assert_equal(a, b):
 
 
 def test_words_in_the_order_of_their_first_appearance(corpus):
-    assert official.word_order(corpus).tolist() == ORDER
+    assert ordered_neurons.word_order(corpus).tolist() == ORDER
 
 
 def test_words_that_no_split_uses_come_last(corpus):
     gone = corpus.splits["test"][0]
     corpus.splits["test"] = corpus.splits["test"][1:]
-    order = official.word_order(corpus).tolist()
+    order = ordered_neurons.word_order(corpus).tolist()
     assert sorted(order) == sorted(ORDER)
     if gone not in np.concatenate(list(corpus.splits.values())):
         assert order[-1] == gone
@@ -121,11 +122,11 @@ def test_rows_of_a_layer():
     size, chunk = 4, 2
     names = ["i~"] * 2 + ["f~"] * 2 + [gate for gate in "ogif" for _ in range(4)]
     theirs = np.array([f"{name}{k}" for k, name in enumerate(names)])
-    ours = official.rows_to_ours(theirs, size, chunk)
+    ours = ordered_neurons.rows_to_ours(theirs, size, chunk)
     kinds = [name.rstrip("0123456789") for name in ours]
     assert kinds == ["f"] * 4 + ["i"] * 4 + ["o"] * 4 + ["g"] * 4 + ["f~"] * 2 + ["i~"] * 2
     assert ours[:4].tolist() == theirs[16:].tolist()  # units stay in their order
-    np.testing.assert_array_equal(official.rows_to_official(ours, size, chunk), theirs)
+    np.testing.assert_array_equal(ordered_neurons.rows_to_official(ours, size, chunk), theirs)
 
 
 @pytest.mark.parametrize("order", [None, ORDER])
@@ -135,12 +136,15 @@ def test_there_and_back_again(order):
     shapes = jax.eval_shape(init, jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda v: rng.normal(size=v.shape).astype("float32"), shapes)
-    tensors = official.to_official(params, model, order)
+    tensors = ordered_neurons.to_official(params, model, order)
     assert set(tensors) == NAMES
-    assert_equal(official.to_ours(tensors, model, order), params)
+    assert_equal(ordered_neurons.to_ours(tensors, model, order), params)
     theirs = official_tensors()
-    assert_equal(official.to_official(official.to_ours(theirs, model, order), model, order), theirs)
-    ours = official.to_ours(theirs, model, order)
+    assert_equal(
+        ordered_neurons.to_official(ordered_neurons.to_ours(theirs, model, order), model, order),
+        theirs,
+    )
+    ours = ordered_neurons.to_ours(theirs, model, order)
     assert jax.tree.map(np.shape, ours) == jax.tree.map(lambda v: v.shape, shapes)
     for number, word in enumerate(range(WORDS) if order is None else order):
         np.testing.assert_array_equal(ours["embedding"][word], theirs["encoder.weight"][number])
@@ -151,7 +155,7 @@ def test_loaded_weights_score_as_the_authors_program():
     """Logits of evaluation, DropConnect's scale included, word by word of either numbering."""
     model, tensors, order = model_of(), official_tensors(), np.array(ORDER)
     words = np.random.default_rng(1).integers(0, WORDS, (12, 2))  # of theirs
-    params = official.to_ours(tensors, model, order)
+    params = ordered_neurons.to_ours(tensors, model, order)
     out = jax.jit(model.apply)({"params": params}, order[words], model.initial_carry(2))
     for row in range(2):
         expected = official_logits(tensors, words[:, row])
@@ -166,12 +170,12 @@ def test_files(tmp_path, suffix):
     if suffix == "pt":
         pytest.importorskip("torch")
     path, tensors = tmp_path / f"weights.{suffix}", official_tensors()
-    official.write(path, tensors)
-    read = official.read(str(path))
+    ordered_neurons.write(path, tensors)
+    read = ordered_neurons.read(str(path))
     assert_equal(read, tensors)
     assert all(v.dtype == np.float32 for v in read.values())
-    params = official.to_ours(read, model_of(), None)
-    assert_equal(params, official.to_ours(tensors, model_of(), None))
+    params = ordered_neurons.to_ours(read, model_of(), None)
+    assert_equal(params, ordered_neurons.to_ours(tensors, model_of(), None))
 
 
 def test_a_state_dict_of_pytorch(tmp_path):
@@ -179,7 +183,7 @@ def test_a_state_dict_of_pytorch(tmp_path):
     torch = pytest.importorskip("torch")
     layer = torch.nn.Linear(3, 2)
     torch.save(layer.state_dict(), tmp_path / "layer.pt")
-    read = official.read(tmp_path / "layer.pt")
+    read = ordered_neurons.read(tmp_path / "layer.pt")
     assert set(read) == {"weight", "bias"}
     np.testing.assert_array_equal(read["weight"], layer.weight.detach().numpy())
 
@@ -205,35 +209,35 @@ def test_a_whole_model_is_not_unpickled(tmp_path):
     ):
         torch.save(content, tmp_path / f"{name}.pt")
         with pytest.raises(UserError, match=f"{name}.pt is not a PyTorch state dict"):
-            official.read(tmp_path / f"{name}.pt")
+            ordered_neurons.read(tmp_path / f"{name}.pt")
     assert not (tmp_path / "sprung").exists()
     (tmp_path / "text.pt").write_text("not a file of weights")
     with pytest.raises(UserError, match="text.pt is not a PyTorch state dict"):
-        official.read(tmp_path / "text.pt")
+        ordered_neurons.read(tmp_path / "text.pt")
 
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="There are no weights .*none.pt; give a .pt or .npz"):
-        official.read(tmp_path / "none.pt")
-    official.write(tmp_path / "cut.npz", official_tensors())
+        ordered_neurons.read(tmp_path / "none.pt")
+    ordered_neurons.write(tmp_path / "cut.npz", official_tensors())
     content = (tmp_path / "cut.npz").read_bytes()
     for cut in (0, 10, len(content) // 2):
         (tmp_path / "cut.npz").write_bytes(content[:cut])
         with pytest.raises(UserError, match="cut.npz cannot be read as an .npz file"):
-            official.read(tmp_path / "cut.npz")
+            ordered_neurons.read(tmp_path / "cut.npz")
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     with pytest.raises(UserError, match="one.npz cannot be read as an .npz file"):
-        official.read(tmp_path / "one.npz")
+        ordered_neurons.read(tmp_path / "one.npz")
     np.savez(tmp_path / "objects.npz", a=np.array([{}, None]))
     with pytest.raises(UserError, match="objects.npz cannot be read as an .npz file"):
-        official.read(tmp_path / "objects.npz")
+        ordered_neurons.read(tmp_path / "objects.npz")
 
 
 def test_pt_files_need_pytorch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="weights.pt: .pt files need PyTorch; install it, or"):
-        official.write(tmp_path / "weights.pt", official_tensors())
+        ordered_neurons.write(tmp_path / "weights.pt", official_tensors())
     assert not (tmp_path / "weights.pt").exists()
 
 
@@ -246,7 +250,7 @@ def test_every_faulty_tensor_is_named():
     tensors["rnn.cells.2.hh.bias"] = np.zeros(3, "float32")
     tensors["rnn.cells.0.hh.weight"] = np.zeros((30, 5), "float32")
     with pytest.raises(UserError) as raised:
-        official.to_ours(tensors, model_of(), None)
+        ordered_neurons.to_ours(tensors, model_of(), None)
     for fault in (
         "rnn.cells.1.hh.bias is missing",
         "rnn.cells.2.hh.bias is not known",
@@ -270,29 +274,29 @@ def test_weights_are_finite_real_numbers(change, fault):
     tensors = official_tensors()
     for name in ("rnn.cells.0.hh.weight", "decoder.bias"):
         with pytest.raises(UserError, match=f"{name} holds {fault}"):
-            official.to_ours(tensors | {name: change(tensors[name])}, model_of(), None)
+            ordered_neurons.to_ours(tensors | {name: change(tensors[name])}, model_of(), None)
 
 
 def test_another_vocabulary_is_a_fault_of_shape():
     model = model_of().clone(vocabulary=WORDS + 1)
     with pytest.raises(UserError, match=r"encoder.weight has shape \[7, 4\] and not \[8, 4\]"):
-        official.to_ours(official_tensors(), model, None)
+        ordered_neurons.to_ours(official_tensors(), model, None)
 
 
 def test_decoder_and_encoder_are_one_matrix():
     tensors = official_tensors()
     tensors["decoder.weight"] = tensors["decoder.weight"] + 1
     with pytest.raises(UserError, match="encoder.weight and decoder.weight differ; the model ties"):
-        official.to_ours(tensors, model_of(), None)
+        ordered_neurons.to_ours(tensors, model_of(), None)
     alone = {name: v for name, v in official_tensors().items() if name != "decoder.weight"}
-    params = official.to_ours(alone, model_of(), None)
-    assert_equal(params, official.to_ours(official_tensors(), model_of(), None))
+    params = ordered_neurons.to_ours(alone, model_of(), None)
+    assert_equal(params, ordered_neurons.to_ours(official_tensors(), model_of(), None))
 
 
 @pytest.mark.parametrize(
     "model", [model_of(head="plain"), model_of(cells=(lstm.Config(4, 6), lstm.Config(6, 4)))]
 )
 def test_other_models_have_no_official_weights(model):
-    for convert in (official.to_ours, official.to_official):
+    for convert in (ordered_neurons.to_ours, ordered_neurons.to_official):
         with pytest.raises(UserError, match="ON-LSTM with tied embeddings alone"):
             convert(official_tensors(), model, None)

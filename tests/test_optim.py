@@ -10,9 +10,11 @@ import optax
 import pytest
 from fixtures import load, names
 
-from hmrnn_jax import data, optim, train_state
+from hmrnn_jax.batches.text import Stream
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.parallel import AXIS
+from hmrnn_jax.training import optim
+from hmrnn_jax.training import state as train_state
 
 # The sixth loss is the least, 5, and all but the last five hold it from the twelfth on.
 LOSSES = (10, 9, 8, 7, 6, 5, 5.1, 5.2, 5.3, 5.4, 5.5, 5.6)
@@ -305,7 +307,7 @@ def test_schedule_of_a_configuration():
 
 
 def test_length_of_a_run():
-    stream = data.Stream(np.arange(4 * 23 + 1), 4, 5)
+    stream = Stream(np.arange(4 * 23 + 1), 4, 5)
     assert stream.steps_per_epoch == 5
     assert optim.total_steps(settings(), stream) == 30
     assert optim.total_steps(settings(steps=7), stream) == 7

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from hmrnn_jax import recurrence
+from hmrnn_jax.batches.pairs import EvaluationPairs, PairBatch, PairStream, padding
 from hmrnn_jax.cells import lstm
 from hmrnn_jax.datasets import logic
+from hmrnn_jax.datasets.logic import Pairs
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.pairs import EvaluationPairs, PairBatch, Pairs, PairStream, padding
 
 
 def make(n: int, longest: int = 30, seed: int = 0) -> Pairs:

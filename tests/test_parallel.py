@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import os
 import re
 
 import jax
@@ -11,10 +12,15 @@ import numpy as np
 import pytest
 from jax.experimental.mesh_utils import create_device_mesh
 
-from hmrnn_jax import aot, language, losses, models, optim, parallel, train_state
+from hmrnn_jax import parallel
+from hmrnn_jax.batches.text import Batch
 from hmrnn_jax.cells import hm_lstm
-from hmrnn_jax.data import Batch
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.models.language import LanguageModel
+from hmrnn_jax.tasks import language
+from hmrnn_jax.tasks.metrics import cross_entropy
+from hmrnn_jax.training import hlo, optim
+from hmrnn_jax.training import state as train_state
 
 STEPS, ROWS, SYMBOLS, UPDATES = 6, 16, 5, 5
 KNOBS = {"learning_rate": np.float32(0.01), "slope": np.float32(1.5)}
@@ -24,7 +30,7 @@ OPTIMIZER = optim.optimizer(clip=1.0)
 @functools.cache
 def model_of(boundary="step"):
     cell = hm_lstm.Config(4, (6, 5), boundary=boundary, layer_norm="none")
-    return models.LanguageModel(SYMBOLS, 4, (cell,), 7)
+    return LanguageModel(SYMBOLS, 4, (cell,), 7)
 
 
 def init_of(model):
@@ -96,7 +102,7 @@ def test_the_first_update_is_a_plain_gradient_step():
     def gradient(params):
         carry = model.initial_carry(ROWS)
         out = model.apply({"params": params}, batch.inputs, carry, resets=batch.resets, slope=1.5)
-        nats = losses.cross_entropy(out.logits, batch.targets, batch.mask)
+        nats = cross_entropy(out.logits, batch.targets, batch.mask)
         return nats / batch.mask.sum()
 
     loss, expected = gradient(state.params)
@@ -114,7 +120,13 @@ def test_the_first_update_is_a_plain_gradient_step():
 
 
 def test_pmapped_is_pmap_bit_for_bit():
-    """The same step under `jax.pmap` on 8 devices: every bit of parameters, carry, metrics."""
+    """The same step under `jax.pmap` on 8 devices: every bit of parameters, carry, metrics.
+
+    Every bit as users compile, `XLA_FLAGS= pytest`. Compiled as quickly as tests otherwise are, the
+    two programs may be fused differently, which moves the last digit.
+    """
+    quick = "backend_optimization_level=0" in os.environ["XLA_FLAGS"]
+    tolerance = 1e-6 if quick else 0
     model, devices = model_of(), 8
     step = step_of(model)
     mapped = jax.pmap(
@@ -128,7 +140,8 @@ def test_pmapped_is_pmap_bit_for_bit():
         state, carry, metrics = mapped(state, carry, Batch(*batch), KNOBS)
         history.append(metrics)
     carry = jax.tree.map(lambda v: v.reshape(ROWS, *v.shape[2:]), carry)
-    jax.tree.map(np.testing.assert_array_equal, ((state.params, carry), history), train(8))
+    same = functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance)
+    jax.tree.map(same, ((state.params, carry), history), train(8))
 
 
 @functools.cache
@@ -141,32 +154,32 @@ def program_of(devices, rows, boundary="step"):
         # One device makes no sum, and its program is fused otherwise where the sums were.
         patch.setattr(parallel, "total", lambda tree: jax.lax.psum(tree, parallel.AXIS))
         lowered = step.lower(state, carry, batch, parallel.replicate(KNOBS, mesh))
-    return aot.computations(lowered.compile().as_text())
+    return hlo.computations(lowered.compile().as_text())
 
 
 def test_devices_talk_once_a_step_and_never_inside_the_time_loop():
     program = program_of(8, ROWS)
-    bodies = aot.loop_bodies(program)
+    bodies = hlo.loop_bodies(program)
     assert len(bodies) >= 2  # forwards and backwards
     everything = [line for lines in program.values() for line in lines]
-    talking = [line for line in everything if aot._is_reduction(line)]
+    talking = [line for line in everything if hlo._is_reduction(line)]
     # The count that the loss is divided by; then the gradients and the sums together.
     assert 1 <= len(talking) <= 2
-    assert not set(talking) & {line for body in bodies for line in aot.reached(program, body)}
+    assert not set(talking) & {line for body in bodies for line in hlo.reached(program, body)}
 
 
 def operations(program):
     """How often each kind of operation on arrays of those shapes is in a program."""
     entry = next(name for name in program if name.startswith("main"))
     kinds = []
-    for line in aot.reached(program, entry):
-        if not aot._is_free(line):
+    for line in hlo.reached(program, entry):
+        if not hlo._is_free(line):
             shapes = re.findall(
                 r"(\w+)\[([\d,]*)\]", re.search(r" = (\(.*?\)|\S+) ", line).group(1)
             )
             # Neither axes of one element nor the variables that a loop carries are work.
             sizes = [(kind, *(n for n in size.split(",") if n != "1")) for kind, size in shapes]
-            name = aot._operation(line)
+            name = hlo._operation(line)
             kinds.append((name, tuple(sorted(set(sizes) if name == "while" else sizes))))
     return collections.Counter(kinds)
 
@@ -193,7 +206,7 @@ def draws(devices, key):
     mesh = parallel.make_mesh(jax.devices()[:devices])
 
     def step(state, carry, batch, knobs):
-        noise = language.row_noise(knobs["key"], 2, 50, ROWS // devices)
+        noise = parallel.row_noise(knobs["key"], 2, 50, ROWS // devices)
         return state, noise.swapaxes(0, 1), {}
 
     nothing = np.zeros((1, ROWS), np.float32)

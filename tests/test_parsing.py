@@ -9,7 +9,9 @@ import fixtures
 import numpy as np
 import pytest
 
-from hmrnn_jax.analysis import parsing, tree_plots
+from hmrnn_jax.analysis import parsing
+from hmrnn_jax.analysis.figures import style
+from hmrnn_jax.analysis.figures.trees import tree_figure
 from hmrnn_jax.datasets import treebank
 from hmrnn_jax.errors import UserError
 
@@ -174,7 +176,7 @@ def test_long_sentences(tmp_path, biased):
     figures = parsing.evaluate([gold], [tree])
     assert figures["f1"] == pytest.approx(1)
     assert figures["depth"] == pytest.approx((sum(range(1, 300)) + 299) / 300)
-    tree_plots.tree_figure(tmp_path / "long.png", gold.words, np.ones(300), tree, "long")
+    tree_figure(tmp_path / "long.png", gold.words, np.ones(300), tree, "long")
 
 
 def test_trees_in_brackets_are_read_back():
@@ -238,11 +240,11 @@ def test_comparison_stands_beside_the_baselines(tmp_path):
 
 
 def test_tree_figure(tmp_path, monkeypatch):
-    figures, save = [], tree_plots._save
-    monkeypatch.setattr(tree_plots, "_save", lambda f, path: (figures.append(f), save(f, path)))
+    figures, save = [], style.save
+    monkeypatch.setattr(style, "save", lambda f, path: (figures.append(f), save(f, path)))
     words, distances = ["$5", "a", "bc", "d"], [0.1, 0.4, 0.9, 0.2]
     tree = parsing.tree_from_distances(words, distances)
-    tree_plots.tree_figure(tmp_path / "t.png", words, distances, tree, "$ 5")
+    tree_figure(tmp_path / "t.png", words, distances, tree, "$ 5")
     assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG"
     (figure,) = figures
     drawing, bars = figure.axes
@@ -259,11 +261,11 @@ def test_tree_figure(tmp_path, monkeypatch):
         assert text.get_position()[0] == pytest.approx(box.x0 + centre / across * box.width)
     for wrong in ({"words": words[:3]}, {"distances": [1, 2]}, {"tree": ("a", "b")}):
         with pytest.raises(UserError):
-            tree_plots.tree_figure(
+            tree_figure(
                 tmp_path / "t.png", **{"words": words, "distances": distances, "tree": tree} | wrong
             )
     with pytest.raises(UserError):
-        tree_plots.tree_figure(tmp_path / "missing" / "t.png", words, distances, tree)
+        tree_figure(tmp_path / "missing" / "t.png", words, distances, tree)
 
 
 # A second judge of trees, written another way: gold trees as nested lists read by recursion,

@@ -5,9 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from hmrnn_jax.analysis import plots
+from hmrnn_jax.analysis.figures import style
+from hmrnn_jax.analysis.figures.curves import (
+    compare_curves,
+    in_words,
+    length_curves,
+    training_curves,
+)
+from hmrnn_jax.analysis.figures.text import boundary_figure
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.metrics import read_metrics
+from hmrnn_jax.training.metrics_log import read_metrics
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -15,8 +22,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture
 def saved(monkeypatch):
     """The figures that were saved, in order; the files are written as well."""
-    figures, save = [], plots._save
-    monkeypatch.setattr(plots, "_save", lambda f, path: (figures.append(f), save(f, path)))
+    figures, save = [], style.save
+    monkeypatch.setattr(style, "save", lambda f, path: (figures.append(f), save(f, path)))
     return figures
 
 
@@ -29,7 +36,7 @@ def test_boundary_figure(tmp_path, saved):
     text = "a $5 bet, or $6?\n京 x" * 2
     steps = len(text)
     z = np.array([[c.isspace() for c in text], np.arange(steps) % 9 == 8])
-    plots.boundary_figure(tmp_path / "b.png", text, z, np.ones((3, steps)), "100 $ or $", width=25)
+    boundary_figure(tmp_path / "b.png", text, z, np.ones((3, steps)), "100 $ or $", width=25)
     assert is_png(tmp_path / "b.png")
     texts = [artist.get_text() for artist in saved[0].texts]
     assert texts[: len("a $5 bet, or $6?⏎")] == list("a $5 bet, or $6?⏎")
@@ -45,7 +52,7 @@ def test_boundary_figure(tmp_path, saved):
 
 def test_heat_map_has_the_top_layer_on_top_and_scales_each_layer(tmp_path, saved):
     h_norms = np.array([[1.0, 2.0], [40.0, 20.0], [0.0, 0.0]])
-    plots.boundary_figure(tmp_path / "b.png", "ab", np.zeros((2, 2)), h_norms)
+    boundary_figure(tmp_path / "b.png", "ab", np.zeros((2, 2)), h_norms)
     (image,) = saved[0].axes[1].images
     np.testing.assert_allclose(image.get_array(), [[0.5, 1], [1, 0.5], [0, 0]])
     assert image.origin == "lower"
@@ -62,12 +69,12 @@ def test_heat_map_has_the_top_layer_on_top_and_scales_each_layer(tmp_path, saved
 )
 def test_boundary_figure_refuses(tmp_path, text, z, h_norms):
     with pytest.raises(UserError):
-        plots.boundary_figure(tmp_path / "b.png", text, z, h_norms)
+        boundary_figure(tmp_path / "b.png", text, z, h_norms)
 
 
 def test_missing_folder(tmp_path):
     with pytest.raises(UserError):
-        plots.training_curves(tmp_path / "missing" / "t.png", [])
+        training_curves(tmp_path / "missing" / "t.png", [])
 
 
 ROWS = [
@@ -80,30 +87,58 @@ ROWS = [
 
 @pytest.mark.filterwarnings("error")
 def test_training_curves_with_missing_keys(tmp_path, saved):
-    plots.training_curves(tmp_path / "t.png", ROWS)
-    plots.training_curves(tmp_path / "empty.png", [])
+    training_curves(tmp_path / "t.png", ROWS, "HM-LSTM 3 x 512 on ptb_char")
+    training_curves(tmp_path / "empty.png", [])
     assert is_png(tmp_path / "t.png") and is_png(tmp_path / "empty.png")
     curves = {line.get_label(): line.get_xydata() for a in saved[0].axes for line in a.lines}
-    assert set(curves) == {"train", "valid", "layer 1, firing rate", "layer 2, live fraction"}
-    np.testing.assert_array_equal(curves["valid"], [[10, 3.5], [20, 2.5]])
+    detectors = {"layer 1, firing rate", "layer 2, live fraction"}
+    assert set(curves) == {"training", "validation"} | detectors
+    np.testing.assert_array_equal(curves["validation"], [[10, 3.5], [20, 2.5]])
     np.testing.assert_array_equal(curves["layer 1, firing rate"], [[10, 0.2], [20, 0]])
 
 
 @pytest.mark.filterwarnings("error")
 def test_compare_curves(tmp_path, saved):
     runs = {"HM-LSTM": ROWS, "LSTM": ROWS[:2]}
-    plots.compare_curves(tmp_path / "c.png", runs, ["valid/bpc", "rate/layer1"])
+    compare_curves(tmp_path / "c.png", runs, ["valid/bpc", "rate/layer1"])
     assert is_png(tmp_path / "c.png")
     for axes in saved[0].axes:
         assert [line.get_label() for line in axes.lines] == ["HM-LSTM", "LSTM"]
+    labels = [(axes.get_xlabel(), axes.get_ylabel()) for axes in saved[0].axes]
+    expected = ("bits per character, validation", "firing rate, layer 1")
+    assert labels == [("updates", words) for words in expected]
     with pytest.raises(UserError):
-        plots.compare_curves(tmp_path / "c.png", runs, [])
+        compare_curves(tmp_path / "c.png", runs, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("train/bpc", "bits per character, training"),
+        ("valid/live/layer2", "live fraction, layer 2, validation"),
+        ("learning_rate", "learning rate"),
+        ("slope", "slope of the detectors"),
+        ("chars_per_second", "chars per second"),
+        ("test/accuracy/length7", "accuracy, length 7, test"),
+    ],
+)
+def test_axes_are_in_words(key, words):
+    assert in_words(key) == words
+
+
+def test_letters_are_legible_at_half_size(tmp_path, saved):
+    """Half of a figure of 150 dots an inch: no letter below 10 dots high."""
+    training_curves(tmp_path / "t.png", ROWS, "HM-LSTM 3 x 512 on ptb_char")
+    compare_curves(tmp_path / "c.png", {"HM-LSTM": ROWS}, ["valid/bpc"])
+    for figure in saved:
+        for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize")):
+            assert not text.get_text() or text.get_fontsize() * 150 / 72 / 2 >= 10
 
 
 @pytest.mark.filterwarnings("error")
 def test_length_curves(tmp_path, saved):
     long = {f"accuracy/length{n}": 1 - n / 20 for n in range(13)} | {"accuracy": 0.7}
-    plots.length_curves(tmp_path / "l.png", {"ON-LSTM": long, "LSTM": long}, trained=6)
+    length_curves(tmp_path / "l.png", {"ON-LSTM": long, "LSTM": long}, trained=6)
     assert is_png(tmp_path / "l.png")
     lines = saved[0].axes[0].lines
     assert [line.get_label() for line in lines] == ["ON-LSTM", "LSTM"]

@@ -11,8 +11,9 @@ import pytest
 from runs import newest, run
 
 import train as program
-from hmrnn_jax import defaults, profiles
+from hmrnn_jax import defaults
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.training import profiling
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_a_trace_holds_the_updates_asked_for_and_changes_nothing(config, tmp_pat
 
 def test_a_run_that_ends_early_leaves_what_it_traced(tmp_path):
     lines = []
-    with profiles.Trace("2:9", 20, tmp_path, lines.append) as trace:
+    with profiling.Trace("2:9", 20, tmp_path, lines.append) as trace:
         for number in range(1, 4):
             assert trace(number, lambda a, b: a + b, np.int32(number), np.int32(1)) == number + 1
         assert not lines
@@ -79,7 +80,7 @@ def test_the_last_update_is_waited_for(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "block_until_ready", lambda tree: order.append(tree))
     monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: order.append("start"))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: order.append("stop"))
-    with profiles.Trace("2:3", 3, tmp_path, str) as trace:
+    with profiling.Trace("2:3", 3, tmp_path, str) as trace:
         for number in (1, 2, 3):
             trace(number, lambda n: n * 10, number)
     assert order == [(2,), "start", 30, "stop"]
@@ -88,7 +89,7 @@ def test_the_last_update_is_waited_for(monkeypatch, tmp_path):
 def test_only_process_0_traces(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     lines = []
-    with profiles.Trace("1:2", 2, tmp_path, lines.append) as trace:
+    with profiling.Trace("1:2", 2, tmp_path, lines.append) as trace:
         assert trace(1, abs, -3) == 3
     assert not lines and not os.listdir(tmp_path)
 
@@ -103,5 +104,5 @@ def test_a_range_beyond_the_run_is_refused_before_anything_is_written(config, tm
 @pytest.mark.parametrize("updates", ["3", "3-4", "a:b", "1:", "-1:2", "1:2:3"])
 def test_what_is_no_range_is_refused(updates):
     with pytest.raises(UserError, match="give the updates to trace as FIRST:LAST"):
-        profiles.parse(updates, 6)
-    assert profiles.parse("1:6", 6) == (1, 6)
+        profiling.parse(updates, 6)
+    assert profiling.parse("1:6", 6) == (1, 6)

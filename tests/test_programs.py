@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.whole_program
 ROOT = Path(__file__).parent.parent

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from test_programs import call, difference, parameters
 
-from hmrnn_jax import buckets, evaluate
-from hmrnn_jax.checkpoint import Checkpoints
+from hmrnn_jax.batches.sequences import BucketStream
 from hmrnn_jax.datasets import synthetic
 from hmrnn_jax.datasets.sequences import Scale
-from hmrnn_jax.tasks import strokes
-from hmrnn_jax.workdir import load_run
+from hmrnn_jax.inference import activations
+from hmrnn_jax.tasks import sequences
+from hmrnn_jax.training.checkpoint import Checkpoints
+from hmrnn_jax.training.workdir import load_run
 
 pytestmark = pytest.mark.whole_program
 # One set of shapes for both runs: what one has compiled the other need not.
@@ -60,7 +61,7 @@ def test_training_tells_what_the_data_are_and_keeps_their_scale(scribbles):
 def test_a_run_stopped_within_a_batch_resumes_to_the_same_parameters(scribbles, tmp_path):
     """The state of half-read lines is carried over the stop."""
     lines = synthetic.scribbles(0).splits["train"]
-    assert not buckets.BucketStream(lines, 16, 0, window=50)(5).resets.any()
+    assert not BucketStream(lines, 16, 0, window=50)(5).resets.any()
     for steps in (5, 8):
         result = train(tmp_path / "run", "hm_lstm_scribbles", f"--config.steps={steps}")
         assert result.returncode == 0, result.stderr
@@ -167,10 +168,10 @@ def test_segments_of_an_own_file_are_those_on_the_scale_of_the_run(signals, fold
     np.testing.assert_allclose(saved["deviation"], values.std(axis=0), rtol=1e-9)
     table[:, :2] = (table[:, :2] - values.mean(axis=0)) / values.std(axis=0)
     config, scale = load_run(signals)
-    model = strokes.model_of(config.model, scale)
+    model = sequences.model_of(config.model, scale)
     with Checkpoints(signals, read_only=True) as checkpoints:
         _, tree = checkpoints._newest("latest", None)  # of the only validation, so the best
-    (z,), _ = evaluate.look(model, tree["state"]["params"], table[:, None])
+    (z,), _ = activations.look(model, tree["state"]["params"], table[:, None])
     ends = np.union1d(np.flatnonzero(z[:, 0]) + 1, 70)
     assert [row["end"] for row in rows] == ends.tolist()
 

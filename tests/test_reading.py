@@ -7,20 +7,23 @@ import jax
 import numpy as np
 import pytest
 
-from hmrnn_jax import defaults, evaluate, language, models, parallel, reading, sparse
+from hmrnn_jax import defaults, parallel
+from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import boundaries
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.looks import run as runs
-from hmrnn_jax.looks import text as looks
+from hmrnn_jax.evaluation import text as evaluation
+from hmrnn_jax.inference import activations, reading, sparse_model
+from hmrnn_jax.models.language import LanguageModel
+from hmrnn_jax.tasks import language
 
 SYMBOLS = "abcdefgh \n京"
 
 
 def make(**choices):
     config = hm_lstm.Config(6, (8, 7, 5), layer_norm="none", **choices)
-    model = models.LanguageModel(len(SYMBOLS), 6, (config,), 9)
+    model = LanguageModel(len(SYMBOLS), 6, (config,), 9)
     params = language.init_params(model, jax.random.key(3))
     return model, jax.tree.map(lambda x: 1.5 * x, params)
 
@@ -47,7 +50,7 @@ def test_one_row_is_the_single_pass(setup, single):
     assert z.dtype == np.int8
     np.testing.assert_array_equal(z, single)
     model, params, ids = setup
-    looked, _ = evaluate.look(*sparse.inference(model, params), ids)
+    looked, _ = activations.look(*sparse_model.inference(model, params), ids)
     np.testing.assert_array_equal(z, looked)
 
 
@@ -91,7 +94,7 @@ def test_sampled_boundaries_follow_the_seed_and_the_rows():
         again = reading.boundaries(model, params, ids, seed=key[0], rows=key[1], warmup=7)
         np.testing.assert_array_equal(found, again)
     assert (z[0, 1] != z[1, 1]).any() and (z[0, 1] != z[0, 5]).any()
-    looked, _ = evaluate.look(*sparse.inference(model, params), ids, seed=1)
+    looked, _ = activations.look(*sparse_model.inference(model, params), ids, seed=1)
     np.testing.assert_array_equal(z[1, 1], looked)
 
 
@@ -171,9 +174,9 @@ def test_segments_of_a_file_are_those_of_the_boundaries(run, setup, single, tmp_
     ids = setup[2]
     text = "".join(SYMBOLS[i] for i in ids)
     (tmp_path / "mine.txt").write_text(text, encoding="utf-8", newline="")
-    *inputs, note = looks.read(tmp_path / "mine.txt", run.encoding)
+    *inputs, note = evaluation.read(tmp_path / "mine.txt", run.encoding)
     assert not note
-    said, path = looks.segment(run, inputs, tmp_path / "whole.jsonl"), tmp_path / "whole.jsonl"
+    said, path = evaluation.segment(run, inputs, tmp_path / "whole.jsonl"), tmp_path / "whole.jsonl"
     expected = [
         row
         for number, layer in enumerate(single, start=1)
@@ -182,10 +185,20 @@ def test_segments_of_a_file_are_those_of_the_boundaries(run, setup, single, tmp_
     assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == expected
     assert f"{len(expected)} segments of 2 layers: {path}" in said
     assert "in one pass, exactly" in said and "need not be nested" in said
-    said = looks.segment(run, inputs, tmp_path / "rows.jsonl", batch=5, warmup=603)
+    said = evaluation.segment(run, inputs, tmp_path / "rows.jsonl", batch=5, warmup=603)
     assert (tmp_path / "rows.jsonl").read_text("utf-8") == path.read_text("utf-8")
     assert "5 rows, each after 603 symbols of its own past" in said and "--batch=1" in said
     assert sorted(os.listdir(tmp_path)) == ["mine.txt", "rows.jsonl", "whole.jsonl"]
+
+
+def test_segments_of_two_layers_are_nested_where_the_cell_nests_them(setup, single):
+    ends = [set(np.flatnonzero(layer)) for layer in single]
+    assert ends[1] - ends[0]  # layer 2 ends segments within segments of layer 1
+    assert "need not be nested" in reading.nesting(setup[0])
+    model, params = make(nested=True)
+    z = reading.boundaries(model, params, setup[2], rows=3, warmup=7)
+    assert z[1].any() and not (z[1] > z[0]).any()
+    assert "whole segments of the layer below" in reading.nesting(model)
 
 
 def test_symbols_of_bytes_and_words_are_spelled_when_asked_for():
@@ -195,6 +208,6 @@ def test_symbols_of_bytes_and_words_are_spelled_when_asked_for():
     ):
         vocabulary = Vocabulary.of(text, unit)
         ids, _ = vocabulary.encode(text)
-        spelled = looks.Spelled(ids, vocabulary)
+        spelled = evaluation.Spelled(ids, vocabulary)
         assert len(spelled) == len(symbols) and list(spelled) == symbols
         assert spelled[1:] == symbols[1:] and spelled[-1] == symbols[-1]

@@ -10,10 +10,10 @@ import pytest
 from fixtures import assert_close
 from oracles import lstm_step
 
-from hmrnn_jax import cells, recurrence, weight_gradients
+from hmrnn_jax import cells, recurrence
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.recurrence import Policy
+from hmrnn_jax.recurrence import Policy, deferred
 
 STEPS, BATCH, SYMBOLS = 8, 3, 4
 HM_LSTM = functools.partial(hm_lstm.Config, 3, (4, 5))
@@ -238,7 +238,7 @@ def test_columns_without_gradient_are_left_out(layout, rate):
     to_values[:, :8] *= columns[:, None]
     operands = rng.normal(size=(20, 30, 5) if layout == "tbk" else (20, 5, 30)).astype(np.float32)
     product = functools.partial(
-        weight_gradients.product, layout=layout, precision="float32", dtype=jnp.float32
+        deferred.weight_gradient, layout=layout, precision="float32", dtype=jnp.float32
     )
     expected = product(to_values, operands)
     actual = product(to_values, operands, active=(jnp.asarray(columns), 8))

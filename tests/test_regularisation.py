@@ -7,12 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmrnn_jax import language, models, optim, parallel, regularisation, train_state
+from hmrnn_jax import parallel
+from hmrnn_jax.batches.text import Batch
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm, on_lstm
-from hmrnn_jax.data import Batch
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.models import dropout as dropout_masks
+from hmrnn_jax.models import language as language_models
+from hmrnn_jax.models.dropout import Dropout
+from hmrnn_jax.models.language import LanguageModel
 from hmrnn_jax.parallel import AXIS
-from hmrnn_jax.regularisation import Dropout
+from hmrnn_jax.tasks import language
+from hmrnn_jax.training import optim
+from hmrnn_jax.training import state as train_state
 
 STEPS, ROWS, WORDS = 7, 16, 9
 KNOBS = {"slope": np.float32(1)}
@@ -23,7 +29,7 @@ PENALTIES = language.Penalties(activation=2.0, temporal=1.0)
 def model_of(dropout=ALL, head="tied", **choices):
     """Two ON-LSTM layers, 4 to 6 to 4 units."""
     stack = (on_lstm.Config(4, 6, 2), on_lstm.Config(6, 4, 2))
-    return models.LanguageModel(
+    return LanguageModel(
         WORDS, 4, stack, head=head, embedding_uniform=True, dropout=dropout, **choices
     )
 
@@ -61,7 +67,7 @@ def masks_of(dropout, key=0, rows=ROWS, first=0):
 
 
 def loss_of(model, params, batch, penalties=PENALTIES, key=0):
-    """`language.loss` on one device of the axis, its value alone."""
+    """`tasks.language.loss` on one device of the axis, its value alone."""
 
     def one(carry, batch):
         return language.loss(model, penalties, params, carry, batch, KNOBS, jax.random.key(key))[0]
@@ -92,7 +98,7 @@ def test_masks_are_drawn_apart_for_each_update_and_place():
     draws = [masks_of(ALL, key) for key in range(3)]
     for leaves in zip(*map(jax.tree.leaves, draws), strict=True):
         assert all((a != b).any() for a, b in zip(leaves, leaves[1:], strict=False))
-    wide = regularisation.draw(
+    wide = dropout_masks.draw(
         Dropout(0.5, 0.5, 0.5, 0.5, 0.5), jax.random.key(0), 50, 0, 50, (1, (1, 1), 1),
         [[(50, 1)]] * 2,
     )  # fmt: skip
@@ -196,12 +202,12 @@ def test_dropconnect(inverted, factors, evaluation):
 )
 def test_dropconnect_touches_recurrent_kernels_alone(config, dropped):
     """No input matrix, bias or gain, and no row of a boundary detector."""
-    model = models.LanguageModel(5, 3, (config,), 4, dropout=Dropout(weight=0.5))
+    model = LanguageModel(5, 3, (config,), 4, dropout=Dropout(weight=0.5))
     cell = make(model)["cell1"]
     masks = model.masks({"cell1": cell}, jax.random.key(0), 2, 0).weights[0]
     for connected, share in (
-        (regularisation.connect(cell, model.dropout, [0 * m for m in masks]), 0.0),
-        (regularisation.connect(cell, model.dropout, None), 0.5),
+        (dropout_masks.connect(cell, model.dropout, [0 * m for m in masks]), 0.0),
+        (dropout_masks.connect(cell, model.dropout, None), 0.5),
     ):
         changed = set()
         for path, value in jax.tree_util.tree_leaves_with_path(connected):
@@ -249,12 +255,12 @@ def test_penalties_by_hand():
     """AR: mean of h^2. TAR: mean of (h_t - h_{t-1})^2. Steps that do not count are left out."""
     h = jnp.array([[[1.0, 2.0], [3.0, 4.0]], [[2.0, 0.0], [3.0, 1.0]]])
     ones = jnp.ones((2, 2))
-    assert tuple(map(float, regularisation.activation_penalty(h, ones))) == (44.0, 8.0)
-    assert tuple(map(float, regularisation.temporal_penalty(h, ones))) == (14.0, 4.0)
+    assert tuple(map(float, language.activation_penalty(h, ones))) == (44.0, 8.0)
+    assert tuple(map(float, language.temporal_penalty(h, ones))) == (14.0, 4.0)
     mask = jnp.array([[1.0, 1.0], [1.0, 0.0]])
-    assert tuple(map(float, regularisation.activation_penalty(h, mask))) == (34.0, 6.0)
-    assert tuple(map(float, regularisation.temporal_penalty(h, mask))) == (5.0, 2.0)
-    total, number = regularisation.temporal_penalty(h[:1], ones[:1])
+    assert tuple(map(float, language.activation_penalty(h, mask))) == (34.0, 6.0)
+    assert tuple(map(float, language.temporal_penalty(h, mask))) == (5.0, 2.0)
+    total, number = language.temporal_penalty(h[:1], ones[:1])
     assert float(total) == 0 and float(number) > 0
 
 
@@ -310,9 +316,9 @@ class Drawn(Exception):
 
 def test_masks_are_no_rows_noise(monkeypatch):
     """A sampling model's boundaries and its dropout are independent draws of one update."""
-    keys, noise, draw = {}, language.row_noise, regularisation.draw
+    keys, noise, draw = {}, parallel.row_noise, dropout_masks.draw
     cell = hm_lstm.Config(4, (3, 3), boundary="sample", layer_norm="none")
-    model = models.LanguageModel(WORDS, 4, (cell,), 5, dropout=Dropout(embedding=0.5))
+    model = LanguageModel(WORDS, 4, (cell,), 5, dropout=Dropout(embedding=0.5))
 
     def record_noise(key, *shape):
         keys["noise"] = key
@@ -326,9 +332,9 @@ def test_masks_are_no_rows_noise(monkeypatch):
         raise Drawn
 
     params = make(model)
-    monkeypatch.setattr(language, "row_noise", record_noise)
-    monkeypatch.setattr(regularisation, "draw", record_masks)
-    monkeypatch.setattr(models.LanguageModel, "apply", stop)
+    monkeypatch.setattr(parallel, "row_noise", record_noise)
+    monkeypatch.setattr(language_models, "draw", record_masks)
+    monkeypatch.setattr(LanguageModel, "apply", stop)
     with pytest.raises(Drawn):
         jax.vmap(
             lambda batch: language.loss(

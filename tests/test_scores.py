@@ -112,6 +112,40 @@ def test_the_table_says_what_is_within_reach():
     assert "±" not in plain
 
 
+def test_untrained_models_stand_beside_the_trained_one_at_the_same_place():
+    """Mean and deviation of F1, by the same function, for each layer, shift and tolerance."""
+    rng = np.random.default_rng(3)
+    gold, mask = rng.random((60, 2)) < 0.2, rng.random((60, 2)) < 0.8
+    z = [rng.random((60, 2)) < rate for rate in (0.3, 0.1)]
+    fresh = [[rng.random((60, 2)) < rate for rate in (0.5, 0.2)] for _ in range(3)]
+    rows = scores.score_against(z, gold, mask=mask, tolerance=2, untrained=fresh)
+    plain = scores.score_against(z, gold, mask=mask, tolerance=2)
+    for row, without in zip(rows, plain, strict=True):
+        assert without.items() <= row.items()
+        if row["layer"] == scores.EVERY:
+            assert row == without
+            continue
+        alone = [
+            scores.precision_recall_f1(
+                one[row["layer"] - 1].T, gold.T, row["shift"], mask.T, row["tolerance"]
+            )[2]
+            for one in fresh
+        ]
+        assert row["untrained"] == 3
+        assert row["untrained_f1"] == pytest.approx(np.mean(alone))
+        assert row["untrained_f1_std"] == pytest.approx(np.std(alone, ddof=1)) and np.std(alone)
+        rates = [one[row["layer"] - 1][mask].mean() for one in fresh]
+        assert row["untrained_rate"] == pytest.approx(np.mean(rates))
+    table = scores.format_scores(rows).splitlines()
+    assert table[0].endswith("| untrained, 3 seeds")
+    shown = f"|{rows[0]['untrained_rate']:6.3f}{100 * rows[0]['untrained_f1']:6.1f}"
+    assert shown in table[2] and "untrained: freshly initialised" in table[-2]
+    assert "untrained" not in scores.format_scores(plain)
+    for wrong in ([fresh[0][:1]], [[layer[1:] for layer in fresh[0]]]):
+        with pytest.raises(UserError, match="layer by layer"):
+            scores.score_against(z, gold, untrained=wrong)
+
+
 def test_a_negative_tolerance_is_refused():
     z = np.array([0, 1, 0])
     with pytest.raises(UserError, match="tolerance is -1 steps: give 0"):

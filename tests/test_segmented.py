@@ -8,7 +8,7 @@ import pytest
 
 from hmrnn_jax import datasets
 from hmrnn_jax.analysis import scores
-from hmrnn_jax.datasets.segmented import FILES, FOLDER, chinese, read_words, unspaced
+from hmrnn_jax.datasets.chinese import FILES, FOLDER, chinese, read_words, unspaced
 from hmrnn_jax.errors import UserError
 
 SENTENCES = [["練", "得", "銅皮鐵骨", "。"], ["本", "港", "約", "有", "450"]]

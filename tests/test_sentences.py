@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmrnn_jax import models, sentences
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.inference import sentences
+from hmrnn_jax.models.language import LanguageModel
 
 VOCABULARY, BEFORE, AFTER = 11, 4, 7
 
@@ -23,7 +24,7 @@ CELLS = {
 
 @functools.cache
 def make(name):
-    model = models.LanguageModel(VOCABULARY, 6, CELLS[name], 9)
+    model = LanguageModel(VOCABULARY, 6, CELLS[name], 9)
     noise = jnp.zeros((1, 1, model.noise_width))
     ids, carry = jnp.zeros((1, 1), jnp.int32), model.initial_carry(1)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, carry, noise=noise))

@@ -9,9 +9,11 @@ import jax
 import pytest
 from runs import run
 
-from hmrnn_jax import aot, defaults, models, parallel, settings
+from hmrnn_jax import defaults, parallel
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.fields import Choice, Names, Number, Switch, Text, Whole, Wholes, nearest
+from hmrnn_jax.models import stack
+from hmrnn_jax.training import compile_only, settings
+from hmrnn_jax.training.fields import Choice, Names, Number, Switch, Text, Whole, Wholes, nearest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEFAULTS = {
@@ -169,7 +171,7 @@ OTHERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG, ids=str)
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_a_value_out_of_range_is_refused_before_anything_is_written(config, tmp_path, name, value):
     config.update_from_flattened_dict({name: value})
     with pytest.raises(UserError, match=re.escape(f"{name} is {value!r}; it must be ")):
@@ -177,14 +179,16 @@ def test_a_value_out_of_range_is_refused_before_anything_is_written(config, tmp_
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("make", "name", "value"), OTHERS, ids=str)
+@pytest.mark.parametrize(
+    ("make", "name", "value"), OTHERS, ids=lambda v: getattr(v, "__name__", str(v))
+)
 def test_so_it_is_for_every_task(tmp_path, make, name, value):
     config = make()
     config.update_from_flattened_dict({name: value})
     with pytest.raises(UserError, match=re.escape(f"{name} is {value!r}; it must be ")):
         run(config, tmp_path / "run")
     with pytest.raises(UserError, match=f"{name} is "):
-        aot.compiled_step(config, "cpu")
+        compile_only.compiled_step(config, "cpu")
     assert not (tmp_path / "run").exists()
 
 
@@ -223,6 +227,10 @@ def test_a_field_that_no_task_knows_or_that_is_not_there_is_named(config):
     ("changes", "message"),
     [
         ({"slope.start": 6.0}, "slope.start is 6, above slope.maximum, 5"),
+        (
+            {"window_random": True, "window_quantum": 11},
+            "window_quantum is 11, more than window, 10",
+        ),
         ({"model.backend": "pallas"}, "cpu has no kernels: set model.backend=scan"),
         ({"model.remat": 3}, "remat is 3; it must divide the window, 10 steps"),
         (
@@ -260,7 +268,7 @@ def test_cells_that_no_memory_holds_are_refused(config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="model.sizes take [0-9,]+ GiB to train"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(models, "host_memory", lambda: 1000)
+    monkeypatch.setattr(stack, "host_memory", lambda: 1000)
     config.model.sizes = (8, 8)
     with pytest.raises(UserError, match="choose smaller ones"):
         run(config, tmp_path / "run")

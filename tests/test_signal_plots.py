@@ -7,7 +7,7 @@ import pytest
 from figures import NS, PNG, kept
 from matplotlib.colors import to_hex
 
-from hmrnn_jax.analysis.signal_plots import signal_figure
+from hmrnn_jax.analysis.figures.signals import signal_figure
 from hmrnn_jax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("error")

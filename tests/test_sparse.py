@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from oracles import hm_lstm_step, make, random_state
 
-from hmrnn_jax import evaluate, language, models, recurrence, sparse
+from hmrnn_jax import recurrence
 from hmrnn_jax.cells import hm_lstm, lstm
+from hmrnn_jax.inference import activations, generate_text, sparse_model
+from hmrnn_jax.models.language import LanguageModel
+from hmrnn_jax.recurrence import sparse
+from hmrnn_jax.tasks import language
 
 SIZES = (4, 6, 5)
 Config = functools.partial(hm_lstm.Config, 3)
@@ -146,7 +150,7 @@ def test_what_is_copied_is_not_computed(batch):
 @pytest.fixture(scope="module")
 def language_model():
     config = hm_lstm.Config(3, (6, 5, 4), boundary="sample")
-    model = models.LanguageModel(7, 3, (config,), 8)
+    model = LanguageModel(7, 3, (config,), 8)
     shapes = jax.eval_shape(functools.partial(language.init_params, model), jax.random.key(0))
     draw = np.random.default_rng(1).normal
     return model, jax.tree.map(lambda s: draw(0, 0.5, s.shape).astype(np.float32), shapes)
@@ -164,12 +168,12 @@ HEADS = {
 def test_a_sparse_model_is_the_model(name, language_model, monkeypatch):
     model, params = language_model
     if name == "a large vocabulary":
-        monkeypatch.setattr(sparse, "_LARGEST_TABLE", 3)
+        monkeypatch.setattr(sparse_model, "_LARGEST_TABLE", 3)
     model = model.clone(**HEADS[name])
     if name == "plain":
         params = params | {"softmax_kernel": params["softmax_kernel"][: model.width]}
-    skipping, weights = sparse.inference(model, params)
-    assert isinstance(skipping, sparse.SparseModel) and skipping.inference is skipping
+    skipping, weights = sparse_model.inference(model, params)
+    assert isinstance(skipping, sparse_model.SparseModel) and skipping.inference is skipping
     rng = np.random.default_rng(2)
     ids = rng.integers(7, size=(12, 2))
     noise = rng.uniform(size=(12, 2, 2)).astype(np.float32)
@@ -189,17 +193,17 @@ def test_a_sparse_model_is_the_model(name, language_model, monkeypatch):
 
 def test_generating_and_looking_are_as_dense(language_model):
     model, params = language_model
-    skipping = sparse.inference(model, params)
+    skipping = sparse_model.inference(model, params)
     prompt = np.array([1, 5, 2])
     for temperature in (0.0, 1.0):
         dense, skipped = (
-            evaluate.generate(*pair, prompt, 30, temperature, seed=3)
+            generate_text.generate(*pair, prompt, 30, temperature, seed=3)
             for pair in ((model, params), skipping)
         )
         np.testing.assert_array_equal(skipped[0], dense[0])
         np.testing.assert_allclose(skipped[1], dense[1], atol=1e-5)
     ids = np.random.default_rng(4).integers(7, size=50)
-    dense, skipped = (evaluate.look(*pair, ids) for pair in ((model, params), skipping))
+    dense, skipped = (activations.look(*pair, ids) for pair in ((model, params), skipping))
     np.testing.assert_array_equal(skipped[0], dense[0])
     np.testing.assert_allclose(skipped[1], dense[1], atol=1e-5)
 
@@ -213,7 +217,7 @@ def test_only_what_has_copies_is_replaced(language_model):
         (lstm.Config(3, 6), lstm.Config(6, 6)),
     ):
         other = model.clone(cells=cells, policy=recurrence.Policy(remat=5))
-        chosen, kept = sparse.inference(other, params)
+        chosen, kept = sparse_model.inference(other, params)
         assert kept is params and chosen == other.inference and chosen.policy.remat == 0
 
 

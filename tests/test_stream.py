@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmrnn_jax import language, models, sparse, stream
 from hmrnn_jax.analysis import boundaries
 from hmrnn_jax.cells import hm_lstm, lstm
-from hmrnn_jax.data import Vocabulary
+from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.looks import streaming
-from hmrnn_jax.stream import Stream
+from hmrnn_jax.evaluation import text as evaluation
+from hmrnn_jax.inference import sparse_model, stream
+from hmrnn_jax.inference.stream import Stream
+from hmrnn_jax.models.language import LanguageModel
+from hmrnn_jax.tasks import language
 
 TEXT = "the cat sat on the mat; then that hat sat on the cat. " * 12  # over two chunks of 256
 VOCABULARY = Vocabulary.of(TEXT, "characters", unknown=True)
@@ -27,7 +29,7 @@ VOCABULARY = Vocabulary.of(TEXT, "characters", unknown=True)
 def trained(boundary="step", vocabulary=VOCABULARY):
     """A model whose detectors fire now and then, as `Stream` takes it."""
     config = hm_lstm.Config(4, (6, 5, 4), boundary=boundary)
-    model = models.LanguageModel(vocabulary.size, 4, (config,), 8)
+    model = LanguageModel(vocabulary.size, 4, (config,), 8)
     shapes = jax.eval_shape(functools.partial(language.init_params, model), jax.random.key(0))
     draw = np.random.default_rng(1).normal
     return model, jax.tree.map(lambda s: draw(0, 0.7, s.shape).astype(np.float32), shapes)
@@ -111,7 +113,7 @@ def test_saved_and_restored(reading, tmp_path):
 
 def test_soft_and_sampling_detectors_are_read_too():
     """Soft ones densely; sampling ones with draws that depend on the place, not on the piece."""
-    for boundary, kind in (("soft", models.LanguageModel), ("sample", sparse.SparseModel)):
+    for boundary, kind in (("soft", LanguageModel), ("sample", sparse_model.SparseModel)):
         whole, pieces = (Stream(*trained(boundary), VOCABULARY, seed=3) for _ in range(2))
         assert isinstance(whole._model, kind)
         expected = whole.push(TEXT[:40])
@@ -202,16 +204,18 @@ class Trickle(io.BytesIO):
 def test_standard_input_to_json_lines(reading):
     text = "the cät sat on the hat"  # the letter of two bytes is cut, and unknown
     raw = text.encode()
-    rows = [json.loads(line) for line in streaming.segments(run_of(VOCABULARY), Trickle(raw))]
+    rows = [
+        json.loads(line) for line in evaluation.stream_segments(run_of(VOCABULARY), Trickle(raw))
+    ]
     whole = Stream(*trained(), VOCABULARY)
     expected = whole.push(text)
     assert expected.unknown == 1
     assert rows == expected.segments + whole.finish().segments
     assert "".join(row["text"] for row in rows if row["layer"] == 1) == text
     with pytest.raises(UserError, match="not UTF-8: byte 7 cannot be read"):
-        list(streaming.segments(run_of(VOCABULARY), Trickle(b"the cat\xff sat")))
+        list(evaluation.stream_segments(run_of(VOCABULARY), Trickle(b"the cat\xff sat")))
     of_bytes = Vocabulary.of(raw, "bytes")
-    rows = [json.loads(line) for line in streaming.segments(run_of(of_bytes), Trickle(raw))]
+    rows = [json.loads(line) for line in evaluation.stream_segments(run_of(of_bytes), Trickle(raw))]
     assert "".join(row["text"] for row in rows if row["layer"] == 2) == raw.decode("latin-1")
 
 
@@ -219,13 +223,15 @@ def test_unknown_symbols_of_standard_input_are_told_at_its_end():
     told = []
     for raw in (b"the cat", "the cät sät, ok?".encode(), b"the \xc3\xa4\xff"):
         with contextlib.suppress(UserError):
-            list(streaming.segments(run_of(VOCABULARY), Trickle(raw), tell=told.append))
+            list(evaluation.stream_segments(run_of(VOCABULARY), Trickle(raw), tell=told.append))
     assert told == [
         "standard input: 5 of 16 symbols were never seen in training, read as unknown",
         "standard input: 1 of 5 symbols were never seen in training, read as unknown",
     ]
     # One who stops listening is told too, of what was read until then.
-    lines = streaming.segments(run_of(VOCABULARY), Trickle("ä ".encode() * 99), tell=told.append)
+    lines = evaluation.stream_segments(
+        run_of(VOCABULARY), Trickle("ä ".encode() * 99), tell=told.append
+    )
     next(lines)
     lines.close()
     assert len(told) == 3
@@ -264,7 +270,7 @@ def test_bad_input_is_one_sentence_and_reads_nothing(tmp_path):
     ):
         with pytest.raises(UserError, match="another model, slope or seed"):
             stranger.load(tmp_path / "d.npz")
-    plain = models.LanguageModel(VOCABULARY.size, 4, (lstm.Config(4, 6),), head="plain")
+    plain = LanguageModel(VOCABULARY.size, 4, (lstm.Config(4, 6),), head="plain")
     with pytest.raises(UserError, match="no boundary detectors"):
         Stream(plain, params, VOCABULARY)
     with pytest.raises(UserError, match="task strokes"):

@@ -8,7 +8,8 @@ import scipy.special
 from oracles import sigmoid
 from stroke_models import CELLS, apply, draw, make
 
-from hmrnn_jax import strokes
+from hmrnn_jax.inference import generate_sequences
+from hmrnn_jax.models.density import StrokeModel
 
 ROWS = 1000  # that continue each of three prompts
 
@@ -23,7 +24,7 @@ def prompt():
 def generate(cell="hm_lstm", **knobs):
     """Nine drawn steps, and the mixtures of a model that is given these from outside."""
     model, params = make(cell)
-    drawn = strokes.generate(model, params, prompt(), 9, **knobs)
+    drawn = generate_sequences.generate(model, params, prompt(), 9, **knobs)
     density = apply(model, params, np.concatenate([prompt(), drawn[:-1]])).mixture
     return drawn, jax.tree.map(lambda leaf: np.asarray(leaf)[3:], density)
 
@@ -73,9 +74,9 @@ def test_the_seed_decides_and_the_bias_keeps_to_the_means():
 
 
 def test_sequences_without_events_and_of_any_width():
-    model = strokes.StrokeModel(3, False, CELLS["lstm"][:1], head="plain", components=2)
+    model = StrokeModel(3, False, CELLS["lstm"][:1], head="plain", components=2)
     params, first = draw(model), prompt()[:, ::ROWS]
-    drawn = strokes.generate(model, params, first, 5, temperature=0.0)
+    drawn = generate_sequences.generate(model, params, first, 5, temperature=0.0)
     density = apply(model, params, np.concatenate([first, drawn[:-1]])).mixture
     assert model.columns == 3 and density.event_logit is None and density.rho_hat is None
     means = likeliest_means(jax.tree.map(np.asarray, density))

@@ -10,14 +10,16 @@ import scipy.stats
 from oracles import hm_lstm_step, lstm_step, sigmoid
 from stroke_models import COMPONENTS, data, make, mesh_of
 
-from hmrnn_jax import buckets, parallel, strokes
+from hmrnn_jax import parallel
+from hmrnn_jax.batches.sequences import EvaluationSequences, columns
 from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.tasks import sequences as sequences_task
 
 
 def likelihoods(model, params, sequences):
     """Log-likelihood of each sequence by the papers' equations, in float64, without batches."""
     params = jax.tree.map(lambda v: v.astype(np.float64), params)
-    table = buckets.columns(sequences).astype(np.float64)
+    table = columns(sequences).astype(np.float64)
     result = []
     for i in range(len(sequences)):
         rows = table[sequences.place(i)]
@@ -66,15 +68,15 @@ def _log_density(model, params, hidden, target):
 
 @functools.cache
 def scorer(model, devices):
-    step = functools.partial(strokes.eval_step, model.inference)
+    step = functools.partial(sequences_task.eval_step, model.inference)
     return parallel.pmapped_evaluation(step, mesh_of(devices))
 
 
 def score(model, params, sequences, batch, window, devices=1, change=lambda part: part):
     mesh = mesh_of(devices)
-    parts = map(change, buckets.EvaluationSequences(sequences, batch, window))
+    parts = map(change, EvaluationSequences(sequences, batch, window))
     params, carry = parallel.replicate(params, mesh), model.initial_carry(batch)
-    return strokes.whole_summary(
+    return sequences_task.whole_summary(
         parallel.accumulate(scorer(model, devices), params, carry, parts, mesh)
     )
 

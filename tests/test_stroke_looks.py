@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from stroke_models import apply, config_of, data, make, mesh_of, shrink_oscillators
 
-from hmrnn_jax import buckets, evaluate
+from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import scores
+from hmrnn_jax.batches.sequences import columns
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.looks import run as runs
-from hmrnn_jax.looks import sequences as looks
+from hmrnn_jax.evaluation import sequences as evaluation
+from hmrnn_jax.inference import activations
 
 SCALE = Scale(("x", "y"), "pen", (1.0, -2.0), (0.5, 3.0))
 
@@ -36,8 +37,8 @@ def test_segments_of_each_sequence_are_those_it_has_alone(tmp_path):
     """Sequences of any length are read side by side; none sees another, or its padding."""
     run, sequences = run_of("hm_lstm"), data((40, 7, 300, 23))
     write(tmp_path, sequences)
-    path, table = tmp_path / "segments.jsonl", buckets.columns(sequences)
-    said = looks.segment(run, looks.read(run, tmp_path), path)
+    path, table = tmp_path / "segments.jsonl", columns(sequences)
+    said = evaluation.segment(run, evaluation.read(run, tmp_path), path)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert said.startswith(f"{len(rows)} segments of 4 sequences")
     for i, name in enumerate(sequences.names):
@@ -45,7 +46,7 @@ def test_segments_of_each_sequence_are_those_it_has_alone(tmp_path):
         padded = np.pad(alone, [(0, 300 - len(alone)), (0, 0), (0, 0)])
         states = jax.device_get(apply(run.model, run.plain, padded).states[0])
         h, fired = ([leaf[: len(alone)] for leaf in leaves] for leaves in (states.h, states.z))
-        z, norms = evaluate.look(run.model, run.plain, alone, window=50)
+        z, norms = activations.look(run.model, run.plain, alone, window=50)
         np.testing.assert_array_equal(z, fired)
         expected = [np.linalg.norm(layer, axis=-1) for layer in h]
         np.testing.assert_allclose(norms, expected, rtol=1e-5, atol=1e-6)
@@ -62,11 +63,11 @@ def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path
     run, sequences = run_of("hm_lstm"), data((40, 7, 90))
     rng = np.random.default_rng(1)
     sequences = dataclasses.replace(sequences, changes=rng.random(137) < 0.2)
-    out = looks.show_boundaries(run, "mine", sequences, tmp_path / "figure.png", scored=2)
+    out = evaluation.show_boundaries(run, "mine", sequences, tmp_path / "figure.png", scored=2)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    table, fired = buckets.columns(sequences), []
+    table, fired = columns(sequences), []
     for i in range(2):
-        z, _ = evaluate.look(run.model, run.plain, table[sequences.place(i)][:, None])
+        z, _ = activations.look(run.model, run.plain, table[sequences.place(i)][:, None])
         fired += z[0][:, 0].tolist()
     fired = np.array(fired) == 1
     for name, gold in (("pen", sequences.events), ("changes", sequences.changes)):
@@ -74,6 +75,7 @@ def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path
         hits = np.sum(fired & gold)
         precision, recall = 100 * hits / fired.sum(), 100 * hits / gold.sum()
         rows = out.partition(f"boundaries against {name}, 2 sequences")[2].splitlines()
+        assert rows[1].endswith("| untrained, 5 seeds") and rows[3].count("|") == 4
         assert rows[3].startswith(f"    1  +0   {fired.mean():.3f} |{precision:6.1f}{recall:6.1f}")
         # Padded to one length, so that neither sequence reaches into the other.
         both = np.zeros((2, 2, 40), bool)
@@ -87,12 +89,14 @@ def test_what_cannot_be_looked_at_is_refused(tmp_path, monkeypatch):
     shrink_oscillators(monkeypatch)
     write(tmp_path, data((40, 7)))
     with pytest.raises(UserError, match="no boundary detectors"):
-        looks.segment(run_of("lstm"), looks.read(run_of("lstm"), tmp_path), tmp_path / "out")
+        evaluation.segment(
+            run_of("lstm"), evaluation.read(run_of("lstm"), tmp_path), tmp_path / "out"
+        )
     run = run_of("hm_lstm")  # of another scale than the oscillators that its configuration names
-    for ask in (looks.score, looks.held_out):
+    for ask in (evaluation.score, evaluation.held_out):
         with pytest.raises(UserError, match="oscillators .*another scale than the run's"):
             ask(run, "test")
     for numbers in ((0, 5, 1, 1.0, 0.0), (1, 0, 1, 1.0, 0.0), (1, 5, 0, 1.0, 0.0),
                     (1, 5, 1, -1.0, 0.0), (1, 5, 1, 1.0, -1.0)):  # fmt: skip
         with pytest.raises(UserError, match="positive numbers"):
-            looks.sample(run, "test", *numbers, seed=0, path=tmp_path / "sample.png")
+            evaluation.sample(run, "test", *numbers, seed=0, path=tmp_path / "sample.png")

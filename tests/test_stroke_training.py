@@ -9,19 +9,15 @@ import numpy as np
 import pytest
 from stroke_models import CELLS, config_of, draw, mesh_of, shrink_oscillators
 
-from hmrnn_jax import (
-    buckets,
-    defaults,
-    optim,
-    parallel,
-    settings,
-    strokes,
-    tasks,
-    train_state,
-    workdir,
-)
+from hmrnn_jax import defaults, parallel, tasks
+from hmrnn_jax.batches.sequences import SequenceBatch
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.models import mixture
+from hmrnn_jax.models.density import StrokeModel
+from hmrnn_jax.tasks import sequences
+from hmrnn_jax.training import optim, settings, workdir
+from hmrnn_jax.training import state as train_state
 
 
 def batch_of(rows=4, steps=6):
@@ -33,14 +29,14 @@ def batch_of(rows=4, steps=6):
     mask = (np.arange(steps)[:, None] < lengths).astype(np.float32)
     resets = np.zeros((steps, rows), bool)
     resets[0] = True
-    return buckets.SequenceBatch(values[:-1], values[1:], mask, resets)
+    return SequenceBatch(values[:-1], values[1:], mask, resets)
 
 
 def test_one_and_two_devices_have_the_same_loss_and_gradient():
     """The mean over all counted steps, and its plain gradient: one step of SGD at rate 1."""
-    model = strokes.StrokeModel(2, True, CELLS["lstm"][:1], head="plain", components=2)
+    model = StrokeModel(2, True, CELLS["lstm"][:1], head="plain", components=2)
     params, sgd = draw(model), optim.optimizer("sgd", clip=1e9)
-    step = functools.partial(train_state.train_step, functools.partial(strokes.loss, model), sgd)
+    step = functools.partial(train_state.train_step, functools.partial(sequences.loss, model), sgd)
     knobs = {"learning_rate": np.float32(1), "slope": np.float32(1)}
     batch, found = batch_of(), []
     for devices in (1, 2):
@@ -59,7 +55,7 @@ def test_one_and_two_devices_have_the_same_loss_and_gradient():
     def plain(params):
         out = model.apply({"params": params}, batch.inputs, model.initial_carry(4))
         values, events = batch.targets[..., :2], batch.targets[..., 2]
-        nll = strokes.mixture.negative_log_likelihood(out.mixture, values, events)
+        nll = mixture.negative_log_likelihood(out.mixture, values, events)
         return jnp.sum(nll * batch.mask) / batch.mask.sum()
 
     loss, gradient = plain(params)
@@ -154,6 +150,7 @@ def test_a_run_from_before_the_header_could_be_told_goes_on(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(saved))
     workdir.open_run(tmp_path, config, scale)
     saved["data"]["header"] = "yes"
+    (tmp_path / "checkpoints/latest/5").mkdir(parents=True)  # beyond its beginning
     (tmp_path / "config.json").write_text(json.dumps(saved))
     with pytest.raises(UserError, match="data.header: 'yes' in the run, 'guess' now"):
         workdir.open_run(tmp_path, config, scale)

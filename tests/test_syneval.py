@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hmrnn_jax.analysis import syneval
-from hmrnn_jax.analysis.syneval import Item
+from hmrnn_jax.datasets.syneval import PAIR, Item, find, read_items
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
 
@@ -96,15 +96,15 @@ def test_unknown_words_are_read_as_unknown_and_counted(vocabulary):
         "no <unk> ever": -3, "the <unk> ever": -2, "most <unk> ever": -1,
     }  # fmt: skip
     rows = by_key(syneval.evaluate(ITEMS, small, scorer(small, scores)))
-    row = rows["simple_agrmt", *syneval.PAIR]
+    row = rows["simple_agrmt", *PAIR]
     assert (row["accuracy"], row["known"], row["known_accuracy"]) == (1, 0, None)
-    for pair in (("grammatical", "intrusive"), ("intrusive", "ungrammatical"), syneval.PAIR):
+    for pair in (("grammatical", "intrusive"), ("intrusive", "ungrammatical"), PAIR):
         row = rows["simple_npi_anim", *pair]
         assert (row["accuracy"], row["known"], row["known_accuracy"]) == (0.5, 0.5, 1)
     # Both words unknown: one sentence twice, scored once, whatever the scorer says.
     smaller, calls = without(vocabulary, "sleeps", "sleep"), []
     score = scorer(smaller, {"the cat <unk>": -1, "the cats <unk>": -1}, calls)
-    row = by_key(syneval.evaluate(ITEMS, smaller, score))["simple_agrmt", *syneval.PAIR]
+    row = by_key(syneval.evaluate(ITEMS, smaller, score))["simple_agrmt", *PAIR]
     assert row["right"] == 0 and row["known_items"] == 0
     assert len(calls[0]) == len(set(calls[0]))
     assert calls[0].count("the cat <unk>") == 1
@@ -165,9 +165,9 @@ def test_every_published_figure_has_a_title_and_is_a_share():
     assert {key[0] for key in syneval.PUBLISHED} == set(syneval.TITLES)
     assert all(0 <= value <= 1 for pair in syneval.PUBLISHED.values() for value in pair)
     # Some that the paper's text dwells on: long dependencies better, short ones worse.
-    assert syneval.PUBLISHED["subj_rel", *syneval.PAIR] == (0.66, 0.60)
-    assert syneval.PUBLISHED["obj_rel_across", *syneval.PAIR] == (0.57, 0.52)
-    assert syneval.PUBLISHED["simple_agrmt", *syneval.PAIR] == (0.99, 1.00)
+    assert syneval.PUBLISHED["subj_rel", *PAIR] == (0.66, 0.60)
+    assert syneval.PUBLISHED["obj_rel_across", *PAIR] == (0.57, 0.52)
+    assert syneval.PUBLISHED["simple_agrmt", *PAIR] == (0.99, 1.00)
 
 
 def write(path, items):
@@ -178,10 +178,10 @@ def write(path, items):
 
 
 def test_reading_plain_and_gzipped(tmp_path):
-    assert syneval.read_items(write(tmp_path / "a.tsv", ITEMS)) == ITEMS
-    assert syneval.read_items(write(tmp_path / "a.tsv.gz", ITEMS)) == ITEMS
+    assert read_items(write(tmp_path / "a.tsv", ITEMS)) == ITEMS
+    assert read_items(write(tmp_path / "a.tsv.gz", ITEMS)) == ITEMS
     (tmp_path / "b.tsv").write_bytes("\ufeffa\tb\tc d\tc e\r\na\tb\tf\tg".encode())
-    assert syneval.read_items(tmp_path / "b.tsv") == [
+    assert read_items(tmp_path / "b.tsv") == [
         Item("a", "b", ("c d", "c e")),
         Item("a", "b", ("f", "g")),
     ]
@@ -203,34 +203,34 @@ def test_broken_lines_are_named(tmp_path, line, fault):
     path = write(tmp_path / "a.tsv", ITEMS)
     path.write_text(path.read_text() + line + "\nx\ty\tz\tw\n")
     with pytest.raises(UserError, match=f"line 8 of {path} .*{fault}"):
-        syneval.read_items(path)
+        read_items(path)
 
 
 def test_broken_files_are_named(tmp_path):
     for name, content in (("a.tsv", b""), ("b.tsv", b"\xff\t"), ("c.tsv.gz", b"a\tb\tc\td\n")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=name):
-            syneval.read_items(tmp_path / name)
+            read_items(tmp_path / name)
     with pytest.raises(UserError, match=r"d\.tsv"):
-        syneval.read_items(tmp_path / "d.tsv")
+        read_items(tmp_path / "d.tsv")
 
 
 def test_finding_the_file(tmp_path, monkeypatch):
     monkeypatch.delenv("HMRNN_DATA", raising=False)
     with pytest.raises(UserError, match="HMRNN_DATA"):
-        syneval.find()
+        find()
     with pytest.raises(UserError, match=str(tmp_path)):
-        syneval.find(tmp_path)
+        find(tmp_path)
     (tmp_path / "lm-syneval").mkdir()
     path = write(tmp_path / "lm-syneval" / "emnlp2018.tsv.gz", ITEMS)
-    assert str(syneval.find(tmp_path)) == str(path)
+    assert str(find(tmp_path)) == str(path)
     monkeypatch.setenv("HMRNN_DATA", str(tmp_path))
-    assert syneval.read_items(syneval.find()) == ITEMS
+    assert read_items(find()) == ITEMS
 
 
 @DATA
 def test_the_published_set():
-    items = syneval.read_items(syneval.find())
+    items = read_items(find())
     counts = collections.Counter(item.construction for item in items)
     assert len(items) == 163_124 and len(counts) == 22
     assert counts["simple_agrmt"] == 140 and counts["reflexives_across"] == 22_400
@@ -257,7 +257,7 @@ def test_the_published_set():
 def test_the_share_of_items_in_the_penn_treebank_vocabulary():
     with open(os.path.join(os.environ["HMRNN_DATA"], "ptb", "ptb.train.txt")) as file:
         vocabulary = Vocabulary.of(file.read(), "words")
-    items = syneval.read_items(syneval.find())
+    items = read_items(find())
     rows = syneval.evaluate(items, vocabulary, lambda arrays: np.zeros(len(arrays)))
-    known = sum(r["known_items"] for r in rows if (r["better"], r["worse"]) == syneval.PAIR)
+    known = sum(r["known_items"] for r in rows if (r["better"], r["worse"]) == PAIR)
     assert known == 35_352

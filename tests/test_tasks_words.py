@@ -10,8 +10,8 @@ import pytest
 
 import train as program
 from hmrnn_jax import defaults, parallel, tasks
-from hmrnn_jax.checkpoint import Checkpoints
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.training.checkpoint import Checkpoints
 
 WORDS = "the cat sat on a mat and then it went to see who was there by sun light".split()
 BEGINS = "averaging of the parameters begins"

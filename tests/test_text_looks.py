@@ -6,13 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from hmrnn_jax import defaults, language, models, parallel, report
-from hmrnn_jax.analysis import parsing
+from hmrnn_jax import defaults, parallel
+from hmrnn_jax import run as runs
+from hmrnn_jax.analysis import parsing, scores
 from hmrnn_jax.cells import hm_lstm, on_lstm
-from hmrnn_jax.data import Corpus, Vocabulary
+from hmrnn_jax.datasets.text import Corpus
+from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.looks import syntax, text
-from hmrnn_jax.looks.run import Run
+from hmrnn_jax.evaluation import syntax, text
+from hmrnn_jax.inference import activations, generate_text
+from hmrnn_jax.models.language import LanguageModel
+from hmrnn_jax.run import Run
+from hmrnn_jax.tasks import language
 
 SENTENCES = "the cat sat on a mat\nthe dog <unk> ( a cat )\n"
 
@@ -20,7 +25,7 @@ SENTENCES = "the cat sat on a mat\nthe dog <unk> ( a cat )\n"
 def run_of(vocabulary, cells=None):
     cells = cells or (hm_lstm.Config(4, (6, 5), layer_norm="none"),)
     head = "plain" if len(cells) > 1 else "gated"
-    model = models.LanguageModel(vocabulary.size, 4, cells, 8, head)
+    model = LanguageModel(vocabulary.size, 4, cells, 8, head)
     params = language.init_params(model, jax.random.key(0))
     config = defaults.text()
     config.data.name = "text"
@@ -35,6 +40,30 @@ def on_lstms():
 @pytest.fixture(scope="module")
 def of_words():
     return run_of(Vocabulary.of(SENTENCES, "words"), on_lstms())
+
+
+# Titles
+
+
+def test_a_run_is_called_by_its_model_and_data_not_its_folder():
+    ptb, own, logic = defaults.text(), defaults.text(), defaults.logic()
+    ptb.data.name = "ptb_char"
+    own.data.name, own.data.path = "text", "my/poems.txt"
+    own.model.cell, own.model.sizes = "nested_lstm", (600,)
+    logic.model.sizes = (400, 300)
+    assert runs.title(ptb) == "HM-LSTM 3 x 512 on ptb_char"
+    assert runs.title(own) == "Nested LSTM 600 on poems.txt"
+    assert runs.title(logic) == "ON-LSTM 400 + 300 on logic"
+    assert runs.titles({"a": ptb, "b": own}) == {"a": runs.title(ptb), "b": runs.title(own)}
+    other = defaults.text()
+    other.data.name, other.clip, other.detector_rate = "ptb_char", 1.0, 1.0
+    assert runs.titles({"a": ptb, "b": other}) == {
+        "a": "HM-LSTM 3 x 512 on ptb_char, clip 0.25, detector_rate 0.1",
+        "b": "HM-LSTM 3 x 512 on ptb_char, clip 1.0, detector_rate 1.0",
+    }
+    # Nothing or much differs: then the folders tell them apart.
+    again = runs.titles({"runs/a": ptb, "runs/b": ptb.copy_and_resolve_references()})
+    assert list(again.values()) == [f"{runs.title(ptb)}, {folder}" for folder in "ab"]
 
 
 # Texts
@@ -57,6 +86,30 @@ def test_bytes_never_seen_are_shown_scored_and_cut(tmp_path):
     assert "".join(row["text"] for row in rows) == raw.decode("latin-1")
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_boundaries_are_scored_beside_untrained_models_of_the_same_configuration(tmp_path, words):
+    """Those that train.py begins with, given the seeds 0 to 4; spaces or words."""
+    run = run_of(Vocabulary.of(SENTENCES, "characters"))
+    ids, _ = run.encoding.encode(SENTENCES * 9)
+    ends = np.array([symbol == "a" for symbol in SENTENCES * 9]) if words else None
+    inputs = ids, SENTENCES * 9
+    said = text.show_boundaries(run, "mine", inputs, ends, tmp_path / "figure.png")
+    rows = [line for line in said.splitlines() if line.startswith("    1  +")]
+    gold = ends if words else np.array([symbol.isspace() for symbol in inputs[1]])
+    mask = np.array([symbol != "\n" for symbol in inputs[1]]) if words else None
+    for shift, row in enumerate(rows):
+        f1 = []
+        for seed in range(5):
+            key, _ = jax.random.split(jax.random.key(seed))
+            params = language.init_params(run.model, key)
+            z, _ = activations.look(run.model, params, ids)
+            f1.append(100 * scores.precision_recall_f1(z[0], gold, shift, mask)[2])
+        mean, deviation = np.mean(f1), np.std(f1, ddof=1)
+        shown = [float(number) for number in row.rpartition("|")[2].split()[1:]]
+        np.testing.assert_allclose(shown, [mean, deviation], atol=0.051)
+    assert len(rows) == 2 and "untrained, 5 seeds" in said
+
+
 def test_a_space_of_bytes_is_one_of_ascii(tmp_path):
     """Bytes 0x85 and 0xa0 are parts of characters, not the spaces of that number."""
     run = run_of(Vocabulary.of("à la carte ", "bytes"))
@@ -73,7 +126,7 @@ def test_the_view_at_the_end_of_training_has_a_mark_for_each_symbol(unit):
     ids, _ = vocabulary.encode(content + "new ü\n")
     run = run_of(vocabulary)
     corpus = Corpus("text", {"train": ids, "test": ids}, vocabulary, "", {})
-    said = report.view(run.model, run.plain, corpus, 2.0)
+    said = language.view(run.model, run.plain, corpus, 2.0)
     assert f"in the first {len(ids)} {unit} of the test text" in said
     assert f"over {len(ids)} symbols" in said
 
@@ -113,7 +166,7 @@ def test_a_prompt_of_words_is_set_apart_from_what_follows(of_words, monkeypatch)
         ids = [of_words.encoding.symbols.index(word) for word in next(drawn)]
         return np.array(ids), np.zeros(len(ids))
 
-    monkeypatch.setattr(text.evaluate, "generate", draw)
+    monkeypatch.setattr(generate_text, "generate", draw)
     said = [text.sample(of_words, prompt, 2) for prompt in ("the", "the", "the ", "the\n")]
     begins = ["the cat sat\n", "the\nthe\n", "the cat\n", "the\ncat\n"]
     assert all(map(str.startswith, said, begins))

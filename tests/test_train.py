@@ -14,11 +14,14 @@ import pytest
 from runs import newest, run
 
 import train as program
-from hmrnn_jax import defaults, evaluate, parallel, report
+from hmrnn_jax import defaults, parallel
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.looks.run import restore
-from hmrnn_jax.stream import Stream
+from hmrnn_jax.inference.stream import Stream
+from hmrnn_jax.run import restore
+from hmrnn_jax.tasks import metrics
+from hmrnn_jax.training import progress as progress_training
 
+OLD = Path(__file__).parent / "reference/run_f78d648.tar.xz"
 WORDS = "the cat sat on a mat and then it went to see who was there by sun light again".split()
 
 
@@ -99,13 +102,13 @@ def test_resumed_run_equals_uninterrupted_one_bit_for_bit(config, tmp_path):
 
 def test_all_that_goes_to_the_devices_is_put_there(config, tmp_path, monkeypatch):
     """In updates, validation and saving: on an accelerator what slips through is waited for."""
-    config.schedule, config.save, progress = "cosine", 4, report.Progress
+    config.schedule, config.save, progress = "cosine", 4, progress_training.Progress
 
     def begun(*arguments):
         jax.config.update("jax_transfer_guard", "disallow")
         return progress(*arguments)
 
-    monkeypatch.setattr(report, "Progress", begun)
+    monkeypatch.setattr(progress_training, "Progress", begun)
     try:
         _, said = run(config, tmp_path)
     finally:
@@ -234,7 +237,7 @@ def test_a_second_training_in_a_folder_is_refused(quick, tmp_path):
 
 def test_a_run_of_an_earlier_version_resumes_and_is_evaluated(config, tmp_path, monkeypatch):
     """Made by f78d648; its figures after update 4, and after 8 where it was not stopped."""
-    with tarfile.open(Path(__file__).parent / "reference/run_f78d648.tar.xz") as archive:
+    with tarfile.open(OLD) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
     found = restore("run", parallel.make_mesh())
@@ -253,6 +256,16 @@ def test_a_run_of_an_earlier_version_resumes_and_is_evaluated(config, tmp_path, 
     assert after["bpc"] == pytest.approx(4.1829, abs=1e-3)
     steps = [json.loads(line)["step"] for line in open("run/metrics.jsonl")]
     assert steps == sorted(steps) and set(steps) == {2, 4, 6, 8}
+
+
+def test_a_vocabulary_that_does_not_fit_the_parameters_is_told(tmp_path):
+    with tarfile.open(OLD) as archive:
+        archive.extractall(tmp_path, filter="data")
+    vocabulary = json.loads((tmp_path / "run/vocabulary.json").read_text())
+    vocabulary["symbols"].append("?")
+    (tmp_path / "run/vocabulary.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(UserError, match=r"embedding has the shape \(19, 8\) there and \(20, 8\) h"):
+        restore(tmp_path / "run", parallel.make_mesh())
 
 
 # Signals
@@ -363,7 +376,7 @@ def test_bad_settings_leave_nothing_behind(config, tmp_path, change, message):
 
 def test_collapse_is_reported():
     result = {"valid/rate/layer1": 0.001, "rate/layer2": 0.995, "live/layer1": 0.005, "bpc": 2.0}
-    warnings = evaluate.collapsed(result)
+    warnings = metrics.collapsed(result)
     assert len(warnings) == 3
     assert "never" in warnings[0] and "always" in warnings[1] and "no longer learns" in warnings[2]
-    assert not evaluate.collapsed({"rate/layer1": 0.5, "live/layer1": 0.5})
+    assert not metrics.collapsed({"rate/layer1": 0.5, "live/layer1": 0.5})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hmrnn_jax import files
 from hmrnn_jax.datasets import treebank
 from hmrnn_jax.errors import UserError
 
@@ -198,7 +199,7 @@ def test_archives_that_python_cannot_unpack_are_refused(tmp_path):
 
 
 def test_more_than_the_memory_is_good_for_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(treebank.files, "room", lambda: 4 * 150)
+    monkeypatch.setattr(files, "room", lambda: 4 * 150)
     write(tmp_path / "a" / "wsj_0001.mrg", SHORT * 3)
     assert len(treebank.read_trees(tmp_path / "a").sentences) == 3
     write(tmp_path / "a" / "wsj_0002.mrg", SHORT)

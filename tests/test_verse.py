@@ -7,8 +7,8 @@ import os
 import pytest
 
 from hmrnn_jax import datasets
-from hmrnn_jax.analysis import verse
-from hmrnn_jax.datasets.verse import quatrains
+from hmrnn_jax.analysis import quatrains as verse
+from hmrnn_jax.datasets.quatrains import quatrains
 from hmrnn_jax.errors import UserError
 
 GOOD = "一二三四五，六七八九十。天地玄黄宇，宙洪荒日月。"

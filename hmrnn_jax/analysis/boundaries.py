@@ -157,7 +157,8 @@ def segments(text_symbols, z_layer, layer):
 
     A segment ends after a symbol at which the layer fires, the last one at the
     end of the text. Segments of two layers need not be nested: a detector is evaluated at
-    every step, while its layer COPYs too, so a layer may fire where the one below does not.
+    every step, while its layer COPYs too, so a layer may fire in the middle of a segment of the
+    one below. They are with the cell's option `nested`.
 
     Args:
       text_symbols: str or sequence of T str symbols.

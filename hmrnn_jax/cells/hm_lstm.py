@@ -30,8 +30,8 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
-from hmrnn_jax.cells import operations
-from hmrnn_jax.cells.common import Products, cast_like, check_input, check_sizes, init_norms
+from hmrnn_jax.cells import hm_lstm_pointwise
+from hmrnn_jax.cells.base import Products, cast_like, check_input, check_sizes, init_norms
 from hmrnn_jax.errors import require
 
 TERMS = ("U_rec", "U_td", "W_bu")
@@ -259,7 +259,7 @@ def active(config, before, after, resets):
 
 def step(
     config, params, state, x=None, *, linear=None, slope=1.0, noise: Any = None, after=None,
-    pointwise=operations,
+    pointwise=hm_lstm_pointwise,
 ) -> tuple[State, Aux]:  # fmt: skip
     """One time step.
 
@@ -269,13 +269,13 @@ def step(
       state: `State` of step t - 1.
       x: input `[input_size, ...]`; not used when `linear` is given.
       linear: the products, `linear(name, operand) -> kernel @ operand + bias`, with the first
-        layer's input term included, the operand as in `common.joined`; made from `params` and
+        layer's input term included, the operand as in `base.joined`; made from `params` and
         `x` by default.
       slope: slope a of the hard sigmoid, a scalar, traced.
       noise: `[L - 1, ...]` uniform draws for the `sample` mode.
       after: the new `State`, where it is known and only the derivative is wanted; this is
         then the form that `recurrence` differentiates, its derivative written by hand.
-      pointwise: what does all but the products: `operations` or `kernels.pointwise`.
+      pointwise: what does all but the products: `hm_lstm_pointwise` or `recurrence.gpu_kernel`.
 
     Returns the new `State` and the detectors' pre-activations.
     """
@@ -295,7 +295,7 @@ def step(
         s = _preactivation(config, params, layer, operands, linear)
         # Not two slices: the gradient of a split is one concatenation.
         gates, detector = (s, None) if last else jnp.split(s, [4 * size])
-        operands = operations.Operands(
+        operands = hm_lstm_pointwise.Operands(
             gates, None if last else detector[0], p, q, state.h[layer], state.c[layer], norm,
             slope, noise[layer] if config.uses_noise and not last else None,
             params[_name(layer)].get("reads"),
@@ -303,7 +303,7 @@ def step(
         if after is None:
             new = pointwise.advance(config, operands)
         else:
-            known = operations.Advanced(
+            known = hm_lstm_pointwise.Advanced(
                 after.h[layer], after.c[layer], None if last else after.z[layer],
                 operands.detector,
             )  # fmt: skip

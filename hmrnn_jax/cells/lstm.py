@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
-from hmrnn_jax.cells.common import (
+from hmrnn_jax.cells.base import (
     Products,
     cast_like,
     check_input,

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
-from hmrnn_jax.cells.common import Products, cast_like, check_input, check_sizes, init_affine
+from hmrnn_jax.cells.base import Products, cast_like, check_input, check_sizes, init_affine
 from hmrnn_jax.errors import require
 
 PROPOSALS = {"identity": lambda s: s, "tanh": jnp.tanh}
@@ -37,7 +37,7 @@ class Config:
       proposal: activation of the outermost proposal, `identity` or `tanh`. The paper's
         published abstract does not say; implementations take the identity to be its choice.
       forget_bias: initial bias of f at every level; not known from the paper.
-      initialisation: `orthogonal` or `uniform`, see `common.init_affine`.
+      initialisation: `orthogonal` or `uniform`, see `base.init_affine`.
     """
 
     input_size: int

@@ -24,14 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops
-from hmrnn_jax.cells.common import (
-    Products,
-    cast_like,
-    check_input,
-    check_sizes,
-    init_affine,
-    is_size,
-)
+from hmrnn_jax.cells.base import Products, cast_like, check_input, check_sizes, init_affine, is_size
 from hmrnn_jax.errors import UserError, require
 
 
@@ -44,7 +37,7 @@ class Config:
       chunk: units C that share a master gate; divides `size`.
       forget_bias: added to the initial bias of f (the authors: 0).
       initialisation: `uniform`, PyTorch's default as in the authors' code, or
-        `orthogonal`, see `common.init_affine`.
+        `orthogonal`, see `base.init_affine`.
     """
 
     input_size: int

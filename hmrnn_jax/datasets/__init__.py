@@ -2,11 +2,9 @@
 
 import os
 
+from hmrnn_jax.datasets import chinese, python_reference, quatrains
 from hmrnn_jax.datasets.published import PUBLISHED, read_local
-from hmrnn_jax.datasets.python_reference import python_reference
-from hmrnn_jax.datasets.segmented import chinese
 from hmrnn_jax.datasets.text import Corpus, user_text
-from hmrnn_jax.datasets.verse import quatrains
 from hmrnn_jax.errors import UserError
 
 NAMES = ("python_reference", *PUBLISHED, "quatrains", "chinese_unsegmented", "text")
@@ -20,8 +18,8 @@ def load(
     Args:
       name: `python_reference` (comes with Python), `text` (the user's own, at `path`), a
         published corpus: `ptb_char`, `ptb_word`, `text8`, `enwik8`, `tiny_shakespeare`,
-        `wikitext2_word`; or Chinese: `quatrains`, see `verse`, and `chinese_unsegmented`, see
-        `segmented`.
+        `wikitext2_word`; or Chinese: `quatrains`, see `datasets.quatrains`, and
+        `chinese_unsegmented`, see `datasets.chinese`.
       data_dir: the data folder, by default the environment variable HMRNN_DATA. Files in its
         folders ptb, text8, enwik8, tiny-shakespeare and wikitext-2 are used as they are;
         without them the published file is fetched into `data_dir`/tfds, or into TFDS's own
@@ -46,13 +44,13 @@ def load(
         return user_text(path, unit)
     root = data_dir or os.environ.get("HMRNN_DATA")
     if name == "quatrains":
-        return quatrains(root, path)
+        return quatrains.quatrains(root, path)
     if path:
         raise UserError(f"a path goes with 'quatrains' and 'text' only, not with {name}: drop it.")
     if name == "python_reference":
-        return python_reference()
+        return python_reference.python_reference()
     if name == "chinese_unsegmented":
-        return chinese(root)
+        return chinese.chinese(root)
     local = read_local(PUBLISHED[name], root) if root else None
     if local is not None:
         return local

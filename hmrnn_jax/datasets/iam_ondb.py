@@ -1,298 +1,257 @@
-"""IAM-OnDB's official archives to the `.npz` files that `handwriting.load` reads.
+"""IAM-OnDB, online handwriting (Liwicki and Bunke, 2005): lines of pen offsets and pen-ups.
 
-    python -m hmrnn_jax.datasets.iam_ondb RAW OUT [--skip_broken]
+A line is a sequence of points. A point is its offset from the point before it, in tablet units
+with y growing downwards (0, 0 for the first), and whether it ends a stroke. Graves (2013) models
+these offsets; the HM-LSTM paper writes of coordinates and does not say which kind. Here they are
+offsets, standardised by the training split.
 
-RAW is a folder with
-  lineStrokes-all.tar.gz, or the unpacked folder lineStrokes: one XML file for each line, as
-    lineStrokes/a01/a01-020/a01-020x-01.xml, line 01 of the form a01-020x;
-  ascii-all.tar.gz, or the unpacked folder ascii: one text file for each form, as
-    ascii/a01/a01-020/a01-020x.txt, whose section CSR: holds the transcripts of its lines;
-  the form lists of the task IAM-OnDB-t1, one form on each line: trainset.txt, testset_v.txt,
-    testset_t.txt and testset_f.txt (or trainset.forms.txt and so on).
-OUT gets one `.npz` for each list; for their layout see `handwriting.load`.
+The data may not be passed on, so nothing is fetched: `iam_ondb_convert` converts the official
+archives into the files that are read here.
 """
 
-import argparse
-import collections
 import dataclasses
+import hashlib
 import os
 import re
-import sys
-import tempfile
-import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
-from hmrnn_jax import archives, files
-from hmrnn_jax.datasets.handwriting import FILES, URL
-from hmrnn_jax.errors import UserError
+from hmrnn_jax import archives
+from hmrnn_jax.datasets.sequences import SequenceCorpus, Sequences, make_corpus
+from hmrnn_jax.datasets.text import SPLITS
+from hmrnn_jax.errors import UserError, require
 
-# What a file is called: the form, and of lines the number.
-_NAMES = {
-    "lineStrokes": re.compile(r"([^.].*)-([0-9]+)\.xml"),
-    "ascii": re.compile(r"([^.].*)\.txt"),
+FOLDER = "iam-ondb"
+URL = "https://fki.tic.heia-fr.ch/databases/iam-on-line-handwriting-database"
+# The files of the task IAM-OnDB-t1 and their published numbers of lines.
+FILES = {"trainset": 5364, "testset_v": 1438, "testset_t": 1518, "testset_f": 3859}
+# array -> the kinds of numpy type that will do.
+ARRAYS = {
+    "dx": "iuf",
+    "dy": "iuf",
+    "pen_up": "biu",
+    "length": "iu",
+    "origin": "iuf",
+    "id": "U",
+    "text": "U",
 }
-_OFFSETS, _POSITIONS = np.iinfo(np.int16), np.iinfo(np.int32)
+OFFICIAL = {"train": "trainset", "valid": "testset_v", "test": "testset_f"}
+# Chung, Ahn and Bengio (2017): lines of each split, and the points a line must have.
+HM_LSTM = {"train": 10465, "valid": 581, "test": 582}
+SHORTEST = 300
+# A token of a transcript that is written as a word; "it 's" is one word and its ending.
+_WORD = re.compile(r"(?!'(?:s|d|m|ll|ve|re)\b).*\w")
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a conversion wrote and what it left out.
-
-    Attributes:
-      sizes: file -> (lines, forms, points, strokes).
-      faults: sentences on the lines and forms that were left out.
-      untranscribed: ids of the lines without a transcript; their text is empty.
-      outside: XML files of forms that are in no list.
-    """
-
-    sizes: dict
-    faults: tuple
-    untranscribed: tuple
-    outside: int
-
-    def describe(self) -> str:
-        """A small table, and a line for each thing that was left out."""
-        heads = ("file", "lines", "forms", "points", "strokes")
-        rows = [heads, *((n, *(f"{v:,}" for v in sizes)) for n, sizes in self.sizes.items())]
-        text = [f"{r[0]:<10}" + "".join(f"{cell:>12}" for cell in r[1:]) for r in rows]
-        if self.outside:
-            text.append(f"{self.outside:,} files of forms in no list were left out")
-        if self.untranscribed:
-            first = self.untranscribed[0]
-            text.append(f"{len(self.untranscribed):,} lines have no transcript, first {first}")
-        text += [f"skipped: {fault}" for fault in self.faults]
-        return "\n".join(text)
-
-
-class _Fault(Exception):
-    """What is wrong with one line; told with its file, and skipped if the user allows it."""
-
-
-def convert(raw, out, skip_broken: bool = False) -> Report:
-    """Reads the archives once, without unpacking them to disk, and writes the four files.
-
-    Files are written beside and moved into place when all four are whole, their lines sorted by
-    id. `dx` and `dy` are differences of neighbouring points, across strokes too, as int16.
+def load(path=None, split: str = "official", seed: int = 0, clip: float = 0.0) -> SequenceCorpus:
+    """The data set from its four `.npz` files, standardised.
 
     Args:
-      raw, out: folders, see above; `out` is made if it is not there.
-      skip_broken: leaves out each line whose XML cannot be read, which has a stroke without
-        points, less than two points or an offset beyond int16, and each listed form without any
-        line. Without it these are errors. A line without a transcript never is: the official
-        archives have one (a08-551z-09).
+      path: folder of trainset.npz, testset_v.npz, testset_t.npz and testset_f.npz, by default
+        the folder iam-ondb of the environment variable HMRNN_DATA. Arrays of each, the lines
+        laid end to end: `dx`, `dy`, `pen_up` (1 on the last point of a stroke) of all points,
+        `length`, `origin` (absolute first point), `id` and `text` (transcript) of all lines.
+      split: 'official', that of Graves (2013): trains on trainset, validates on testset_v and
+        tests on testset_f; the task's second validation set, testset_t, is not used. Or
+        'hm_lstm', that of Chung et al. (2017): the four files pooled, lines shorter than 300
+        points dropped, the rest drawn into 10,465, 581 and 582 lines. The paper does not print
+        which, so `seed` draws them. From fewer lines the same proportions are drawn.
+      seed: of the split 'hm_lstm'. A line's place depends on the seed and its id alone: neither
+        the platform, nor a library's version, nor the order of the files changes it.
+      clip: see `make_corpus`, in deviations. Many programs clip at 500 tablet units, about 12.
 
     Returns:
-      what was written and left out.
+      the corpus with the columns dx and dy, the event pen_up and the transcripts as `texts`. The
+      `changes` of valid and test are `word_gaps`; a line whose words cannot be told apart has
+      none. The corpus is named `iam_ondb` only if every file has its published number of lines,
+      else `iam_ondb-partial`; the HM-LSTM paper's split adds `-hm_lstm`.
 
     Raises:
-      UserError: broken lines or forms without lines, how many and the first; a missing or
-        damaged archive or list; a form in two lists; a line that occurs twice; a list of which
-        no line is left; a folder that cannot be written.
+      UserError: an unknown `split`; a file that is missing, damaged or not as above, a line
+        that occurs twice; fewer than three lines to draw from; see also `make_corpus`.
     """
-    raw, out = Path(raw), Path(out)
-    lists = _read_lists(raw)
-    lines, faults, outside = {}, [], 0
-    for where, match, content in _files(raw, "lineStrokes"):
-        if match[1] not in lists:
-            outside += 1
-            continue
-        line = match[0].removesuffix(".xml")
-        if line in lines:
-            raise UserError(f"{where}: line {line} is there for the second time: remove one.")
-        try:
-            lines[line] = _strokes(content)
-        except _Fault as fault:
-            lines[line] = None
-            faults.append(f"{where} (line {line}) {fault}")
-    forms = collections.Counter()  # to the number of its last line
-    for line in lines:
-        forms[_form(line)] = max(forms[_form(line)], _number(line))
-    faults += [
-        f"form {form} of the list {lists[form]} has no lines in lineStrokes"
-        for form in lists
-        if form not in forms
+    require("data.split", split, ("official", "hm_lstm"))
+    folder = _folder(path)
+    parts = {name: _read(folder / f"{name}.npz") for name in FILES}
+    _check_ids(folder, parts)
+    partial = [name for name, lines in FILES.items() if len(parts[name]) != lines]
+    notes = [
+        f"{name}.npz holds {len(parts[name]):,} of the {FILES[name]:,} published lines"
+        for name in partial
     ]
-    if faults and not skip_broken:
-        raise UserError(
-            f"{raw} has {len(faults):,} broken lines or forms without lines; the first:"
-            f" {faults[0]}: mend it, or leave all such out with --skip_broken."
-        )
-    lines = {line: strokes for line, strokes in sorted(lines.items()) if strokes}
-    texts = _read_transcripts(raw, forms)
-    contents = {}
-    for file in FILES:
-        own = [line for line in lines if lists[_form(line)] == file]
-        if not own:
-            raise UserError(f"{raw} has no line of any form in the list {file}: complete it.")
-        contents[file] = _arrays(own, lines, texts)
-    _write(out, contents)
-    return Report(
-        {
-            file: (
-                len(arrays["id"]),
-                len(set(map(_form, arrays["id"]))),
-                len(arrays["dx"]),
-                int(arrays["pen_up"].sum()),
-            )
-            for file, arrays in contents.items()
-        },
-        tuple(faults),
-        tuple(str(i) for a in contents.values() for i in a["id"][a["text"] == ""]),
-        outside,
-    )
-
-
-def main(argv=None):
-    """The command line; a user's fault ends with one sentence on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hmrnn_jax.datasets.iam_ondb",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("raw", metavar="RAW", help="folder of the archives and form lists")
-    parser.add_argument("out", metavar="OUT", help="folder for the four .npz files")
-    parser.add_argument(
-        "--skip_broken", action="store_true", help="leave out what cannot be used, and tell it"
-    )
-    options = parser.parse_args(argv)
-    try:
-        print(convert(options.raw, options.out, options.skip_broken).describe())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _form(line):
-    return line.rpartition("-")[0]
-
-
-def _number(line):
-    return int(line.rpartition("-")[2])
-
-
-def _read_lists(raw) -> dict:
-    """form -> the list it is in."""
-    found = {}
-    for file in FILES:
-        names = (f"{file}.txt", f"{file}.forms.txt")
-        path = next((raw / name for name in names if (raw / name).is_file()), None)
-        if path is None:
-            raise UserError(
-                f"{raw} has no form list {file}.txt: put the lists of the task IAM-OnDB-t1"
-                f" there, from {URL}."
-            )
-        for form in files.read_text(path).split():
-            if found.setdefault(form, file) != file:
-                raise UserError(
-                    f"{path}: form {form} is in the list {found[form]} too: strike it from one."
-                )
-    return found
-
-
-def _files(raw, kind):
-    """Yields `(path for people, match of the name, content)` of an archive or of its folder."""
-    pattern, archive, folder = _NAMES[kind], raw / f"{kind}-all.tar.gz", raw / kind
-
-    def match(path):
-        return pattern.fullmatch(path.rpartition("/")[2])
-
-    if archive.is_file():
-        for name, content in archives.untar(archive, match):
-            yield f"{archive}: {name}", match(name), content
-    elif folder.is_dir():
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and match(path.name):
-                yield str(path), match(path.name), files.read_bytes(path)
+    if split == "official":
+        splits = {key: parts[name] for key, name in OFFICIAL.items()}
     else:
-        raise UserError(
-            f"{raw} has neither {archive.name} nor a folder {kind}: register at {URL} and"
-            " put the archive there."
-        )
+        splits, note = _draw(_pooled(parts.values()), seed, folder)
+        notes.append(note)
+    # Training is the larger part by far, and nobody scores boundaries on it.
+    splits |= {key: _with_word_gaps(splits[key]) for key in ("valid", "test")}
+    return make_corpus(
+        "iam_ondb" + "-partial" * bool(partial) + "-hm_lstm" * (split == "hm_lstm"),
+        f"IAM-OnDB (Liwicki and Bunke, 2005), offsets, {split} split, from {folder}",
+        splits,
+        ("dx", "dy"),
+        "pen_up",
+        clip,
+        notes,
+    )
 
 
-def _strokes(content) -> dict:
-    """The arrays of one line from its XML: `StrokeSet/Stroke/Point` with attributes x and y."""
-    try:
-        root = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise _Fault(f"is not XML ({error})") from error
-    points, pen_up = [], []
-    for number, stroke in enumerate(root.iter("Stroke"), 1):
-        own = [(point.get("x"), point.get("y")) for point in stroke.iter("Point")]
-        if not own:
-            raise _Fault(f"has no points in stroke {number}")
-        points += own
-        pen_up += [0] * (len(own) - 1) + [1]
-    if len(points) < 2:
-        raise _Fault(f"has {len(points)} points, and a line takes two or more")
-    try:
-        points = [(int(x), int(y)) for x, y in points]
-    except (TypeError, ValueError) as error:
-        raise _Fault(f"has a point whose x or y is no whole number ({error})") from error
-    for x, y in points:
-        if not all(_POSITIONS.min <= value <= _POSITIONS.max for value in (x, y)):
-            raise _Fault(f"has a point at {x}, {y}, beyond int32")
-    points = np.array(points, np.int64)
-    offsets = np.diff(points, axis=0, prepend=points[:1])
-    if offsets.min() < _OFFSETS.min or offsets.max() > _OFFSETS.max:
-        worst = np.argmax(np.abs(offsets).max(axis=1))
-        dx, dy = offsets[worst]
-        raise _Fault(f"moves by {dx}, {dy} to point {worst + 1}, beyond int16")
-    return {
-        "dx": offsets[:, 0].astype(np.int16),
-        "dy": offsets[:, 1].astype(np.int16),
-        "pen_up": np.array(pen_up, np.uint8),
-        "origin": points[0].astype(np.int32),
-    }
+def word_gaps(dx, dy, pen_up, text: str) -> np.ndarray:
+    """Where the words of a line end, as far as its strokes and its transcript tell.
 
+    A transcript of W words has W-1 gaps. Of the pen-ups inside the line, those are chosen that
+    leave the widest empty band on the tablet: from the rightmost point of all strokes before to
+    the leftmost point of all strokes after. Neighbouring strokes alone would not do: the dot of
+    an i or the bar of a t is set after the letters to its right, so the next letter seems far
+    away from the dot, and the dot may lie far to the left of the letter before. With all strokes
+    on either side, a pen-up before such a late stroke has no empty band, and the late stroke
+    goes with the word it was written after. A dot set only when further words are written closes
+    the gaps that it goes back over; the next widest pen-ups are then taken in their place.
 
-def _read_transcripts(raw, forms) -> dict:
-    """form -> the transcripts of its lines, in order; `forms` has the number of the last."""
-    found = {}
-    for _, match, content in _files(raw, "ascii"):
-        if match[1] in forms:
-            # A stray byte in a transcript is no reason to stop: no model ever reads it.
-            rows = [row.strip() for row in files.lines(content.decode("utf-8", "replace"))]
-            start = rows.index("CSR:") + 1 if "CSR:" in rows else len(rows)
-            rows = "\n".join(rows[start:]).strip("\n").split("\n")
-            # A blank row sets rows apart, or, where these are too few, stands for a line.
-            spaced = sum(map(bool, rows)) >= forms[match[1]]
-            found[match[1]] = [row for row in rows if row] if spaced else rows
+    A word is what spaces separate in the transcript and has a letter or a digit, and is no
+    ending such as 's or 've: the transcripts set these and many punctuation marks apart, though
+    they are written close to a word. This is a guess, not a gold standard: the space at a dash
+    or between widely set letters can be taken for a gap.
+
+    Args:
+      dx, dy: [T] offsets, not standardised by a mean (a factor is harmless). Words follow each
+        other in x, so dy has no influence.
+      pen_up: [T], 1 on the last point of each stroke; the last point always ends one.
+      text: the transcript.
+
+    Returns:
+      bool [T], True at the last point of each of the W words. All False if the transcript has
+      no word, or the line has fewer than W strokes.
+    """
+    steps = len(dx)
+    found = np.zeros(steps, bool)
+    words = sum(bool(_WORD.match(token)) for token in text.split())
+    ends = np.flatnonzero(np.asarray(pen_up)[: steps - 1])  # pen-ups inside the line
+    if not steps or not words or len(ends) < words - 1:
+        return found
+    x = np.cumsum(dx, dtype=np.float64)
+    starts = np.concatenate([[0], ends + 1])
+    right = np.maximum.accumulate(np.maximum.reduceat(x, starts))
+    left = np.minimum.accumulate(np.minimum.reduceat(x, starts)[::-1])[::-1]
+    widest = np.argsort(right[:-1] - left[1:], kind="stable")  # the negative of the band's width
+    found[ends[widest[: words - 1]]] = True
+    found[-1] = True
     return found
 
 
-def _arrays(own, lines, texts) -> dict:
-    """The arrays of one file from the ids of its lines."""
-
-    def text(line):
-        # By number, not by order: a line may have been skipped.
-        rows, number = texts.get(_form(line), []), _number(line)
-        return rows[number - 1] if 1 <= number <= len(rows) else ""
-
-    chosen = [lines[line] for line in own]
-    return {
-        **{k: np.concatenate([line[k] for line in chosen]) for k in ("dx", "dy", "pen_up")},
-        "length": np.array([len(line["dx"]) for line in chosen], np.int32),
-        "origin": np.stack([line["origin"] for line in chosen]),
-        "id": np.array(own),
-        "text": np.array([text(line) for line in own]),
-    }
-
-
-def _write(out, contents):
-    """All files or none: they are moved into place when the last is whole."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as beside:
-            for file, arrays in contents.items():
-                np.savez_compressed(os.path.join(beside, f"{file}.npz"), **arrays)
-            for file in contents:
-                os.replace(os.path.join(beside, f"{file}.npz"), out / f"{file}.npz")
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error}): give another folder.") from error
+def _folder(path):
+    """Where the files are; raises `UserError` if nothing is there."""
+    how = (
+        f"register at {URL}, fetch lineStrokes-all.tar.gz, ascii-all.tar.gz and the form lists of"
+        " the task IAM-OnDB-t1 into a folder RAW, and run python -m"
+        " hmrnn_jax.datasets.iam_ondb_convert"
+        f" RAW OUT, where OUT is $HMRNN_DATA/{FOLDER} or the folder you give as data.path."
+    )
+    root = os.environ.get("HMRNN_DATA")
+    if not path and not root:
+        raise UserError(f"IAM-OnDB needs its files, and HMRNN_DATA is not set: {how}")
+    folder = epath.Path(path) if path else epath.Path(root) / FOLDER
+    missing = [f"{name}.npz" for name in FILES if not (folder / f"{name}.npz").exists()]
+    if missing:
+        raise UserError(f"{folder} has no {', '.join(missing)} of IAM-OnDB: {how}")
+    return folder
 
 
-if __name__ == "__main__":
-    main()
+def _read(file) -> Sequences:
+    """One file, raw; every fault is told with the file, and the line where there is one."""
+    arrays = archives.read_npz(file)
+    missing = [name for name in ARRAYS if name not in arrays]
+    if missing:
+        raise UserError(f"{file} lacks the arrays {', '.join(missing)}: convert it anew.")
+    points, lines = arrays["dx"].shape[:1], arrays["id"].shape[:1]
+    for name, kinds in ARRAYS.items():
+        array = arrays[name]
+        shape = points if name in ("dx", "dy", "pen_up") else lines
+        shape += (2,) if name == "origin" else ()
+        if array.shape != shape or len(shape) != (2 if name == "origin" else 1):
+            raise UserError(
+                f"{file} has {name} of shape {array.shape}, which does not go with"
+                f" {arrays['dx'].shape} points and {arrays['id'].shape} lines: convert it anew."
+            )
+        if array.dtype.kind not in kinds:
+            raise UserError(f"{file} has {name} of type {array.dtype}: convert it anew.")
+    ids, lengths = arrays["id"], arrays["length"].astype(np.int64)
+    if (lengths < 1).any():
+        raise UserError(f"{file}, line {ids[np.argmax(lengths < 1)]}: it has no points: remove it.")
+    if lengths.sum() != points[0]:
+        raise UserError(
+            f"{file} has {points[0]:,} points, but its lengths make {lengths.sum():,}:"
+            " convert it anew."
+        )
+    for name in ("dx", "dy", "pen_up"):
+        array = arrays[name]
+        fine = np.isin(array, (0, 1)) if name == "pen_up" else np.isfinite(array)
+        if not fine.all():
+            step = int(np.argmin(fine))
+            line = ids[np.searchsorted(np.cumsum(lengths), step, side="right")]
+            raise UserError(f"{file}, line {line}: {name} is {array[step]}: mend or remove it.")
+    return Sequences(
+        values=np.stack([arrays["dx"], arrays["dy"]], axis=1),
+        events=arrays["pen_up"].astype(np.uint8),
+        lengths=lengths,
+        names=tuple(map(str, ids)),
+        texts=tuple(map(str, arrays["text"])),
+    )
+
+
+def _check_ids(folder, parts):
+    """A line in two splits would be tested on what was trained on."""
+    home = {}
+    for file, part in parts.items():
+        for name in part.names:
+            if name in home:
+                where = f"{home[name]}.npz and {file}.npz" if home[name] != file else f"{file}.npz"
+                raise UserError(f"{folder}: line {name} is twice in {where}: convert them anew.")
+            home[name] = file
+
+
+def _pooled(parts) -> Sequences:
+    parts = list(parts)
+    return Sequences(
+        values=np.concatenate([part.values for part in parts]),
+        events=np.concatenate([part.events for part in parts]),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        names=sum((part.names for part in parts), ()),
+        texts=sum((part.texts for part in parts), ()),
+    )
+
+
+def _draw(pool, seed, folder):
+    """The HM-LSTM paper's split of all lines, and a sentence on it for the log."""
+    long = np.flatnonzero(pool.lengths >= SHORTEST)
+    if len(long) < len(SPLITS):
+        raise UserError(
+            f"{folder} has {len(long)} lines of {SHORTEST} or more points, and the split hm_lstm"
+            " draws three parts from these: use data.split='official', or more lines."
+        )
+    # Not a random generator of numpy, whose numbers may change from version to version.
+    hashes = {i: hashlib.sha256(f"{seed} {pool.names[i]}".encode()).digest() for i in long}
+    drawn = sorted(long, key=hashes.get)
+    share = len(long) / sum(HM_LSTM.values())
+    valid, test = (max(1, round(HM_LSTM[key] * share)) for key in ("valid", "test"))
+    places = {"valid": drawn[:valid], "test": drawn[valid : valid + test]}
+    places["train"] = drawn[valid + test :]
+    counts = "/".join(f"{len(places[key]):,}" for key in SPLITS)
+    note = (
+        f"{len(pool) - len(long):,} of {len(pool):,} lines are shorter than {SHORTEST} points and"
+        f" dropped; the others are drawn into {counts} lines by seed {seed}"
+    )
+    if sum(HM_LSTM.values()) != len(long):
+        paper = "/".join(f"{lines:,}" for lines in HM_LSTM.values())
+        note += f", in the proportions of the paper's {paper}"
+    return {key: pool.chosen(sorted(places[key])) for key in SPLITS}, note
+
+
+def _with_word_gaps(part) -> Sequences:
+    changes = [
+        word_gaps(*part.values[place].T, part.events[place], text)
+        for place, text in zip(map(part.place, range(len(part))), part.texts, strict=True)
+    ]
+    return dataclasses.replace(part, changes=np.concatenate(changes) if changes else None)

@@ -194,7 +194,7 @@ _RELATIONS = {label: i for i, label in enumerate(LABELS)}
 def _read(file) -> list[tuple]:
     """The lines of a file as (label, left, right), ids all."""
     rows = []
-    for number, line in enumerate(files.each_line(files.read_text(file)), 1):
+    for number, line in enumerate(files.read_lines(file), 1):
         fields = line.split("\t")
         if len(fields) != 3:
             raise UserError(

@@ -159,6 +159,7 @@ def read_local(corpus: Published, root) -> Corpus | None:
     archive = folder / corpus.archive
     if all(found.values()):
         contents = {key: files.read_bytes(file) for key, file in found.items()}
+        files.check_size(sum(map(len, contents.values())), folder)
         source = ", ".join(map(str, found.values()))
     elif archive.exists():
         contents, source = unpack(corpus, archive), str(archive)

@@ -22,13 +22,7 @@ import hashlib
 import numpy as np
 from etils import epath
 
-from hmrnn_jax.datasets.sequences import (
-    Scale,
-    SequenceCorpus,
-    Sequences,
-    make_corpus,
-    standardise,
-)
+from hmrnn_jax.datasets.sequences import Scale, SequenceCorpus, Sequences, make_corpus, standardise
 from hmrnn_jax.datasets.tables import SUFFIXES, open_table
 from hmrnn_jax.datasets.text import SPLITS
 from hmrnn_jax.errors import UserError

@@ -70,6 +70,7 @@ def user_text(path, unit: str = "characters") -> Corpus:
                 "train.txt, valid.txt and test.txt there, or give the path of a single file."
             )
         texts = {split: read(file, unit) for split, file in found.items()}
+        files.check_size(sum(map(len, texts.values())), path)
     elif path.exists():
         texts = split_in_order(read(path, unit), unit)
     else:

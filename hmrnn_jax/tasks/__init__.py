@@ -1,8 +1,8 @@
 """What a run learns: `config.task` names a module, whose `Task` tells train.py and eval.py
 
 * `model`, `init_params(key)`, `initial_carry(rows)`: the network;
-* `stream`: `stream(step) -> batch`, and where its epochs end (`data.Stream`);
-* `loss(params, carry, batch, knobs, key)`: see `train_state.train_step`;
+* `stream`: `stream(step) -> batch`, and where its epochs end (`batches.text.Stream`);
+* `loss(params, carry, batch, knobs, key)`: see `training.state.train_step`;
 * `knobs(done)`: scalars for the loss of the update after `done`, beside rate and slope;
 * `summary(sums)`: the metrics of one or more updates, plain numbers;
 * `evaluate(params, split, slope) -> metrics`, and `score(metrics)`, lower is better: what
@@ -21,9 +21,9 @@ task is made, before anything is compiled.
 """
 
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.tasks import images, language, logic, strokes
+from hmrnn_jax.tasks import images, language, logic, sequences
 
-MODULES = {"language": language, "logic": logic, "strokes": strokes, "images": images}
+MODULES = {"language": language, "logic": logic, "strokes": sequences, "images": images}
 
 
 def module(config):

@@ -4,8 +4,11 @@ import functools
 
 import numpy as np
 
-from hmrnn_jax import classifiers, images, models, parallel
+from hmrnn_jax import parallel
+from hmrnn_jax.batches.images import EvaluationImages, ImageBatch, ImageStream
 from hmrnn_jax.datasets import mnist
+from hmrnn_jax.models import classifiers, stack
+from hmrnn_jax.tasks import classification
 
 
 class Task:
@@ -26,15 +29,15 @@ class Task:
         self.name = self.data.name
         train = self.data.splits["train"]
         rows = parallel.local_rows(config.batch, mesh)
-        self.stream = images.ImageStream(
+        self.stream = ImageStream(
             train.images, train.labels, config.batch, config.seed, self._patch, rows
         )
         self.model = model_of(config.model).on(mesh)
         self.model.check(self.stream.steps)
         self.init_params = functools.partial(init_params, self.model)
-        self.loss = functools.partial(classifiers.loss, self.model)
-        self.summary = classifiers.summary
-        step = functools.partial(classifiers.eval_step, self.model)
+        self.loss = functools.partial(classification.loss, self.model)
+        self.summary = classification.summary
+        step = functools.partial(classification.eval_step, self.model)
         self._step = parallel.pmapped_evaluation(step, mesh)
 
     def initial_carry(self, rows):
@@ -45,9 +48,9 @@ class Task:
 
     def evaluate(self, params, split, slope):
         part, rows = self.data.splits[split], parallel.local_rows(self._batch, self._mesh)
-        batches = images.EvaluationImages(part.images, part.labels, self._batch, self._patch, rows)
+        batches = EvaluationImages(part.images, part.labels, self._batch, self._patch, rows)
         sums = parallel.accumulate(self._step, params, (), batches, self._mesh, slope)
-        return classifiers.summary(sums)
+        return classification.summary(sums)
 
     def score(self, result):
         return result["nats"]
@@ -68,14 +71,14 @@ def model_of(config, encoding=None):
         cells=classifiers.cells_from(config, config.patch**2),
         labels=mnist.LABELS,
         dropout=config.dropout,
-        policy=models.policy_from(config),
+        policy=stack.policy_from(config),
     )
 
 
 def init_params(model, key):
     """The model's parameters, drawn with `key`; shapes do not depend on batch or steps."""
     inputs = np.zeros((1, 1, model.cells[0].input_size), np.float32)
-    batch = images.ImageBatch(inputs, np.zeros(1, np.int32), np.ones(1, np.float32))
+    batch = ImageBatch(inputs, np.zeros(1, np.int32), np.ones(1, np.float32))
     return model.inference.init(key, batch)["params"]
 
 

@@ -1,13 +1,24 @@
 """Language modelling: the next symbol of a text, state carried from window to window."""
 
 import functools
+import math
+from typing import NamedTuple
 
-from hmrnn_jax import datasets, language, models, objectives, parallel, report
-from hmrnn_jax.data import Stream, VariableStream
+import jax
+import jax.numpy as jnp
+import optax
+
+from hmrnn_jax import datasets, parallel
+from hmrnn_jax.analysis import ngram
+from hmrnn_jax.analysis.boundaries import text_view
+from hmrnn_jax.batches.text import EvaluationStream, Stream, VariableStream
 from hmrnn_jax.datasets.vocabulary import LINE_END
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.evaluate import Evaluator
-from hmrnn_jax.language import init_params
+from hmrnn_jax.inference import activations
+from hmrnn_jax.models.language import language_model
+from hmrnn_jax.parallel import AXIS
+from hmrnn_jax.tasks import objectives
+from hmrnn_jax.tasks.metrics import BITS, cross_entropy, diagnostics, rates
 
 # What windows of random length are padded to multiples of: a step is compiled for each.
 _PADDING = 5
@@ -38,15 +49,15 @@ class Task:
         self.model.check(config.window)
         self.init_params = functools.partial(init_params, self.model)
         self.initial_carry = self.model.initial_carry
-        penalties = language.Penalties(**config.penalties)
+        penalties = Penalties(**config.penalties)
         self.boundaries = objectives.Boundaries.of(config)
         newline = line_end(self.encoding)
         self.boundaries.check(objectives.detectors(self.model), newline is not None)
         self.loss = functools.partial(
-            language.loss, self.model, penalties, boundaries=self.boundaries, newline=newline,
+            loss, self.model, penalties, boundaries=self.boundaries, newline=newline,
             padded=config.window_random and config.window_quantum < _PADDING,
         )  # fmt: skip
-        self.summary = language.summary
+        self.summary = summary
         self._evaluator = Evaluator(
             self.model, mesh, evaluation.batch, evaluation.window, evaluation.warmup
         )
@@ -64,7 +75,7 @@ class Task:
         return result["nats"]
 
     def headline(self, result):
-        return language.headline(result, self.encoding.unit)
+        return headline(result, self.encoding.unit)
 
     def describe(self):
         return self.corpus.describe()
@@ -72,7 +83,7 @@ class Task:
     def finish(self, params, result):
         if not self._view:
             return ""
-        return report.view(self.model, params, self.corpus, result["bpc"])
+        return view(self.model, params, self.corpus, result["bpc"])
 
 
 def corpus(config):
@@ -89,4 +100,203 @@ def line_end(vocabulary):
 
 def model_of(config, vocabulary):
     """The `LanguageModel` that a `config.model` describes."""
-    return models.language_model(config, vocabulary.size)
+    return language_model(config, vocabulary.size)
+
+
+def init_params(model, key):
+    """The model's parameters, drawn with `key`; shapes do not depend on batch or window."""
+    ids = jnp.zeros((1, 1), jnp.int32)
+    noise = jnp.zeros((1, 1, model.noise_width))
+    return model.init(key, ids, model.initial_carry(1), noise=noise)["params"]
+
+
+class Penalties(NamedTuple):
+    """Weights of what is added to the loss (Merity, Keskar, Socher 2018).
+
+    Attributes:
+      activation: AR, of the mean square of the last layer's h.
+      temporal: TAR, of the mean square of its change from step to step.
+      after_dropout: whether AR reads the dropped output, as in AWD-LSTM's code, or the
+        undropped one, as in the ON-LSTM's. TAR reads the undropped one in both.
+    """
+
+    activation: float = 0.0
+    temporal: float = 0.0
+    after_dropout: bool = False
+
+
+def loss(
+    model, penalties, params, carry, batch, knobs, key, *, padded=False,
+    boundaries=objectives.NOTHING, newline=None,
+):  # fmt: skip
+    """The mean negative log-likelihood of the counted steps, in nats, and what is added to it.
+
+    Args:
+      model: a `LanguageModel`. penalties: `Penalties`. Both static.
+      carry, batch: this device's rows. knobs: `{slope}`, and with boundary objectives
+        `objectives`, the factor of their weights. key: of the update.
+      padded: whether windows may end in steps that do not count and the next window goes on
+        before these. boundaries: what is asked of the detectors. newline: id of the symbol that
+        ends a line, for its teacher `line_end`. All static.
+
+    Returns `(share, (carry, sums))`; `sums`: `nats`, `count` and those of `diagnostics`.
+    """
+    count = jax.lax.psum(batch.mask.sum(), AXIS)
+    rows = batch.mask.shape[1]
+    # Apart: a row's noise and the first mask would be the same draws otherwise.
+    mask_key, noise_key = jax.random.split(key)
+    masks = model.masks(params, mask_key, rows, jax.lax.axis_index(AXIS) * rows)
+    out = model.apply(
+        {"params": params},
+        batch.inputs,
+        carry,
+        resets=batch.resets,
+        slope=knobs["slope"],
+        noise=parallel.row_noise(noise_key, model.noise_width, *batch.mask.shape),
+        masks=masks,
+    )
+    nats = cross_entropy(out.logits, batch.targets, batch.mask)
+    value = nats / count
+    plain, dropped = out.top
+    for weight, function, h in (
+        (penalties.activation, activation_penalty,
+         dropped if penalties.after_dropout else plain),
+        (penalties.temporal, temporal_penalty, plain),
+    ):  # fmt: skip
+        if weight:
+            total, number = function(h, batch.mask)
+            value += weight * total / jnp.maximum(jax.lax.psum(number, AXIS), 1)
+    sums = {"nats": nats, "count": batch.mask.sum()}
+    if boundaries.active:
+        share, more = objectives.of_model(
+            boundaries, model, params, params["embedding"][batch.inputs], carry, out, batch,
+            knobs["slope"], uncertainty(boundaries.teacher, out.logits, batch.targets, newline),
+        )  # fmt: skip
+        value += knobs["objectives"] * share
+        sums |= more
+    sums |= diagnostics(model, carry, out, batch, knobs["slope"])
+    after = out.carry
+    if padded:
+        last = batch.mask[:, 0].sum().astype(int) - 1
+        after = jax.tree.map(lambda states: states[last], out.states)
+    return value, (after, sums)
+
+
+def uncertainty(kind, logits, targets, newline=None):
+    """What a teacher or a reading takes the peaks of, `[T, B]`; a `kind` of `objectives.TEACHERS`.
+
+    Args:
+      logits: `[T, B, V]`. targets: int `[T, B]`. newline: id of the line end, for `line_end`.
+    """
+    if kind == "entropy":
+        return objectives.entropy(logits)
+    if kind == "line_end":
+        return objectives.line_end(logits, newline)
+    if kind == "surprise":
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return None
+
+
+def eval_step(model, params, carry, batch, knobs):
+    """Scores a window: returns the carry and the sums of `loss`'s metrics.
+
+    `knobs` are `{slope, seed, number}`; detectors in `sample` mode draw from the last two,
+    the seed of the evaluation and the window's number.
+    """
+    key = jax.random.fold_in(jax.random.key(knobs["seed"]), knobs["number"])
+    out = model.apply(
+        {"params": params},
+        batch.inputs,
+        carry,
+        resets=batch.resets,
+        slope=knobs["slope"],
+        noise=parallel.row_noise(key, model.noise_width, *batch.mask.shape),
+    )
+    nats = cross_entropy(out.logits, batch.targets, batch.mask)
+    sums = diagnostics(model, carry, out, batch, knobs["slope"])
+    metrics = {"nats": nats, "count": batch.mask.sum(), **sums}
+    return out.carry, jax.lax.psum(metrics, AXIS)
+
+
+def summary(sums):
+    """Means and rates from the sums of `loss` or `eval_step`, as plain numbers."""
+    count = float(sums["count"])
+    nats = float(sums["nats"]) / count
+    return {"symbols": int(count), "nats": nats, "bpc": nats * BITS} | rates(sums)
+
+
+def headline(result, unit):
+    """The figure of the field: bits per character (or byte), perplexity per word."""
+    if unit == "words":
+        return f"perplexity {math.exp(min(result['nats'], 700)):.2f}"
+    return f"bpc {result['bpc']:.4f}"
+
+
+def activation_penalty(h, mask):
+    """AR, sums: `(sum of h^2 over counted steps, number of such values)`; h is `[T, B, H]`."""
+    return jnp.sum(jnp.square(h) * mask[..., None]), mask.sum() * h.shape[-1]
+
+
+def temporal_penalty(h, mask):
+    """TAR, sums: as `activation_penalty` of h_t - h_{t-1} within the window."""
+    if h.shape[0] < 2:
+        return jnp.zeros(()), jnp.ones(())
+    return activation_penalty(h[1:] - h[:-1], mask[1:] * mask[:-1])
+
+
+class Evaluator:
+    """Scores splits with one compiled step.
+
+    Args:
+      model: a `LanguageModel`. mesh: of `parallel.make_mesh`.
+      batch: rows that a split is divided in, a multiple of the devices. 1 carries the
+        state from the first symbol to the last; with more, each row first reads the
+        `warmup` symbols before its part, unscored, so that its state is nearly the same.
+      window: steps for each call. warmup: symbols.
+    """
+
+    def __init__(self, model, mesh, batch, window, warmup):
+        self.mesh, self.batch, self.window, self.warmup = mesh, batch, window, warmup
+        self._rows = parallel.local_rows(batch, mesh)
+        carry = model.initial_carry(self._rows.stop - self._rows.start)
+        self._carry = jax.device_get(carry)
+        step = functools.partial(eval_step, model.inference.on(mesh))
+        self._step = parallel.pmapped_evaluation(step, mesh)
+
+    def check(self, ids, name):
+        """Raises `UserError` if a text, called `name` in the message, cannot be scored."""
+        try:
+            EvaluationStream(ids, self.batch, self.window, self.warmup)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+
+    def __call__(self, params, ids, slope=1.0, seed=0):
+        """Scores `ids [N]`: every symbol but the first is predicted once.
+
+        Returns `{symbols, nats, bpc, ...}`: nats is the mean, and the rates of
+        `summary` follow. `slope` matters to `soft` and `sample` detectors only.
+        """
+        stream = EvaluationStream(ids, self.batch, self.window, self.warmup)
+        batches = (jax.tree.map(lambda x: x[:, self._rows], batch) for batch in stream)
+        sums = parallel.accumulate(self._step, params, self._carry, batches, self.mesh, slope, seed)
+        return summary(sums)
+
+
+def view(model, params, corpus, bpc, length=540):
+    """The score beside an n-gram baseline's, and the boundaries at the start of the test text."""
+    train, test = corpus.splits["train"], corpus.splits["test"]
+    size = corpus.vocabulary.size
+    baseline = ngram.interpolated_ngram_bpc(train, test, size, order=4)
+    z, _ = activations.look(model, params, test[:length])
+    text = corpus.vocabulary.spelled(test[:length])
+    return "\n".join(
+        [
+            f"interpolated n-gram, 4 symbols of context, same training text: {baseline:.4f} bpc",
+            f"this model: {bpc:.4f} bpc",
+            "",
+            f"boundaries in the first {len(text)} {corpus.vocabulary.unit} of the test text:"
+            if z
+            else "",
+            text_view(text, z) if z else "",
+        ]
+    ).rstrip()

@@ -4,8 +4,11 @@ import functools
 
 import numpy as np
 
-from hmrnn_jax import classifiers, models, pairs, parallel
+from hmrnn_jax import parallel
+from hmrnn_jax.batches import pairs
 from hmrnn_jax.datasets import logic
+from hmrnn_jax.models import classifiers, stack
+from hmrnn_jax.tasks import classification
 
 
 class Task:
@@ -23,10 +26,10 @@ class Task:
         self.stream = pairs.PairStream(self.data.train, config.batch, config.seed, rows)
         self.model = model_of(config.model, self.encoding).on(mesh)
         self.model.check(pairs.QUANTUM)
-        self.loss = functools.partial(classifiers.loss, self.model)
+        self.loss = functools.partial(classification.loss, self.model)
         self.init_params = functools.partial(init_params, self.model)
-        self.summary = classifiers.summary
-        step = functools.partial(classifiers.eval_step, self.model)
+        self.summary = classification.summary
+        step = functools.partial(classification.eval_step, self.model)
         self._mesh, self._batch = mesh, config.evaluation.batch
         self._step = parallel.pmapped_evaluation(step, mesh)
 
@@ -52,7 +55,7 @@ class Task:
         rows = parallel.local_rows(self._batch, self._mesh)
         batches = pairs.EvaluationPairs(examples, self._batch, rows=rows)
         sums = parallel.accumulate(self._step, params, (), batches, self._mesh, slope)
-        return classifiers.summary(sums)
+        return classification.summary(sums)
 
     def score(self, result):
         return -result["accuracy"]
@@ -83,7 +86,7 @@ def model_of(config, vocabulary):
         hidden=config.hidden,
         labels=len(logic.LABELS),
         dropout=config.dropout,
-        policy=models.policy_from(config),
+        policy=stack.policy_from(config),
     )
 
 

@@ -1,0 +1,140 @@
+"""The figure of a text's boundaries, written as a PNG file.
+
+Figures are drawn on `matplotlib.figure.Figure` without pyplot: no window, no
+global state, nothing to close.
+"""
+
+import numpy as np
+
+from hmrnn_jax.analysis.boundaries import update_counts
+from hmrnn_jax.analysis.figures import style
+from hmrnn_jax.analysis.glyphs import glyph
+from hmrnn_jax.errors import UserError
+
+_MOST_ROWS, _WIDTH = 40, 90  # rows of a figure of boundaries, and symbols in one
+MOST_SYMBOLS = _MOST_ROWS * _WIDTH  # that `boundary_figure` draws
+
+
+def new_figure(**settings):
+    """An empty `matplotlib.figure.Figure`; Matplotlib is imported when the first is drawn."""
+    from matplotlib.figure import Figure
+
+    return Figure(**settings)
+
+
+def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
+    """The paper's figure of a stretch of text: boundaries of every layer and norms of h.
+
+    Rows of `width` symbols, each with three strips: the detectors' bars (one
+    line per layer, the highest on top, a bar where z = 1), the text, and a heat
+    map of the norms of h, layer 1 at the bottom. Every layer's norms are scaled
+    by that layer's largest over the stretch, so that the copies of a quiet
+    upper layer are as visible as the updates of a loud lower one.
+
+    Source: Chung, Ahn and Bengio (2017), the figure of boundaries and norms
+    over 270 characters. The heading carries the update counts (`update_counts`).
+
+    Args:
+      path: of the PNG file to write.
+      text: str or sequence of T symbols.
+      z: boundaries of layers 1..L-1, a list of `[T]` 0/1 arrays.
+      h_norms: `[L, T]` Euclidean norms of the layers' h, layer 1 first.
+      title: put before the counts.
+      width: symbols in a row.
+
+    Raises:
+      UserError: lengths disagree, the text is empty or needs more than 40
+        rows, or the folder does not exist.
+    """
+    symbols = [glyph(symbol) for symbol in text]
+    h_norms = np.asarray(h_norms, float)
+    fired = np.array([np.asarray(layer) for layer in z])
+    layers, steps = len(fired) + 1, len(symbols)
+    if not steps or fired.shape != (layers - 1, steps) or h_norms.shape != (layers, steps):
+        raise UserError(
+            f"z has shape {fired.shape} and the norms {h_norms.shape} beside {steps} symbols: "
+            "give z as [L-1, T] and norms as [L, T] for a text of T symbols, T > 0."
+        )
+    rows = -(-steps // width)
+    if rows > _MOST_ROWS:
+        raise UserError(
+            f"{steps} symbols make {rows} rows: choose {_MOST_ROWS * width} symbols or fewer."
+        )
+    updates = " / ".join(map(str, update_counts(fired)))
+    fonts, drawable = style.fonts()
+    shown = ["".join(c if ord(c) in drawable else "□" for c in symbol) for symbol in symbols]
+    peaks = h_norms.max(axis=1, keepdims=True)
+    scaled = h_norms / np.where(peaks > 0, peaks, 1)
+
+    across = min(width, steps)
+    line, gap = 0.19, 0.22  # inches: a layer's line in both strips, the text between them
+    row_height = line * (2 * layers - 1) + gap + 0.3
+    left, right, top, bottom = 0.65, 0.75, 0.75, 0.0
+    size = (max(0.128 * across, 5.0) + left + right, rows * row_height + top + bottom)
+    figure = new_figure(figsize=size, facecolor="white")
+
+    def place(row, down, height):
+        """Axes `down` inches below the top of a row, one unit per symbol along x."""
+        y = size[1] - top - row * row_height - down - height
+        box = (left / size[0], y / size[1], 1 - (left + right) / size[0], height / size[1])
+        axes = figure.add_axes(box)
+        axes.set_xlim(0, across)
+        axes.tick_params(length=0, labelsize=8)
+        axes.set_xticks([])
+        return axes
+
+    for row in range(rows):
+        here = slice(row * width, min((row + 1) * width, steps))
+        long = here.stop - here.start
+        height = line * (layers - 1)
+        bars = place(row, 0, height)
+        _draw_bars(bars, fired[:, here], long)
+        for position, symbol in enumerate(shown[here]):
+            y = 1 - (height + gap / 2) / size[1] - (top + row * row_height) / size[1]
+            x = (left + (position + 0.5) / across * (size[0] - left - right)) / size[0]
+            figure.text(
+                x, y, symbol, family=fonts, fontsize=9, ha="center", va="center", parse_math=False
+            )
+        norms = place(row, height + gap, line * layers)
+        image = norms.imshow(
+            scaled[:, here],
+            aspect="auto",
+            origin="lower",
+            extent=(0, long, 0, layers),
+            cmap="magma",
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+        )
+        norms.set_xlim(0, across)
+        norms.set_yticks(np.arange(layers) + 0.5, [f"‖h‖ {n + 1}" for n in range(layers)])
+        norms.spines[:].set_visible(False)
+
+    scale_height = min(rows * row_height - 0.4, 1.6)
+    box = (1 - 0.62 / size[0], 1 - (top + scale_height) / size[1], 0.13 / size[0])
+    scale = figure.colorbar(image, cax=figure.add_axes((*box, scale_height / size[1])))
+    scale.set_ticks([0, 1], labels=["0", "max"])
+    scale.ax.tick_params(length=0, labelsize=8)
+    scale.outline.set_visible(False)
+    heading = f"updates per layer: {updates} over {steps} symbols; ‖h‖ scaled per layer"
+    for down, words, look in (
+        (0.25, title, {"fontsize": 11, "fontweight": "bold"}),
+        (0.5, heading, {"fontsize": 9, "color": "#444444"}),
+    ):
+        x, y = left / size[0], 1 - down / size[1]
+        figure.text(x, y, words, va="center", parse_math=False, **look)
+    style.save(figure, path)
+
+
+def _draw_bars(axes, fired, long):
+    """One line per detector, layer 1 at the bottom, with a bar over every symbol where z = 1."""
+    count = len(fired)
+    for index, layer in enumerate(fired):
+        axes.broken_barh([(0, long)], (index + 0.08, 0.84), facecolor="#eeeeee")
+        spans = [(position + 0.08, 0.84) for position in np.flatnonzero(layer)]
+        axes.broken_barh(
+            spans, (index + 0.08, 0.84), facecolor=style.COLOURS[index % len(style.COLOURS)]
+        )
+    axes.set_ylim(0, count)
+    axes.set_yticks(np.arange(count) + 0.5, [f"z {n + 1}" for n in range(count)])
+    axes.spines[:].set_visible(False)

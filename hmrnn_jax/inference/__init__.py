@@ -1,0 +1,1 @@
+"""A model and its parameters at work, without a run: read, draw, score."""

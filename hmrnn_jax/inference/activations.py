@@ -1,0 +1,83 @@
+"""What a model does while it reads: boundaries, norms of its states, split distances."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmrnn_jax import cells
+from hmrnn_jax.datasets import treebank
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.inference import sentences
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _look(model, params, inputs, carry, slope, key):
+    noise = jax.random.uniform(key, (*inputs.shape[:2], model.noise_width))
+    out = model.apply({"params": params}, inputs, carry, slope=slope, noise=noise)
+    norms, boundaries = [], []
+    for states in out.states:
+        layers = states.h if isinstance(states.h, tuple) else (states.h,)
+        norms += [jnp.linalg.norm(h, axis=-1) for h in layers]
+        boundaries += getattr(states, "z", ())
+    return out.carry, jnp.stack(norms), boundaries
+
+
+def look(model, params, inputs, slope=1.0, seed=0, window=256):
+    """What the model does while it reads from the initial state.
+
+    Args:
+      inputs: ids `[N]` of one text, or the steps `[N, B, C]` of B real-valued sequences.
+
+    Returns `(boundaries, norms)`: z of each detector, a list of `[N]` or `[N, B]` arrays,
+    and the norms of each layer's h, `[L, N]` or `[L, N, B]`.
+    """
+    model, inputs = model.inference, np.asarray(inputs)
+    params = jax.device_put(params)  # once, not at every window
+    alone, length = inputs.ndim == 1, len(inputs)
+    inputs = inputs.astype(np.int32)[:, None] if alone else inputs.astype(np.float32)
+    carry, key = model.initial_carry(inputs.shape[1]), jax.random.key(seed)
+    inputs = np.pad(inputs, [(0, -length % window)] + [(0, 0)] * (inputs.ndim - 1))
+    norms, boundaries = [], []
+    for number in range(len(inputs) // window):
+        part = inputs[number * window : (number + 1) * window]
+        carry, n, z = _look(model, params, part, carry, slope, jax.random.fold_in(key, number))
+        norms.append(np.asarray(n))
+        boundaries.append([np.asarray(layer) for layer in z])
+    layers = [np.concatenate(parts)[:length] for parts in zip(*boundaries, strict=True)]
+    norms = np.concatenate(norms, axis=1)[:, :length]
+    return ([z[:, 0] for z in layers], norms[..., 0]) if alone else (layers, norms)
+
+
+def distances(model, params, vocabulary, sentences_of_words):
+    """Split distances of every layer for each word of sentences (Shen et al. 2019, section 4.2).
+
+    `1 - mean(f~)` of an ON-LSTM's layers; of an LSTM's, as a control, `1 - mean(f)` (Dyer,
+    Melis, Blunsom 2019). A sentence is read from the initial state after `<eos>`.
+
+    Args:
+      sentences_of_words: sequences of words. One that the vocabulary lacks is looked for in
+        lower case with digits as N, and is unknown otherwise.
+
+    Returns a list of arrays `[words, layers]`.
+
+    Raises:
+      UserError: the model is not of words, or its cells have no such gates.
+    """
+    if vocabulary.unit != "words":
+        raise UserError("Trees are read from a model of words; train one, for example"
+                        " configs/on_lstm_ptb_word.py.")  # fmt: skip
+    if model.cells[0].uses_slope or not hasattr(cells.of(model.cells[0]), "Aux"):
+        raise UserError("Distances are those of an ON-LSTM or an LSTM; this run has other cells.")
+    known = set(vocabulary.symbols)
+    ids = []
+    for words in sentences_of_words:
+        words = [w if w in known else treebank.normalise(w) for w in words]
+        ids.append(vocabulary.encode_symbols(words)[0])
+    (end,), _ = vocabulary.encode_sentence("\n")
+    return sentences.outputs(model, params, ids, before=end, extract=_forget_distances)
+
+
+def _forget_distances(out):
+    return jnp.stack([aux.forget for aux in out.aux], axis=-1)

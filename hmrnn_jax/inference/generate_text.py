@@ -1,0 +1,52 @@
+"""Drawing a text from a language model."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _generate(model, params, prompt, knobs, length):
+    """One compiled scan: reads the prompt, then feeds back what it draws."""
+    start = jnp.concatenate([prompt, jnp.zeros(length, prompt.dtype)])
+
+    def step(carry, xs):
+        states, previous = carry
+        position, given = xs
+        symbol = jnp.where(position < prompt.shape[0], given, previous)
+        key = jax.random.fold_in(knobs["key"], position)
+        noise = jax.random.uniform(key, (1, 1, model.noise_width)) if model.noise_width else None
+        out = model.apply(
+            {"params": params}, symbol[None, None], states, slope=knobs["slope"], noise=noise
+        )
+        log_probabilities = jax.nn.log_softmax(out.logits[0, 0])
+        drawn = jax.random.categorical(
+            jax.random.fold_in(key, 1), log_probabilities / jnp.maximum(knobs["temperature"], 1e-6)
+        )
+        greedy = jnp.argmax(log_probabilities)
+        following = jnp.where(knobs["temperature"] > 0, drawn, greedy).astype(symbol.dtype)
+        return (out.carry, following), (following, log_probabilities[following])
+
+    positions = jnp.arange(start.shape[0])
+    first = (model.initial_carry(1), prompt[0])
+    _, (symbols, log_probabilities) = jax.lax.scan(step, first, (positions, start))
+    return symbols[prompt.shape[0] - 1 : -1], log_probabilities[prompt.shape[0] - 1 : -1]
+
+
+def generate(model, params, prompt, length, temperature=1.0, seed=0, slope=1.0):
+    """Continues `prompt [P]`, P >= 1, by `length` symbols.
+
+    They are drawn at `temperature`; 0 takes the likeliest.
+
+    Returns `(symbols [length], log_probabilities [length])`; the latter, in nats, are the
+    model's own at temperature 1.
+    """
+    knobs = {
+        "key": jax.random.key(seed),
+        "slope": jnp.float32(slope),
+        "temperature": jnp.float32(temperature),
+    }
+    prompt = jnp.asarray(prompt, jnp.int32)
+    return jax.tree.map(np.asarray, _generate(model.inference, params, prompt, knobs, length))

@@ -1,0 +1,302 @@
+"""A text read as it comes: boundaries, surprise and finished segments, a piece at a time.
+
+    stream = open_stream("runs/ptb")
+    reading = stream.push("the cat s")     # z and log-probabilities of 9 symbols, "the ", ...
+    reading = stream.push("at on the mat")
+    last = stream.finish()                 # the segments that were still open
+
+Pieces give bit for bit what the whole text gives: one compiled program reads any number of
+symbols, sparsely where the model allows it (see `recurrence.sparse`).
+"""
+
+import codecs
+import functools
+import hashlib
+import json
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from hmrnn_jax import archives, files
+from hmrnn_jax.analysis import boundaries
+from hmrnn_jax.datasets.vocabulary import as_unit
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.inference import sparse_model
+
+_CHUNK = 256  # most symbols that one call of the program reads
+
+
+class _Bytes(NamedTuple):
+    """How far the text was taken.
+
+    Attributes:
+      half: the first bytes of a character that is not whole yet.
+      read: how many bytes were taken, these included.
+      begun: whether any text came, as bytes or as str.
+    """
+
+    half: bytes
+    read: int
+    begun: bool
+
+
+_NO_BYTES = _Bytes(b"", 0, False)
+
+
+class Reading(NamedTuple):
+    """What was read of n symbols.
+
+    Attributes:
+      symbols: their texts, strings; see `Vocabulary.as_written`.
+      z: int8 `[L - 1, n]`, the boundaries of each layer that has a detector.
+      log_probabilities: float32 `[n]`, in nats, of each symbol given all before it; that of
+        the first of all is nan, as nothing came before.
+      segments: those that ended here, as `boundaries.segments` has them, by end and layer;
+        offsets in symbols from the beginning of the stream.
+      unknown: how many symbols the model does not know.
+    """
+
+    symbols: list
+    z: np.ndarray
+    log_probabilities: np.ndarray
+    segments: list
+    unknown: int
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(model, params, ids, count, held, knobs):
+    """Reads `ids[:count]`; `held` is `(carry, log-probabilities of what comes, position)`."""
+
+    def body(t, results):
+        (carry, before, position), z, scores = results
+        key = jax.random.fold_in(knobs["key"], position)
+        noise = jax.random.uniform(key, (1, 1, model.noise_width))
+        out = model.apply(
+            {"params": params}, ids[t][None, None], carry, slope=knobs["slope"], noise=noise
+        )
+        after = (out.carry, jax.nn.log_softmax(out.logits[0, 0]), position + 1)
+        fired = [layer[0, 0] > 0.5 for states in out.states for layer in getattr(states, "z", ())]
+        return after, z.at[:, t].set(jnp.stack(fired)), scores.at[t].set(before[ids[t]])
+
+    z = jnp.zeros((_detectors(model), len(ids)), bool)
+    return jax.lax.fori_loop(0, count, body, (held, z, jnp.zeros(len(ids))))
+
+
+def _detectors(model):
+    """Number of boundary detectors of a model."""
+    return sum(config.depth - 1 for config in model.cells if config.uses_slope)
+
+
+class Stream:
+    """Reads one text from its beginning, keeping the model's state between calls of `push`.
+
+    Args:
+      model, params: a `LanguageModel` with boundary detectors and its parameters.
+      vocabulary: of its symbols. slope: of its detectors.
+      seed: of the draws of `sample` detectors.
+    """
+
+    def __init__(self, model, params, vocabulary, slope=1.0, seed=0):
+        if not _detectors(model):
+            raise UserError(
+                "This model's cells have no boundary detectors: train one with"
+                " model.cell=hm_lstm and two layers or more."
+            )
+        self.vocabulary = vocabulary
+        self._params = params
+        self._model, weights = sparse_model.inference(model, params)
+        self._weights = jax.device_put(weights)  # once, not at every call
+        self._knobs = {"key": jax.random.key(seed), "slope": jnp.float32(slope)}
+        self._settings = {"slope": float(slope), "seed": seed}
+        self.reset()
+
+    @classmethod
+    def of(cls, run, seed=0):
+        """A stream of a `run.Run`. Raises `UserError` if it is not of a language model."""
+        if run.config.task != "language":
+            raise UserError(
+                f"{run.name} is a run of the task {run.config.task}: a stream reads text, with a"
+                " run of the task language."
+            )
+        return cls(run.model, run.plain, run.encoding, run.slope, seed)
+
+    def reset(self):
+        """Back to the beginning: nothing read."""
+        nothing = jnp.full(self.vocabulary.size, jnp.nan, jnp.float32)
+        self._held = (self._model.initial_carry(1), nothing, jnp.uint32(0))
+        self._open = [[] for _ in range(_detectors(self._model))]
+        self._read, self._pending, self._bytes = 0, "", _NO_BYTES
+
+    def push(self, text):
+        """Reads the next piece of the text; of any length, and none is compiled for.
+
+        Args:
+          text: str, or bytes of UTF-8 or, for a model of bytes, of anything. A byte order mark
+            before the text is dropped, as by `files.read_text`. Bytes that begin a character
+            are held back until its rest comes. A model of words holds back the last one until
+            whitespace ends it, or `finish`.
+
+        Returns a `Reading`.
+
+        Raises:
+          UserError: the text is neither, is not UTF-8, or has a symbol that the model cannot
+            read; then nothing of this piece has been read.
+        """
+        if not isinstance(text, str | bytes):
+            raise UserError(f"A stream reads str or bytes, not {type(text).__name__}.")
+        unit = self.vocabulary.unit
+        if unit == "bytes":
+            return self._take(as_unit(text, unit))
+        (text, taken), begun = self._decoded(text), ""
+        if unit == "words":
+            text = self._pending + text
+            if text.endswith("\r"):  # of which "\n" may be a part
+                begun = "\r"
+            elif text and not text[-1].isspace():
+                begun = text.rsplit(None, 1)[-1]
+        reading = self._take(text[: len(text) - len(begun)])
+        self._pending, self._bytes = begun, taken
+        return reading
+
+    def _decoded(self, piece):
+        """A piece as str, less what is half a character at its end, and `_Bytes` after it."""
+        half, read, begun = self._bytes
+        if isinstance(piece, str):
+            if half and piece:
+                raise UserError(
+                    f"A str follows bytes that begin a character ({half.hex(' ')}): push the rest"
+                    " of it first."
+                )
+            text = piece
+        else:
+            decoder = codecs.getincrementaldecoder("utf-8")()
+            decoder.setstate((half, 0))
+            try:
+                text = decoder.decode(piece)
+            except UnicodeDecodeError as error:
+                place = read - len(half) + error.start
+                raise UserError(
+                    f"The text is not UTF-8: byte {place:,} cannot be read; convert it."
+                ) from None
+            half, read = decoder.getstate()[0], read + len(piece)
+        taken = _Bytes(half, read, begun or bool(text))
+        return text if begun else text.removeprefix("\ufeff"), taken
+
+    def finish(self):
+        """Ends the text: a `Reading` of what was held back, with the segments still open.
+
+        The stream is at its beginning again.
+
+        Raises:
+          UserError: the text ends within a character of UTF-8; the stream stays where it is.
+        """
+        if self._bytes.half:
+            raise UserError(
+                f"The text is not UTF-8: it ends within a character ({self._bytes.half.hex(' ')});"
+                " push its rest, or convert it."
+            )
+        reading = self._take(self._pending)
+        rest = [
+            self._moved(row, self._read - len(symbols))
+            for number, symbols in enumerate(self._open, 1)
+            for row in boundaries.segments(symbols, np.zeros(len(symbols), np.int8), number)
+        ]
+        self.reset()
+        return reading._replace(segments=reading.segments + rest)
+
+    def _take(self, text):
+        ids, unknown = self.vocabulary.encode(text)
+        symbols = list(self.vocabulary.as_written(text, ids))
+        z = np.zeros((len(self._open), len(ids)), np.int8)
+        scores = np.zeros(len(ids), np.float32)
+        for start in range(0, len(ids), _CHUNK):
+            part = ids[start : start + _CHUNK]
+            padded = np.pad(part, (0, _CHUNK - len(part)))
+            self._held, fired, of_part = _read(
+                self._model, self._weights, padded, len(part), self._held, self._knobs
+            )
+            z[:, start : start + _CHUNK] = fired[:, : len(part)]
+            scores[start : start + _CHUNK] = of_part[: len(part)]
+        segments = [row for number in range(1, len(z) + 1) for row in self._cut(number, symbols, z)]
+        self._read += len(symbols)
+        segments.sort(key=lambda row: (row["end"], row["layer"]))
+        return Reading(symbols, z, scores, segments, unknown)
+
+    def _cut(self, number, symbols, z):
+        """The segments of a layer that end among these symbols; the rest stays open."""
+        waiting, fired = self._open[number - 1], z[number - 1]
+        first = self._read - len(waiting)
+        waiting += symbols
+        if not fired.any():
+            return []
+        ends = np.concatenate([np.zeros(len(waiting) - len(fired), np.int8), fired])
+        done = int(np.flatnonzero(ends)[-1]) + 1
+        rows = boundaries.segments(waiting[:done], ends[:done], number)
+        rows = [self._moved(row, first) for row in rows]
+        del waiting[:done]
+        return rows
+
+    @staticmethod
+    def _moved(row, by):
+        return row | {"start": row["start"] + by, "end": row["end"] + by}
+
+    def save(self, path):
+        """Writes where the stream stands to `path`, a plain `.npz`, whole or not at all.
+
+        Raises:
+          UserError: it cannot be written there.
+        """
+        files.check_writable(path)
+        notes = {
+            "model": self._fingerprint,
+            "read": self._read,
+            "pending": self._pending,
+            "open": self._open,
+            "bytes": self._bytes._asdict() | {"half": self._bytes.half.hex()},
+        }
+        arrays = {f"leaf{k}": leaf for k, leaf in enumerate(jax.tree.leaves(self._held))}
+        with files.writing(path) as file:
+            np.savez(file, notes=np.array(json.dumps(notes)), **jax.device_get(arrays))
+
+    def load(self, path):
+        """Puts this stream where the one stood that wrote `path`.
+
+        Raises:
+          UserError: there is no such file, it is not a stream's, or another model's, or that of
+            another seed.
+        """
+        leaves, tree = jax.tree.flatten(self._held)
+        if not epath.Path(path).exists():
+            raise UserError(f"There is no stream at {path}: give a file that save wrote.")
+        try:
+            stored = archives.read_npz(path)
+            notes = json.loads(str(stored["notes"]))
+            stored = [jnp.asarray(stored[f"leaf{k}"]) for k in range(len(leaves))]
+            same = notes["model"] == self._fingerprint
+            read, pending, waiting = notes["read"], notes["pending"], notes["open"]
+            # Older states say nothing of bytes, none of which were held back.
+            taken = notes.get("bytes", {"half": "", "read": 0, "begun": bool(read or pending)})
+            taken = _Bytes(**taken | {"half": bytes.fromhex(taken["half"])})
+        except (ValueError, KeyError, TypeError, AttributeError):  # UserError is a ValueError
+            raise UserError(
+                f"{path} is not the state of a stream: give one that save wrote."
+            ) from None
+        if not same:
+            raise UserError(
+                f"{path} is the state of a stream of another model, slope or seed: open it with"
+                " those that it was saved with."
+            )
+        self._held = jax.tree.unflatten(tree, stored)
+        self._read, self._pending, self._open, self._bytes = read, pending, waiting, taken
+
+    @functools.cached_property
+    def _fingerprint(self):
+        """Of all that decides what comes next: parameters, symbols, cells, slope, seed."""
+        digest = hashlib.sha256(self.vocabulary.to_json().encode())
+        digest.update(repr((self._model.cells, self._settings)).encode())
+        for leaf in jax.tree.leaves(self._params):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()

@@ -1,6 +1,0 @@
-"""What `eval.py` shows of a trained run: functions that take a `run.Run` and return text.
-
-They write the files that they name, and print nothing. `text` is for language models,
-`syntax` for those of words, `sequences` for real-valued sequences, `examples` for what is
-classified.
-"""

@@ -1,0 +1,79 @@
+"""The scan over a window, forwards; differentiated by JAX it is the oracle, `autodiff`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from hmrnn_jax import cells, ops
+from hmrnn_jax.cells.base import Products, joined
+from hmrnn_jax.recurrence import cpu_loop, tpu_kernel
+from hmrnn_jax.recurrence.execution import choose_backend, cpu_loops, gpu_arguments
+
+
+def batch_first(tree, leading=0):
+    """`[..., d, B]` to `[..., B, d]` after `leading` axes; scalars of rows stay `[..., B]`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, leading), tree)
+
+
+def features_first(tree, leading=0):
+    """The inverse of `batch_first`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, leading, -1), tree)
+
+
+def step(config, linear, vectors, constants, state, per_step, reset):
+    """The cell's step, before it the rows of `reset [B]` put back to the initial state."""
+    cell = cells.of(config)
+    first = cell.initial_state(config, (1,) * reset.ndim, jax.tree.leaves(state)[0].dtype)
+    state = jax.tree.map(lambda new, old: jnp.where(reset, new, old), first, state)
+    return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
+
+
+def _forward_step(config, precision, gpu, resident, state, xs, join=joined):
+    """Body of the forward scan; its `ys` hold also the value of every product."""
+    (kernels, biases, vectors), constants = resident
+    addends, (per_step, reset) = xs
+    bound = {name: (kernel, biases.get(name)) for name, kernel in kernels.items()}
+    plain, values = Products(bound, addends, precision), {}
+
+    def linear(name, operand):
+        values[name] = plain(name, join(name, operand))
+        return values[name]
+
+    state, aux = step(config, linear, vectors, constants, state, per_step | gpu, reset)
+    return state, (state, aux, values)
+
+
+def scan_forward(config, policy, weights, state, window, constants):
+    """The scan over the window: `(final, (states, aux, values))`."""
+    kernels, biases, vectors = weights
+    # Cast once for the window rather than at every step.
+    kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
+    body = functools.partial(_forward_step, config, policy.precision, gpu_arguments(config, policy))
+    resident = ((kernels, biases, vectors), constants)
+    chosen = choose_backend(config, policy, "forwards", body, resident, state, window)
+    if chosen == "pallas" or not cpu_loops(policy):
+        return scan(chosen, policy, body, resident, state, window)
+    like = jax.tree.leaves(state)[0]
+    scratch = {
+        name: jnp.zeros((kernel.shape[1], like.shape[-1]), like.dtype)
+        for name, kernel in kernels.items()
+    }
+    body = cpu_loop.with_scratch(body)
+    (state, _), ys = scan(chosen, policy, body, resident, (state, scratch), window)
+    return state, ys
+
+
+@jax.named_scope("recurrence")  # for profiles
+def scan(chosen, policy, body, resident, carry, xs, ends=(), reverse=False):
+    """`body(resident, carry, x) -> (carry, y)` over the window; `ends` are for a TPU's kernel."""
+    if chosen == "pallas":
+        return tpu_kernel.scan(body, resident, carry, xs, reverse, policy.chip, ends)
+    body = functools.partial(body, resident)
+    run = cpu_loop.scan if cpu_loops(policy) else jax.lax.scan
+    return run(body, carry, xs, reverse=reverse, unroll=policy.unroll)
+
+
+def autodiff(config, policy, weights, state, window, constants):
+    final, (states, aux, _) = scan_forward(config, policy, weights, state, window, constants)
+    return final, states, aux

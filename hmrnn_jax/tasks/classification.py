@@ -1,0 +1,51 @@
+"""What classifiers are trained and scored by."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hmrnn_jax.parallel import AXIS
+from hmrnn_jax.tasks import metrics
+
+
+def loss(model, params, carry, batch, knobs, key):
+    """Mean cross-entropy of the counted rows; see `training.state.train_step`."""
+    rows = batch.labels.shape[0]
+    masks = model.masks(key, rows, jax.lax.axis_index(AXIS) * rows)
+    out = model.apply({"params": params}, batch, slope=knobs["slope"], masks=masks)
+    sums = scores(model, out, batch, knobs["slope"])
+    return sums["nats"] / jax.lax.psum(batch.mask.sum(), AXIS), (carry, sums)
+
+
+def eval_step(model, params, carry, batch, knobs):
+    """Scores a batch: the carry as it came, and the sums of `scores`."""
+    out = model.apply({"params": params}, batch, slope=knobs["slope"])
+    return carry, jax.lax.psum(scores(model, out, batch, knobs["slope"]), AXIS)
+
+
+def scores(model, out, batch, slope):
+    """Sums over the counted rows: `nats`, `count`, `correct`; over their steps: `steps` and
+    those of `metrics.diagnostics`."""
+    nll = optax.softmax_cross_entropy_with_integer_labels(out.logits, batch.labels)
+    correct = jnp.argmax(out.logits, axis=-1) == batch.labels
+    sums = {
+        "nats": jnp.sum(nll * batch.mask),
+        "count": batch.mask.sum(),
+        "correct": jnp.sum(correct * batch.mask),
+        "steps": out.mask.sum(),
+    }
+    carry = model.initial_carry(out.mask.shape[1])
+    return sums | metrics.diagnostics(model, carry, out, out, slope)
+
+
+def summary(sums):
+    """Means, as plain numbers, `error` in %; and the rates of detectors, if there are any."""
+    count = float(np.sum(sums["count"]))
+    accuracy = float(sums["correct"]) / count
+    return {
+        "examples": int(count),
+        "nats": float(sums["nats"]) / count,
+        "accuracy": accuracy,
+        "error": 100 * (1 - accuracy),
+    } | metrics.rates(sums | {"count": sums["steps"]})

@@ -1,0 +1,131 @@
+"""The metrics of a run, in `metrics.jsonl` and for TensorBoard."""
+
+import json
+
+import jax
+from etils import epath
+
+from hmrnn_jax import files
+from hmrnn_jax.errors import UserError
+
+NAME = "metrics.jsonl"
+
+
+def read_metrics(path):
+    """The rows of a run's `metrics.jsonl` and of its parts, one dict per line.
+
+    A last line that is cut short, as a killed run leaves it, is dropped.
+
+    Raises:
+      UserError: there is no such file, or another line is not a JSON object.
+    """
+    rows = []
+    for part in _files(epath.Path(path)) or [path]:
+        lines = files.read_bytes(part).split(b"\n")
+        for number, line in enumerate(lines, 1):
+            row = _row(line)
+            if row is not None:
+                rows.append((line, row))
+            elif line.strip() and number < len(lines):
+                raise UserError(f"Line {number} of {part} is not a JSON object: mend or delete it.")
+    return list(dict(rows).values())
+
+
+class Logger:
+    """Writes the metrics of a run, by process 0 only.
+
+    Args:
+      workdir: the run's folder.
+      step: the step training goes on from; later lines, of a run that was cut off after its last
+        checkpoint, are dropped, so that no step is told twice.
+    """
+
+    def __init__(self, workdir, step=0):
+        self.active = jax.process_index() == 0
+        if not self.active:
+            return
+        self._path = epath.Path(workdir) / NAME
+        self._local = "://" not in str(workdir)
+        self._pending, self._number, self._board = [], 0, None
+        self._join(step)
+        if self._local:
+            from tensorboardX import SummaryWriter  # imports torch where that is installed
+
+            self._board = SummaryWriter(str(workdir), purge_step=step + 1)
+
+    def _join(self, step):
+        """Makes one file of all rows up to `step`, if it is not so already."""
+        found = _files(self._path)
+        parts = [files.read_bytes(file) for file in found]
+        # A start that was cut short here has left lines in both places.
+        lines = list(dict.fromkeys(line for part in parts for line in part.split(b"\n") if line))
+        if lines and _row(lines[-1]) is None:
+            del lines[-1]  # cut short
+        kept = b"".join(line + b"\n" for line in lines if _step(line) <= step)
+        if found != [self._path] or parts != [kept]:
+            files.write_bytes(self._path, kept)
+        for file in found:
+            if file != self._path:
+                file.unlink()
+
+    def log(self, step, metrics):
+        """Writes `{name: number}` of a step; in a bucket `flush` does."""
+        if not self.active:
+            return
+        self._pending.append(json.dumps({"step": step} | metrics) + "\n")
+        if self._local:
+            self.flush()
+        if self._board:
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, step)
+
+    def flush(self):
+        """Writes what has been logged since the last time; due before each checkpoint."""
+        if not self.active or not self._pending:
+            return
+        text = "".join(self._pending)
+        if self._local:
+            with self._path.open("a") as file:
+                file.write(text)
+        else:
+            self._number += 1
+            part = self._path.parent / f"{self._path.stem}-{self._number:06}.jsonl"
+            files.write_text(part, text)
+        self._pending.clear()
+
+    def close(self):
+        """Writes what is still in memory."""
+        self.flush()
+        if self.active and self._board:
+            self._board.close()
+
+
+def last_step(workdir):
+    """The last step of which a folder has metrics; 0 if there are none.
+
+    Raises:
+      UserError: they cannot be read.
+    """
+    found = _files(epath.Path(workdir) / NAME)
+    lines = [line for file in found for line in files.read_bytes(file).split(b"\n")]
+    return max(map(_step, lines), default=0)
+
+
+def _files(path):
+    """The file of metrics and the parts beside it, in order: those that there are."""
+    return ([path] if path.exists() else []) + sorted(path.parent.glob(f"{path.stem}-*.jsonl"))
+
+
+def _row(line):
+    """The dict of a line; None if it is not one."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _step(line):
+    """The step of a line; 0 if it tells none, so that nobody drops it."""
+    step = (_row(line) or {}).get("step")
+    return step if isinstance(step, int) else 0

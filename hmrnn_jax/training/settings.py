@@ -1,0 +1,256 @@
+"""What every field of a configuration means and may be: one table for checks and for help.
+
+`defaults` has their values. `check` comes before anything is compiled or written, and
+`train.py --help` prints the table.
+"""
+
+from ml_collections.config_dict import RequiredValueError
+
+from hmrnn_jax import cells, datasets, ops
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.models.language import HEADS
+from hmrnn_jax.recurrence.execution import BACKENDS, GRADIENTS
+from hmrnn_jax.tasks import MODULES, objectives, sequences
+from hmrnn_jax.training import optim
+from hmrnn_jax.training.fields import (
+    WIDEST,
+    Choice,
+    Names,
+    Number,
+    Numbers,
+    Switch,
+    Text,
+    Whole,
+    Wholes,
+    nearest,
+)
+
+ROWS, STEPS = 2**17, 10**5  # bounds of a batch and of a window, for the memory that they take
+SEEDS = 2**32 - 1  # the largest of a seed
+_INITIALISATION = Choice(
+    "Initial matrices: orthogonal or uniform, see cells.base.init_affine.",
+    ("orthogonal", "uniform"),
+)
+
+
+def _layer_norm(meaning="Where layer normalisation goes: on the sum, on each term, or nowhere."):
+    return Choice(meaning, ("none", "sum", "ba"))
+
+
+def _forget_bias():
+    return Number("Initial bias of the forget gate.")
+
+
+def _width(meaning):
+    return Whole(meaning, 1, WIDEST)
+
+
+def _probability(meaning):
+    return Number(meaning, least=0, below=1)
+
+
+def _seed(meaning):
+    return Whole(meaning, 0, SEEDS)
+
+
+# The fields that every task has.
+COMMON = {
+    "task": Choice("What is learned, see hmrnn_jax.tasks.", tuple(MODULES)),
+    "seed": _seed("Of the initial parameters, the order of the data and all that is drawn."),
+    "data.path": Text("Your own file or folder; where the data set is, if it is none of yours."),
+    # The network.
+    "model.cell": Choice("The cell; a section of its name has its choices.", tuple(cells.MODULES)),
+    "model.sizes": Wholes("Units of each layer, the lowest first.", 1, WIDEST),
+    "model.gradient": Choice("How gradients are made; the numbers are the same.", GRADIENTS),
+    "model.precision": Choice("Operands of products; sums are in float32.", ops.PRECISIONS),
+    "model.backend": Choice(
+        "Of the recurrence: kernels for TPUs and GPUs (pallas), a loop, or what fits.",
+        BACKENDS,
+    ),
+    "model.skip_copies": Switch("Weight gradients of the HM-LSTM's active columns alone."),
+    "model.remat": Whole("Steps of a rematerialised chunk; 0 keeps everything.", 0, STEPS),
+    "model.unroll": Whole("Steps for each iteration of the compiled loop.", 1, 256),
+    "model.hm_lstm.boundary": Choice("Hard, drawn, or not discrete.", ops.BOUNDARY_MODES),
+    "model.hm_lstm.gradient": Choice(
+        "Whether the choice of operation passes gradient to the detectors.", ("blend", "select")
+    ),
+    "model.hm_lstm.layer_norm": _layer_norm(),
+    "model.hm_lstm.z_init": Number("Boundary before the first step.", least=0, most=1),
+    "model.hm_lstm.forget_bias": _forget_bias(),
+    "model.hm_lstm.detector_bias": Number("Initial bias of the detectors."),
+    "model.hm_lstm.detector_scale": Number("Factor of the detectors' initial weights.", least=0),
+    "model.hm_lstm.top_down": Switch("Whether a layer reads the one above; False ablates it."),
+    "model.hm_lstm.flush": Switch("Whether a closed segment is FLUSHed; False ablates it."),
+    "model.hm_lstm.surrogate": Choice(
+        "Derivative of a detector's step: the paper's, or one without a dead zone.", ops.SURROGATES
+    ),
+    "model.hm_lstm.nested": Switch("A layer fires only where the one below does."),
+    "model.hm_lstm.detector_reads_h": Switch("A detector reads its layer's new state, too."),
+    "model.hm_lstm.reset_recurrent": Switch("FLUSH drops the recurrent term, too."),
+    "model.lstm.layer_norm": _layer_norm(),
+    "model.lstm.forget_bias": _forget_bias(),
+    "model.lstm.initialisation": _INITIALISATION,
+    "model.lstm.recurrent_bias": Switch("A second bias beside the first, as in PyTorch's LSTM."),
+    "model.nested_lstm.depth": Whole("Levels of memory; 1 is an LSTM.", 1, 32),
+    "model.nested_lstm.proposal": Choice(
+        "Activation of the outermost proposal.", ("identity", "tanh")
+    ),
+    "model.nested_lstm.forget_bias": _forget_bias(),
+    "model.nested_lstm.initialisation": _INITIALISATION,
+    "model.on_lstm.chunk": Whole("Units that share a master gate; divides sizes.", 1, WIDEST),
+    "model.on_lstm.forget_bias": _forget_bias(),
+    "model.on_lstm.initialisation": _INITIALISATION,
+    # Annealing of the detectors' slope.
+    "slope.start": Number("Slope of the detectors in the first epoch.", above=0),
+    "slope.increment": Number("Added after each epoch.", least=0),
+    "slope.maximum": Number("The slope's end; start or more.", above=0),
+    # Training.
+    "batch": Whole("Rows that are trained on at once; the devices share them.", 1, ROWS),
+    "epochs": Whole("Passes over the data, at most; validation decides.", 1, 100_000),
+    "steps": Whole("Ends the run after that many updates, if not 0."),
+    "optimizer": Choice("Direction of an update.", optim.OPTIMIZERS),
+    "learning_rate": Number("At the start.", above=0),
+    "adam_epsilon": Number("Added to Adam's root.", above=0),
+    "weight_decay": Number("Times the parameters, added to the clipped gradient.", least=0),
+    "clip": Number("Largest global norm of the gradient; inf cuts none.", above=0, infinite=True),
+    "detector_rate": Number("Learning rate of detectors, over that of the rest.", least=0),
+    "schedule": Choice(
+        "Of the rate: drops when validation stalls, cosine over the run's steps, or constant"
+        " with averaged parameters once it stalls (NT-ASGD).",
+        optim.SCHEDULES,
+    ),
+    "drop_factor": Number("plateau: divisor of the rate at a drop.", least=1),
+    "patience": Whole("plateau: validations without a new best before a drop.", 1),
+    "drops": Whole("plateau: drops of the rate; a further one ends the run."),
+    "nonmono": Whole("nonmonotone: the latest losses, which the switch looks past.", 1, 10_000),
+    "finetune": Whole("nonmonotone: epoch after which the average starts afresh; 0 never."),
+    "report": Whole("Updates between lines on the terminal.", 1),
+    "save": Whole("Updates between checkpoints; 0: at validations only."),
+    "evaluation.every": Whole("Updates between validations; 0: at the end of each epoch."),
+    "evaluation.batch": Whole("Rows that are scored at once; the devices share them.", 1, ROWS),
+}
+
+# What is asked of the detectors, of tasks without labels.
+BOUNDARIES = {
+    "boundaries.lengths": Numbers(
+        "Wanted mean length of each layer's segments, in segments of the layer below.", above=1
+    ),
+    "boundaries.teacher": Choice(
+        "What teaches the detectors by its peaks, see objectives.", objectives.TEACHERS
+    ),
+    "boundaries.teacher_weight": Number("Weight of the teacher's cross-entropy.", least=0),
+    "boundaries.rate": Choice("Loss of the firing rate, see objectives.", objectives.RATES),
+    "boundaries.rate_weight": Number("Its weight.", least=0),
+    "boundaries.reaches_below": Switch("Whether their gradient goes on below the detectors."),
+    "boundaries.start": Whole("Updates before these losses set in."),
+    "boundaries.ramp": Whole("Updates over which their weights then grow."),
+}
+
+LANGUAGE = BOUNDARIES | {
+    "data.name": Choice("The text; text is your own.", datasets.NAMES),
+    "data.unit": Choice("Symbols of your own text.", ("characters", "bytes", "words")),
+    "model.embedding": _width("Width of the symbols' embedding."),
+    "model.embedding_scale": Number("Size of its initial values, see LanguageModel.", above=0),
+    "model.embedding_uniform": Switch("Whether these are uniform in +-embedding_scale."),
+    "model.head": Choice("What the softmax reads, see LanguageModel.", HEADS),
+    "model.output": _width("Width of the gated output module."),
+    "model.dropout.embedding": _probability("That a word is dropped from the table."),
+    "model.dropout.input": _probability("That a unit of the input is."),
+    "model.dropout.hidden": _probability("That a unit between two layers of a stack is."),
+    "model.dropout.output": _probability("That a unit before the softmax is."),
+    "model.dropout.weight": _probability("That a recurrent weight is (DropConnect)."),
+    "model.dropout.weight_inverted": Switch(
+        "Whether kept weights are scaled in training, as in AWD-LSTM's code."
+    ),
+    "penalties.activation": Number("Weight of AR, see language.Penalties.", least=0),
+    "penalties.temporal": Number("Weight of TAR.", least=0),
+    "penalties.after_dropout": Switch("Whether AR reads the dropped output."),
+    "window": Whole("Steps of truncated back-propagation; the state is carried on.", 1, STEPS),
+    "window_random": Switch("Windows of random length, see data.VariableStream."),
+    "window_quantum": Whole("What random lengths are rounded to; 1: not at all.", 1, STEPS),
+    "evaluation.window": Whole("Steps that are scored by one call.", 1, STEPS),
+    "evaluation.warmup": Whole("Symbols that each row reads, unscored, before its part."),
+    "finish": Choice("view: at the end also the n-gram and the boundaries.", ("metrics", "view")),
+}
+
+LOGIC = {
+    "data.longest": Whole("The largest number of operators in training.", 0, 12),
+    "model.embedding": _width("Width of the symbols' embedding."),
+    "model.hidden": _width("Width of the classifier's layer."),
+    "model.dropout": _probability("That a unit is dropped, before and after that layer."),
+}
+
+STROKES = BOUNDARIES | {
+    "data.name": Choice("The sequences; signals are your own.", sequences.NAMES),
+    "data.split": Choice("Of iam_ondb; hm_lstm is the paper's own.", ("official", "hm_lstm")),
+    "data.seed": _seed("Of the paper's split, and of what is made up."),
+    "data.event": Text("Of signals: the 0/1 column that is an event."),
+    "data.columns": Names("Of signals: the columns that are read; all if there are none."),
+    "data.header": Choice(
+        "Of signals: whether the first line of a .csv file names the columns.",
+        ("yes", "no", "guess"),
+    ),
+    "data.clip": Number("Deviations beyond which values are clipped; 0 clips none.", least=0),
+    "model.head": Choice("What the mixture reads: all layers, or the last.", ("gated", "plain")),
+    "model.output": _width("Width of the gated output module."),
+    "model.components": Whole("Gaussians of the mixture.", 1, 10_000),
+    "window": Whole("Steps of truncated back-propagation; 0 for whole sequences.", 0, STEPS),
+    "buckets": Whole("With window 0: lengths that batches are padded to, at most.", 1, 1000),
+    "longest": Whole("Longer sequences are cut in pieces for training; 0 cuts none."),
+    "evaluation.window": Whole("Steps that are scored by one call.", 1, STEPS),
+}
+
+IMAGES = {
+    "model.patch": Whole("Side of the squares that are read, a divisor of 28.", 1, 28),
+    "model.dropout": _probability("That a unit of the final state is dropped."),
+}
+
+OF_TASK = {"language": LANGUAGE, "logic": LOGIC, "strokes": STROKES, "images": IMAGES}
+
+
+def fields(config):
+    """`{name: Field}` of a configuration's task, names with dots between sections.
+
+    Raises:
+      UserError: there is no such task.
+    """
+    COMMON["task"].check("task", config.get("task"))
+    return COMMON | OF_TASK[config.task]
+
+
+def check(config):
+    """Raises `UserError` unless a configuration has the fields of its task, all in their range.
+
+    What depends on the data or the devices is checked when the task is made.
+    """
+    try:
+        known, given = fields(config), flat(config.to_dict())
+    except RequiredValueError as error:
+        raise UserError("A field of the configuration has no value: give it one.") from error
+    for name in given.keys() - known.keys():
+        near = nearest(name, known)
+        raise UserError(
+            f"The configuration has a field {name}, which the task {config.task} does not"
+            f" know{f'; is it {near}?' if near else '.'}"
+        )
+    for name, field in known.items():
+        if name not in given:
+            raise UserError(f"The configuration lacks {name}; begin with one of defaults.")
+        field.check(name, given[name])
+    if config.get("window_random") and config.window_quantum > config.window:
+        raise UserError(
+            f"window_quantum is {config.window_quantum}, more than window, {config.window}."
+        )
+    if config.slope.start > config.slope.maximum:
+        raise UserError(
+            f"slope.start is {config.slope.start:g}, above slope.maximum, {config.slope.maximum:g}."
+        )
+
+
+def flat(tree, prefix=""):
+    """`{"a.b": value}` of nested dictionaries."""
+    found = {}
+    for key, value in tree.items():
+        inside = isinstance(value, dict)
+        found |= flat(value, f"{prefix}{key}.") if inside else {f"{prefix}{key}": value}
+    return found

@@ -1,0 +1,226 @@
+"""What a run keeps beside its checkpoints and metrics: its configuration and encoding."""
+
+import json
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from hmrnn_jax import defaults, files
+from hmrnn_jax.datasets.sequences import Scale
+from hmrnn_jax.datasets.vocabulary import Vocabulary
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.training import metrics_log
+
+# A run cannot go on when one of these changes: they decide the parameters' shapes, the
+# carried states' shapes, the optimiser's parts, or what a step number means in the data.
+FIXED = (
+    "task", "seed", "model.cell", "model.sizes", "model.embedding", "model.output", "model.head",
+    "model.hidden", "model.hm_lstm.layer_norm", "model.hm_lstm.top_down",
+    "model.hm_lstm.detector_reads_h", "model.lstm.layer_norm",
+    "model.lstm.recurrent_bias", "model.nested_lstm.depth", "model.on_lstm.chunk", "data.name",
+    "data.path", "data.unit", "data.longest", "data.split", "data.seed", "data.clip",
+    "data.columns", "data.event", "model.components", "model.patch", "buckets", "longest", "batch",
+    "window", "window_random", "window_quantum", "optimizer", "weight_decay", "detector_rate",
+    "schedule", "nonmono", "data.header",
+)  # fmt: skip
+
+
+# What the numbers of a run's data mean: one of these, or nothing.
+ENCODINGS = {"vocabulary.json": Vocabulary, "scale.json": Scale}
+NO_ENCODING = ("images",)  # tasks whose data always mean the same
+
+# The configuration of a task, for fields that a run is too old to have.
+DEFAULTS = {
+    "language": defaults.text,
+    "logic": defaults.logic,
+    "strokes": defaults.strokes,
+    "images": defaults.images,
+}
+
+
+def open_run(workdir, config, encoding):
+    """Starts a run's folder, or checks that `config` can go on with the one that is there.
+
+    Called when all that can fail is built, so that a start that failed blocks nobody: what never
+    came beyond its first state gives way to another configuration.
+
+    Returns the differences from the saved configuration, as lines for the log.
+
+    Raises:
+      UserError: the folder holds a run of another shape or encoding, and what differs is named;
+        or it has lost its configuration.
+    """
+    folder = epath.Path(workdir)
+    done = _done(folder)
+    if not (folder / "config.json").exists():
+        if done:
+            raise UserError(
+                f"{workdir} holds {done} of a run that has lost its config.json: bring that back,"
+                " choose another --workdir, or give --fresh, which sets the old run aside."
+            )
+        _begin(folder, config, encoding)
+        return []
+    saved_config, saved_encoding = load_run(workdir)
+    ours, saved = _flatten(config.to_dict()), _flatten(saved_config.to_dict())
+    changed = [key for key in sorted(ours.keys() | saved.keys()) if ours.get(key) != saved.get(key)]
+    lines = [f"{key}: {saved.get(key)!r} in the run, {ours.get(key)!r} now" for key in changed]
+    # What an older run does not say cannot be another choice than today's.
+    told = [key in FIXED and key in saved for key in changed]
+    fixed = [line for line, counts in zip(lines, told, strict=True) if counts]
+    if saved_encoding != encoding:
+        old, new = (e.describe() if e else "none" for e in (saved_encoding, encoding))
+        fixed.append(f"encoding: {old} in the run, {new} now")
+    if fixed and done:
+        raise UserError(
+            f"{workdir} holds a run that this configuration cannot go on with"
+            f" ({'; '.join(fixed)}). Choose another --workdir, or give --fresh, which sets the old"
+            " run aside."
+        )
+    if fixed:
+        _begin(folder, config, encoding)
+    return lines
+
+
+def check_new(workdir):
+    """Raises `UserError` if a run without checkpoints has come beyond its beginning."""
+    if done := _done(epath.Path(workdir)):
+        raise UserError(
+            f"{workdir} holds {done}, but no state of training to go on from. Bring its checkpoints"
+            " back, choose another --workdir, or give --fresh, which sets the old run aside."
+        )
+
+
+def set_aside(workdir):
+    """Moves what a run has written into a folder of its own beside; returns a line on it."""
+    folder = epath.Path(workdir)
+    patterns = ("checkpoints", "metrics*.jsonl", "events.out.tfevents.*", *ENCODINGS, "config.json")
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if not found:
+        return f"--fresh: {workdir} holds no run, nothing is set aside"
+    number = 1
+    while (aside := folder / f"set-aside-{number}").exists():
+        number += 1
+    try:
+        for path in found:
+            _move(path, aside / path.name)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be moved to {aside} ({error.strerror or error})."
+        ) from error
+    return f"--fresh: the old run is set aside in {aside}"
+
+
+def _move(source, target):
+    if "://" not in str(source):
+        target.parent.mkdir(exist_ok=True)
+        source.rename(target)
+    elif source.is_dir():  # buckets have no folders that could be renamed
+        for path in source.iterdir():
+            _move(path, target / path.name)
+        if source.exists():
+            source.rmtree()
+    else:
+        source.copy(target)
+        source.unlink()
+
+
+def _done(folder):
+    """What a folder holds of a run that came beyond its beginning, in words; '' if nothing."""
+    # An earlier version moved aside what it could not read, which may be whole.
+    found = sorted((folder / "checkpoints").glob("unreadable-*"))
+    for name in ("latest", "best"):
+        paths = sorted((folder / "checkpoints" / name).glob("*"))
+        found += [path for path in paths if path.name.isdecimal() and int(path.name)]
+    if found:
+        return f"the checkpoint {found[-1].parent.name}/{found[-1].name}"
+    last = metrics_log.last_step(folder)
+    return f"metrics up to update {last:,}" if last else ""
+
+
+def _begin(folder, config, encoding):
+    """Writes what a run begins with; a first state that was saved already is another run's."""
+    first = folder / "checkpoints/latest/0"
+    if first.exists():
+        first.rmtree()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, kind in ENCODINGS.items():
+        if isinstance(encoding, kind):
+            files.write_text(folder / name, encoding.to_json())
+    files.write_text(folder / "config.json", _json(config.to_dict()))
+
+
+def load_run(workdir):
+    """`(config, encoding)` of a run; the encoding is None where the task has none.
+
+    Fields that the run is too old to have get their defaults.
+
+    Raises:
+      UserError: the folder is not a run's, or its files are damaged.
+    """
+    folder = epath.Path(workdir)
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{workdir} is not a run: it has no config.json; give the --workdir of a train.py run."
+        )
+    config = _load_config(folder / "config.json")
+    for name, kind in ENCODINGS.items():
+        if (folder / name).exists():
+            text = files.read_text(folder / name)
+            try:
+                return config, kind.from_json(text)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise _damaged(folder / name, error) from None
+    if config.task in NO_ENCODING:
+        return config, None
+    raise UserError(f"{workdir} has lost its {' or '.join(ENCODINGS)}: {_BRING_BACK}")
+
+
+_BRING_BACK = "bring it back from a backup, or train anew in another folder."
+
+
+def _damaged(path, error):
+    return UserError(f"{path} is damaged ({error}): {_BRING_BACK}")
+
+
+def _load_config(path):
+    text = files.read_text(path)
+    try:
+        saved = json.loads(text)
+        if not isinstance(saved, dict) or saved.get("task") not in DEFAULTS:
+            raise TypeError("it is not the configuration of a task")
+        return ConfigDict(_filled(saved, DEFAULTS[saved["task"]]().to_dict()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from None
+
+
+def _filled(saved, default, prefix=""):
+    """`saved` with what it lacks; raises TypeError for a value of another kind than the default."""
+    for key, value in default.items():
+        if key not in saved:
+            saved[key] = value
+        elif isinstance(value, dict) and isinstance(saved[key], dict):
+            _filled(saved[key], value, f"{prefix}{key}.")
+        elif not _alike(saved[key], value):
+            raise TypeError(f"{prefix}{key} is {saved[key]!r}")
+    return saved
+
+
+def _alike(value, default):
+    """Whether JSON gave a value of the default's kind."""
+    kinds = {float: (int, float), tuple: list}.get(type(default), type(default))
+    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
+
+
+def _json(tree):
+    return json.dumps(tree, indent=2, sort_keys=True) + "\n"
+
+
+def _flatten(tree, prefix=""):
+    """`{'a.b': value}`; lists and tuples compare alike, as JSON knows only lists."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
