@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from fixtures import assert_close
 
-from hmrnn_jax import cells, models, recurrence
+from hmrnn_jax import cells, recurrence
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm, on_lstm
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.models.language import LanguageModel
 from hmrnn_jax.recurrence import Policy
 
 STEPS, BATCH, WIDTH = 4, 2, 3
@@ -190,7 +191,7 @@ def test_nothing_relies_on_promoted_ranks(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_nor_does_a_models_loss(name):
     config = CONFIGS[name]
-    model = models.LanguageModel(5, WIDTH, (config,), output=4)
+    model = LanguageModel(5, WIDTH, (config,), output=4)
     ids = np.zeros((STEPS, BATCH), np.int32)
 
     def loss(params):

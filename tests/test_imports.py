@@ -9,7 +9,10 @@ HEAVY = (
     "tensorboardX", "torch", "tensorflow", "tensorflow_datasets", "matplotlib", "orbax",
     "ml_collections", "requests", "jax.experimental.pallas",
 )  # fmt: skip
-LIBRARY = "cells", "recurrence", "flax_cells", "nnx_cells", "models", "strokes", "classifiers"
+LIBRARY = (
+    "cells.linen", "cells.nnx", "recurrence", "models.language", "models.density",
+    "models.classifiers", "inference.stream",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from fixtures import assert_close
 from flax import nnx
 from test_cells import CONFIGS as ONE_OF_EACH
 
-from hmrnn_jax import flax_cells, recurrence
-from hmrnn_jax.cells import hm_lstm, lstm
+from hmrnn_jax import recurrence
+from hmrnn_jax.cells import hm_lstm, linen, lstm
+from hmrnn_jax.cells.nnx import RNNCell
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.nnx_cells import RNNCell
 
 CONFIGS = ONE_OF_EACH | {"hm_lstm": hm_lstm.Config(3, (4, 2), z_init=1.0, boundary="soft")}
 STEPS, BATCH, SLOPE = 5, 3, 2.0
@@ -31,9 +31,9 @@ def params_of(module):
     return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
 
-def linen(config, rnn, x, **keywords):
+def by_linen(config, rnn, x, **keywords):
     """`nn.RNN` with the parameters of an `nnx.RNN`."""
-    other = nn.RNN(flax_cells.RNNCell(config, slope=SLOPE, output="state"), return_carry=True)
+    other = nn.RNN(linen.RNNCell(config, slope=SLOPE, output="state"), return_carry=True)
     return other.apply({"params": params_of(rnn)}, x, **keywords)
 
 
@@ -43,7 +43,7 @@ def test_every_cell_is_the_one_of_linen_and_of_unroll(name):
     config, x = CONFIGS[name], inputs(BATCH, STEPS, 3)
     rnn = rnn_of(config, output="state")
     carry, states = rnn(x)
-    jax.tree.map(np.testing.assert_array_equal, (carry, states), linen(config, rnn, x))
+    jax.tree.map(np.testing.assert_array_equal, (carry, states), by_linen(config, rnn, x))
     start = recurrence.initial_state(config, BATCH)
     constants = {"slope": SLOPE} if config.uses_slope else None
     params = params_of(rnn)["cell"]["cell"]
@@ -59,7 +59,7 @@ def test_lengths_and_reversal_are_those_of_linen():
     rnn = rnn_of(config, output="state")
     for keywords in ({"seq_lengths": lengths}, {"seq_lengths": lengths, "reverse": True}):
         actual = rnn(x, **keywords)
-        jax.tree.map(np.testing.assert_array_equal, actual, linen(config, rnn, x, **keywords))
+        jax.tree.map(np.testing.assert_array_equal, actual, by_linen(config, rnn, x, **keywords))
 
 
 def test_bidirectional_is_a_second_cell_on_the_reversed_text():

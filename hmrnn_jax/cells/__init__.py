@@ -7,24 +7,16 @@ part. A cell's configuration tells its module, `cells.of(config)`, and what its 
 derivative is wanted.
 """
 
-import contextlib
 import sys
 
-import jax.export
-
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm, on_lstm
+from hmrnn_jax.cells.base import exportable
 
 MODULES = {"hm_lstm": hm_lstm, "lstm": lstm, "nested_lstm": nested_lstm, "on_lstm": on_lstm}
 
-
-for _name, _module in MODULES.items():
-    for _kind in (_module.State, getattr(_module, "Aux", None)):
-        # So that `jax.export` can serialise a program that takes or gives states.
-        with contextlib.suppress(ValueError):  # registered before: this module is reloaded
-            if _kind:
-                jax.export.register_namedtuple_serialization(
-                    _kind, serialized_name=f"hmrnn_jax.{_name}.{_kind.__name__}"
-                )
+for _cell, _module in MODULES.items():
+    for _name in {"State", "Aux"} & set(vars(_module)):
+        exportable(f"{_cell}.{_name}")(getattr(_module, _name))
 
 
 def of(config):

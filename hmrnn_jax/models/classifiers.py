@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops, recurrence
+from hmrnn_jax.cells.base import exportable
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import stack as cell_stack
 
 
+@exportable("classifiers.Output")
 class Output(NamedTuple):
     """What a classifier returns; R sequences were read, T steps each.
 

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from hmrnn_jax import recurrence
+from hmrnn_jax.cells.base import exportable
 from hmrnn_jax.models import mixture, stack
 
 
+@exportable("StrokeOutput")
 class StrokeOutput(NamedTuple):
     """What `StrokeModel` returns: `mixture.Mixture`, and the rest as in `language.Output`."""
 

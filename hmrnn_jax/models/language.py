@@ -6,11 +6,13 @@ import flax.linen as nn
 import jax
 
 from hmrnn_jax import ops, recurrence
+from hmrnn_jax.cells.base import exportable
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.models import stack
 from hmrnn_jax.models.dropout import Dropout, Masks, connect, draw, recurrent
 
 
+@exportable("language.Output")
 class Output(NamedTuple):
     """What a model returns.
 
