@@ -169,8 +169,9 @@ def nested_lstm(inputs, weights, depth, proposal):
             c[d] = value
             value = outputs[d] * tanh(value)
         h = value
-        for name, new in {"h": h} | {f"c/{d}": v for d, v in enumerate(c)}.items():
-            out.setdefault(f"out/{name}", []).append(new.value)
+        new = {"h": h} | {f"c/{d}": v for d, v in enumerate(c)}
+        for name, v in new.items():
+            out.setdefault(f"out/{name}", []).append(v.value)
         loss = loss + (weights["R"][t] * h).sum()
     for d in range(depth):
         loss = loss + (weights[f"Rc/{d}"] * c[d]).sum()
