@@ -151,6 +151,23 @@ def test_layer_norm_of_each_slice_and_each_example(groups, shape, x64):
     np.testing.assert_allclose(actual, expected.reshape(shape), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [2, 5, 64])
+def test_layer_norm_keeps_its_digits_where_features_hardly_differ(size, x64):
+    """In float32, value and gradient; rounding of the mean alone is some 50 times as much."""
+    rng = np.random.default_rng(0)
+    x, weights = 3 + 0.01 * rng.normal(size=(size, 200)), 3 + rng.normal(size=(size, 200))
+
+    def both(dtype):
+        cast = [v.astype(np.float32).astype(dtype) for v in (x, weights)]
+        one, zero = np.ones(size, dtype), np.zeros(size, dtype)
+        y, pullback = jax.vjp(lambda x: ops.layer_norm(x, one, zero), cast[0])
+        return y, *pullback(cast[1])
+
+    for actual, expected in zip(both(np.float32), both(np.float64), strict=True):
+        assert actual.dtype == np.float32
+        assert_close(actual, expected, 1e-6)
+
+
 # Products
 
 

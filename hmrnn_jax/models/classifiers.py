@@ -56,7 +56,7 @@ class _Reader(cell_stack.CellStack):
         uniform = ops.symmetric_uniform(x.shape[-1] ** -0.5)
         kernel = self.param(f"{name}_kernel", uniform, (x.shape[-1], width))
         bias = self.param(f"{name}_bias", uniform, (width,))
-        return cell_stack.dense(x, kernel, self.policy.precision) + bias
+        return cell_stack.dense(x, kernel, self.policy.precision, bias)
 
     def masks(self, key, rows, first_row):
         """Dropout's factors `[rows, width]` for each of `dropped`; None without dropout.

@@ -126,7 +126,7 @@ class LanguageModel(stack.CellStack, nn.Module):
             glorot = nn.initializers.glorot_uniform()
             kernel = self.param("softmax_kernel", glorot, (self.width, self.vocabulary))
         bias = self.param("softmax_bias", nn.initializers.zeros, (self.vocabulary,))
-        logits = stack.dense(dropped, kernel, self.policy.precision) + bias
+        logits = stack.dense(dropped, kernel, self.policy.precision, bias)
         return Output(logits, final, states, aux, (top, dropped))
 
 
