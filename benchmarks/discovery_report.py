@@ -211,15 +211,15 @@ def figure(path, everything):
             number = list(discovery_jobs.SETTINGS).index(setting)
             look = {"color": style.COLOURS[number % len(style.COLOURS)], "fmt": MARKERS[number]}
             bits = [job[part] for job in seeds]
-            _point(axes, bits, _best(seeds, part, "detectors"), **look)
+            detectors = _best(seeds, part, "detectors")
+            _point(axes, bits, detectors, **look)
             _point(axes, bits, _best(seeds, part, "entropy"), fillstyle="none", **look)
-            axes.errorbar([], [], label=discovery_jobs.SETTINGS[setting], **look)
-        ngram = _best(jobs, part, "entropy", "ngram")
-        axes.axhline(statistics.mean(ngram), color="#666666", linestyle="--", linewidth=1)
-        axes.annotate(
-            "an n-gram model's entropy", (1, statistics.mean(ngram)), (0, 3), ha="right",
-            xycoords=("axes fraction", "data"), textcoords="offset points", color="#666666",
-        )  # fmt: skip
+            inside = "full" if detectors else "none"
+            axes.plot(
+                [], [], look["fmt"], color=look["color"], fillstyle=inside, label=_label(seeds[0])
+            )
+        ngram = statistics.mean(_best(jobs, part, "entropy", "ngram"))
+        axes.axhline(ngram, color="#666666", linestyle="--", label="an n-gram model's entropy")
         style.open_axes(axes)
         axes.set_ylim(0, 100)
         axes.set_title(DATA[data], fontweight="bold")
