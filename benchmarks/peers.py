@@ -227,8 +227,8 @@ def torch_lstm_step(vocabulary, embedding, sizes, output, inputs, targets, bfloa
     layer for each of `sizes`, because the output module reads all layers and a deeper
     `torch.nn.LSTM` gives out only its last. `bfloat16` runs forward and loss under autocast.
 
-    Returns the step and the number of parameters. Raises `Unavailable` without PyTorch, or
-    if this build cannot run the step.
+    Returns the step, which gives its loss, and the number of parameters. Raises `Unavailable`
+    without PyTorch, or if this build cannot run the step.
     """
     try:
         import torch
@@ -263,9 +263,10 @@ def torch_lstm_step(vocabulary, embedding, sizes, output, inputs, targets, bfloa
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        loss.item()
+        value = loss.item()
         if device == "cuda":
             torch.cuda.synchronize()
+        return value
 
     try:
         step()

@@ -123,6 +123,9 @@ def layer_norm(x, gain, bias, groups=1):
     """
     grouped = x.reshape(groups, len(x) // groups, *x.shape[1:])
     centred = grouped - jnp.mean(grouped, axis=1, keepdims=True)
+    # The mean is rounded as x is. Where x varies little, the division makes that large, and the
+    # gradient's sums, in which it should cancel, larger: what is left of the mean goes, too.
+    centred -= jax.lax.stop_gradient(jnp.mean(centred, axis=1, keepdims=True))
     variance = jnp.mean(jnp.square(centred), axis=1, keepdims=True)
     scaled = (centred * jax.lax.rsqrt(variance + EPSILON)).reshape(x.shape)
     return scaled * column(gain, x) + column(bias, x)

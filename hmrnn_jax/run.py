@@ -7,22 +7,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
-from hmrnn_jax import cells, parallel, tasks
+from hmrnn_jax import parallel, tasks
 from hmrnn_jax.analysis import boundaries, trees
 from hmrnn_jax.datasets.vocabulary import as_unit
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import activations, generate_text, reading, sparse_model
+from hmrnn_jax.inference import activations, generate_text, readings, sparse_model
+from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.models import ordered_neurons
 from hmrnn_jax.models.language import language_model
-from hmrnn_jax.tasks import language
-from hmrnn_jax.training import settings
+from hmrnn_jax.tasks import language, objectives
 from hmrnn_jax.training.checkpoint import Checkpoints
+from hmrnn_jax.training.titles import title
 from hmrnn_jax.training.workdir import load_run
-
-_MOST_TOLD = 3  # settings that tell two runs of one title apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,32 +99,40 @@ class Run:
         self,
         text: str | bytes | np.ndarray,
         *,
+        reading: str = "detectors",
+        length: float | None = None,
         batch: int | None = None,
         warmup: int | None = None,
         seed: int = 0,
     ) -> np.ndarray:
-        """The boundaries that the detectors put in a text, int8 `[L - 1, N]`.
-
-        1 where the layer, lowest first, closes a segment with the symbol.
+        """The boundaries of a text, int8 `[K, N]`, 1 where a segment closes with the symbol.
 
         Args:
+          reading: what they are read from, see `inference.readings`: `detectors`, K = L - 1 layers,
+            lowest first; or, of any model, its own uncertainty, such as the `entropy`, K = 1.
+          length: wanted mean length of segments in symbols, see `readings_of`.
           batch: rows that a long text is read in, see `inference.reading.boundaries`; by default
             a single pass up to `inference.reading.SINGLE_PASS` symbols. warmup: symbols that each
             row reads before its part, by default `inference.reading.WARMUP`, or the
             configuration's if these are more. seed: of detectors that sample.
 
         Raises:
-          UserError: the model has no boundary detectors, or the text no symbols.
+          UserError: the model has no such reading, or the text no symbols.
         """
         ids = self._ids(text)
         if warmup is None:
-            warmup = max(reading.WARMUP, self.config.evaluation.warmup)
-        return reading.boundaries(self.model, self.plain, ids, self.slope, seed, batch, warmup)
+            warmup = max(reading_inference.WARMUP, self.config.evaluation.warmup)
+        asked, newline = readings_of(self, [reading], length, seed), self.encoding.line_end
+        return readings.read(
+            self.model, self.plain, ids, asked, newline, self.slope, seed, batch, warmup
+        )[reading]
 
     def segment(
         self,
         text: str | bytes | np.ndarray,
         *,
+        reading: str = "detectors",
+        length: float | None = None,
         batch: int | None = None,
         warmup: int | None = None,
         seed: int = 0,
@@ -141,8 +147,11 @@ class Run:
             symbols = self.encoding.spelled(ids)
         else:
             symbols = self.encoding.as_written(as_unit(text, self.encoding.unit), ids)
-        found = enumerate(self.boundaries(ids, batch=batch, warmup=warmup, seed=seed), start=1)
-        return [row for layer, z in found for row in boundaries.segments(symbols, z, layer)]
+        found = self.boundaries(
+            ids, reading=reading, length=length, batch=batch, warmup=warmup, seed=seed
+        )
+        layers = enumerate(found, start=1)
+        return [row for layer, z in layers for row in boundaries.segments(symbols, z, layer)]
 
     def sample(
         self,
@@ -217,13 +226,20 @@ class Run:
             for one, distances in zip(words, found, strict=True)
         ]
 
-    def stream(self, seed: int = 0) -> Stream:
+    def stream(
+        self, *, reading: str = "detectors", length: float | None = None, seed: int = 0
+    ) -> Stream:
         """A `Stream`, which reads a text piece by piece: `stream.push("the cat s")`.
 
+        Args:
+          reading, length: what its segments are cut by, see `boundaries`. seed: of detectors that
+            sample.
+
         Raises:
-          UserError: the model has no boundary detectors.
+          UserError: the model has no such reading, or it cannot be read while the text comes in.
         """
-        return Stream.of(self, seed)
+        Stream.check(self)
+        return Stream.of(self, seed, *readings_of(self, [reading], length, seed))
 
     def _check_language(self, what):
         if self.config.task != "language":
@@ -234,36 +250,6 @@ class Run:
     def _ids(self, text):
         self._check_language("A text is read")
         return text if isinstance(text, np.ndarray) else self.encoding.encode(text)[0]
-
-
-def title(config):
-    """A run's model and data in words: "HM-LSTM 3 x 512 on ptb_char"."""
-    sizes, data = tuple(config.model.sizes), config.data
-    alike = len(sizes) > 1 and len(set(sizes)) == 1
-    shape = f"{len(sizes)} x {sizes[0]}" if alike else " + ".join(map(str, sizes))
-    name = data.get("name", "") or config.task
-    if name in ("text", "signals"):  # somebody's own
-        name = epath.Path(data.path).name
-    return f"{cells.MODULES[config.model.cell].NAME} {shape} on {name}"
-
-
-def titles(configs):
-    """`{folder: title}` of several runs, `{folder: config}`, no two alike.
-
-    Where model and data are the same, the settings that differ follow; the folder's name, if
-    these are none or many.
-    """
-    found = {folder: title(config) for folder, config in configs.items()}
-    fields = {folder: settings.flat(config.to_dict()) for folder, config in configs.items()}
-    for one in set(found.values()):
-        same = [folder for folder in found if found[folder] == one]
-        names = {name for folder in same for name in fields[folder]}
-        differ = [n for n in sorted(names) if len({str(fields[f].get(n)) for f in same}) > 1]
-        for folder in same if len(same) > 1 else ():
-            told = ", ".join(f"{n.rpartition('.')[2]} {fields[folder].get(n)}" for n in differ)
-            few = 0 < len(differ) <= _MOST_TOLD
-            found[folder] = f"{one}, {told if few else epath.Path(folder).name}"
-    return found
 
 
 def load(workdir: Any) -> Run:
@@ -304,6 +290,37 @@ def untrained(run, seeds=range(5)):
         yield dataclasses.replace(run, params=init(key), slope=run.config.slope.start)
 
 
+def readings_of(run, names, length=None, seed=0, valid=None):
+    """The `inference.readings.Reading`s of a run of text, calibrated on its validation text.
+
+    Args:
+      names: see `inference.reading.curves`.
+      length: wanted mean length of segments in symbols; None takes the first of the run's own
+        `boundaries.lengths`, and 0 asks for none.
+      valid: int `[N]`, the validation text, if it is at hand.
+
+    Raises:
+      UserError: the model has no such reading, the length is out of range, or the validation text
+        is needed and not there.
+    """
+    newline = run.encoding.line_end
+    for name in names:
+        readings.check(run.model, name, newline)
+    if length is None and set(names) - {"detectors"}:
+        length = objectives.first_length(run.config)
+    delay = objectives.Boundaries.of(run.config).delay
+    asked = [readings.Reading.of(name, length or 0, delay=delay) for name in names]
+    if valid is None and any(one.length for one in asked):
+        try:
+            valid = language.corpus_of(run).splits["valid"]
+        except UserError as error:
+            raise UserError(
+                "The length of segments is set on the validation text that the run was trained"
+                f" with, which is not to be had: {error} Without it, ask for a length of 0."
+            ) from None
+    return readings.calibrated(run.model, run.plain, valid, asked, newline, run.slope, seed)
+
+
 def from_official(config, weights, mesh) -> Run:
     """A model of the ON-LSTM authors' weights, a `.pt` or `.npz` file, under our `config`."""
     if config is None:
@@ -324,13 +341,18 @@ def export(run, path):
     return f"official weights: {path}"
 
 
-def open_stream(workdir, seed=0):
-    """A stream of the best parameters of a trained run, see `restore`."""
-    return Stream.of(restore(workdir, parallel.make_mesh(jax.local_devices()[:1])), seed)
+def open_stream(workdir, seed=0, reading="detectors", length=None):
+    """A stream of the best parameters of a trained run, see `restore`.
+
+    Args:
+      reading, length: what its segments are cut by, see `readings_of`.
+    """
+    run = restore(workdir, parallel.make_mesh(jax.local_devices()[:1]))
+    return run.stream(reading=reading, length=length, seed=seed)
 
 
-def restore_stream(path, workdir):
+def restore_stream(path, workdir, seed=0, reading="detectors", length=None):
     """The stream of a run as it stood when `save` wrote `path`; raises as `load`."""
-    stream = open_stream(workdir)
+    stream = open_stream(workdir, seed, reading, length)
     stream.load(path)
     return stream

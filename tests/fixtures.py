@@ -10,11 +10,27 @@ from pathlib import Path
 
 import numpy as np
 
-FOLDER = Path(os.environ.get("HMRNN_REFERENCE_DIR", Path(__file__).parent / "reference"))
+OWN = Path(__file__).parent / "reference"
+KINDS = ("hm_lstm", "nested_lstm", "on_lstm", "mdn", "misc", "trees")
+
+
+def folder(named):
+    """The folder of fixtures: the one named, or our own for an empty name.
+
+    Raises:
+      FileNotFoundError: there is not one in it, so that tests would be left out without a word.
+    """
+    found = Path(named) if named else OWN
+    if not any(path.name.startswith(KINDS) for path in found.glob("*.npz")):
+        raise FileNotFoundError(f"HMRNN_REFERENCE_DIR is {named}, where there are no fixtures.")
+    return found
+
+
+FOLDER = folder(os.environ.get("HMRNN_REFERENCE_DIR"))
 
 
 def names(prefix):
-    """Stems of the fixture files that begin with `prefix`."""
+    """Stems of the fixture files that begin with `prefix`; none if the folder has no such kind."""
     return sorted(path.stem for path in FOLDER.glob(f"{prefix}*.npz"))
 
 
@@ -23,6 +39,11 @@ def load(name):
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
         arrays = dict(file)
     return arrays, json.loads(str(arrays.pop("meta")))
+
+
+def chunk(steps):
+    """A length of rematerialised chunks for a window: its least divisor above 1."""
+    return next(k for k in range(2, steps + 1) if steps % k == 0)
 
 
 def assert_close(actual, expected, tolerance, name=""):

@@ -205,14 +205,20 @@ def test_the_flax_stack_keeps_its_carry_and_predicts_every_symbol():
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, carry)
 
 
-def test_pytorch_runs_where_it_is_installed():
+def test_pytorch_learns_a_batch_where_it_is_installed():
     batch = problems.one_batch(SIZE)
     sizes = (SIZE.vocabulary, SIZE.embedding, SIZE.sizes, SIZE.output, batch.inputs, batch.targets)
     try:
-        step, _ = peers.torch_lstm_step(*sizes)
+        step, parameters = peers.torch_lstm_step(*sizes)
     except peers.Unavailable as reason:
         pytest.skip(str(reason))
-    step()
+    losses = [step() for _ in range(20)]
+    assert losses[-1] < losses[0] < 2 * np.log(SIZE.vocabulary)
+    model = peers.FlaxLSTM(SIZE.vocabulary, SIZE.embedding, SIZE.sizes, SIZE.output)
+    carry, key = model.initial_carry(SIZE.batch), jax.random.key(0)
+    ours = jax.tree.leaves(jax.eval_shape(model.init, key, batch.inputs, carry))
+    second_biases = 4 * sum(SIZE.sizes)
+    assert parameters == sum(p.size for p in ours) + second_biases
 
 
 @pytest.mark.parametrize("flag", ["--size=huge", "--only=ours", "--rounds=0"])

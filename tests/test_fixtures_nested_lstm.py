@@ -3,16 +3,17 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from fixtures import assert_close, load, names
+from fixtures import assert_close, chunk, load, names
 
 from hmrnn_jax import recurrence
 from hmrnn_jax.cells import nested_lstm
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+# For a window of so many steps.
 POLICIES = {
-    "deferred": recurrence.Policy(),
-    "autodiff": recurrence.Policy(gradient="autodiff"),
-    "remat": recurrence.Policy(remat=5),
+    "deferred": lambda steps: recurrence.Policy(),
+    "autodiff": lambda steps: recurrence.Policy(gradient="autodiff"),
+    "remat": lambda steps: recurrence.Policy(remat=chunk(steps)),
 }
 
 
@@ -47,7 +48,7 @@ def test_fixture(name, proposal, policy, dtype):
         last = cast([arrays[f"Rc/{d}"] for d in range(depth)])
 
         def loss(params, state, x):
-            out = recurrence.unroll(config, params, state, x, policy=POLICIES[policy])
+            out = recurrence.unroll(config, params, state, x, policy=POLICIES[policy](len(x)))
             value = jnp.sum(steps * out.states.h)
             value += sum(jnp.sum(r * c) for r, c in zip(last, out.final.c, strict=True))
             return value, out

@@ -1,6 +1,7 @@
-"""The package's imports run one way, from each floor to those below it, and in no circle."""
+"""The package's imports run one way, from each floor to those below it; every test checks."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,29 @@ def test_imports_have_no_circle():
 def test_packages_say_what_they_are(package):
     if package.name != "__pycache__":
         assert ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
+
+
+# Or it says that nothing is raised where something might be.
+CHECKS = re.compile(r"\bassert\b|\b(assert_\w+|raises|warns|fail|check|transfer_guard)\b|'raise'")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parent.glob("test_*.py")), ids=lambda path: path.stem
+)
+def test_every_test_checks_something(path):
+    """By itself, or by functions of its file or of another's whose name says so."""
+    functions = {
+        node.name: node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+
+    def checks(name, seen):
+        node = functions[name]
+        names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & functions.keys()
+        return bool(CHECKS.search(ast.unparse(ast.Module(node.body, [])))) or any(
+            checks(other, seen | {other}) for other in names - seen
+        )
+
+    idle = [name for name in functions if name.startswith("test_") and not checks(name, {name})]
+    assert not idle, f"{path.name}: {', '.join(idle)} cannot fail"

@@ -255,7 +255,6 @@ def test_weights_set_in_and_grow():
         (Boundaries((), rate="hinge"), "boundaries.lengths is empty"),
         (Boundaries((1,), "entropy"), "each must be more than 1"),
         (Boundaries((6, float("nan")), "entropy"), "each must be more than 1"),
-        (Boundaries((6, 5, 4), "entropy"), "names 3 layers, but this model has 2"),
         (Boundaries((6,), "line_end"), "needs a text with lines"),
         (Boundaries((6,), "entropie"), "must be one of none, entropy"),
         (Boundaries((6,), rate="loss"), "must be one of none, ratio"),
@@ -263,4 +262,15 @@ def test_weights_set_in_and_grow():
 )
 def test_what_cannot_be_asked_is_refused(asked, message):
     with pytest.raises(UserError, match=message):
-        asked.check(2, newline=False)
+        asked.of_model(2, newline=False)
+
+
+def test_of_layers_without_a_detector_nothing_is_asked_and_that_is_said():
+    wanted = Boundaries((6, 5, 4), "entropy")
+    asked = wanted.of_model(2)
+    assert asked.lengths == (6, 5) and asked.active
+    said = asked.describe(wanted.lengths)
+    assert "about 6, then 5 are asked" in said and "1 of the wanted lengths" in said
+    none = wanted.of_model(0)
+    assert not none.active and "nothing is asked" in none.describe(wanted.lengths)
+    assert Boundaries().of_model(2).describe(()) == ""

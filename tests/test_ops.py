@@ -35,6 +35,46 @@ def test_straight_through_derivative_is_half_the_slope_inside_the_band(slope, mo
     np.testing.assert_allclose(derivative(x, slope, mode, jnp.full(12, 0.5)), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("surrogate", ops.SURROGATES)
+def test_the_rule_of_reverse_mode_is_that_of_both_modes(surrogate, x64):
+    x = jnp.linspace(-3, 3, 61)
+    values = ops.fired(x, 2.0, "step")
+
+    def through(estimator):
+        value, pullback = jax.vjp(lambda x: estimator(values, x, 2.0, surrogate), x)
+        return value, *pullback(jnp.cos(x))
+
+    reverse, both = map(through, (ops.straight_through, ops.straight_through_both_ways))
+    np.testing.assert_array_equal(both[0], reverse[0])
+    np.testing.assert_allclose(both[1], reverse[1], rtol=1e-14)
+
+
+@pytest.mark.parametrize("mode", ops.BOUNDARY_MODES)
+@pytest.mark.parametrize("surrogate", ops.SURROGATES)
+def test_a_boundary_has_derivatives_of_every_order_in_both_modes(surrogate, mode, x64):
+    """z sin(x) within a loop: z' sin + z cos, then z'' sin + 2 z' cos - z sin."""
+    x, slope = jnp.linspace(-0.9, 1.1, 21) / 2, 2.0
+    noise = jnp.full_like(x, 0.4)
+
+    def emitted(x, noise):
+        return ops.boundary(x, slope, mode, noise, surrogate)
+
+    def looped(x, noise):
+        return jax.lax.scan(lambda c, x: (c, emitted(x, noise) * jnp.sin(x)), 0.0, x[None])[1][0]
+
+    z = emitted(x, noise)
+    first = ops.surrogate_derivative(x, slope, surrogate)
+    second = jax.vmap(jax.grad(lambda x: ops.surrogate_derivative(x, slope, surrogate)))(x)
+    expected = first * jnp.sin(x) + z * jnp.cos(x)
+    for way in (jax.grad, jax.jacfwd):
+        np.testing.assert_allclose(jax.vmap(way(looped))(x, noise), expected, rtol=1e-12)
+    expected = second * jnp.sin(x) + 2 * first * jnp.cos(x) - z * jnp.sin(x)
+    for outer in (jax.grad, jax.jacfwd):
+        for inner in (jax.grad, jax.jacfwd):
+            actual = jax.vmap(outer(inner(looped)))(x, noise)
+            np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("slope", [1.0, 5.0])
 def test_the_logistic_surrogate_is_the_derivative_of_a_logistic_function(slope, x64):
     """Equal to the hard sigmoid's at 0, and nowhere 0: a detector can come back from far away."""
@@ -59,8 +99,9 @@ def test_the_step_is_strict_and_exact_near_zero():
 def test_a_boundary_is_exactly_zero_or_one(mode):
     x_key, noise_key = jax.random.split(jax.random.key(0))
     x, noise = jax.random.normal(x_key, 1_000_000), jax.random.uniform(noise_key, 1_000_000)
-    for slope in (1.0, 2.0, 5.0):
-        z = np.asarray(jax.jit(ops.boundary, static_argnums=2)(x, slope, mode, noise))
+    draw = jax.jit(ops.boundary, static_argnums=(2, 4))
+    for slope, surrogate in ((1.0, "hard_sigmoid"), (2.0, "logistic"), (5.0, "hard_sigmoid")):
+        z = np.asarray(draw(x, slope, mode, noise, surrogate))
         assert np.isin(z, [0.0, 1.0]).all()
         assert 0.4 < z.mean() < 0.6
 
@@ -108,6 +149,23 @@ def test_layer_norm_of_each_slice_and_each_example(groups, shape, x64):
             v = (v - sum(v) / len(v)) / np.sqrt(np.mean((v - v.mean()) ** 2) + 1e-5)
             expected[part, k] = v * gain[part] + bias[part]
     np.testing.assert_allclose(actual, expected.reshape(shape), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 5, 64])
+def test_layer_norm_keeps_its_digits_where_features_hardly_differ(size, x64):
+    """In float32, value and gradient; rounding of the mean alone is some 50 times as much."""
+    rng = np.random.default_rng(0)
+    x, weights = 3 + 0.01 * rng.normal(size=(size, 200)), 3 + rng.normal(size=(size, 200))
+
+    def both(dtype):
+        cast = [v.astype(np.float32).astype(dtype) for v in (x, weights)]
+        one, zero = np.ones(size, dtype), np.zeros(size, dtype)
+        y, pullback = jax.vjp(lambda x: ops.layer_norm(x, one, zero), cast[0])
+        return y, *pullback(cast[1])
+
+    for actual, expected in zip(both(np.float32), both(np.float64), strict=True):
+        assert actual.dtype == np.float32
+        assert_close(actual, expected, 1e-6)
 
 
 # Products

@@ -152,8 +152,8 @@ def test_boundaries_segments_and_samples(whole, tmp_path):
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
     last = json.loads(shown.stdout.splitlines()[-1])
-    assert last["figure"] == str(figure) and {"f1", "rate"} <= last["scores"][0].keys()
-    assert figure.read_bytes().startswith(b"\x89PNG") and "random, same rate" in shown.stdout
+    assert last["figure"] == str(figure) and {"f1", "rate"} <= last["rows"][0].keys()
+    assert figure.read_bytes().startswith(b"\x89PNG") and "F1 beside" in shown.stdout
     cut = call("eval.py", "segment", f"--workdir={whole[0]}", f"--text={tmp_path}/mine.txt")
     assert cut.returncode == 0, cut.stderr
     rows = [json.loads(line) for line in (tmp_path / "mine.txt.segments.jsonl").open()]

@@ -85,7 +85,7 @@ def test_boundaries_are_drawn_and_scored_against_pen_ups_and_ends_of_words(scrib
     assert (tmp_path / "lines.png").read_bytes().startswith(b"\x89PNG")
     assert "boundaries against pen_up, 40 sequences" in out
     assert "boundaries against ends of words, 40 sequences" in out
-    assert out.count("    1  ±3 ") == out.count("every  ±3   1.000") == 2
+    assert out.count("±3: F1 within 3 steps") == out.count("every symbol") == 2
     test = synthetic.scribbles(0).splits["test"]
     always = [line for line in out.splitlines() if line.startswith("every  +0")]
     for line, gold in zip(always, (test.events, test.changes), strict=True):

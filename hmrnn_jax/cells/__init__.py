@@ -4,15 +4,12 @@ A further cell is one such file and its line in `MODULES`; every configuration c
 `model.cell=NAME`, and its choices with it, `model.NAME.CHOICE`.
 """
 
-import contextlib
 import dataclasses
 import sys
 from typing import Any
 
-import jax.export
-
 from hmrnn_jax.cells import gru, hm_lstm, lstm, nested_lstm, on_lstm
-from hmrnn_jax.cells.base import Cell, CellConfig
+from hmrnn_jax.cells.base import Cell, CellConfig, exportable
 
 MODULES: dict[str, Cell] = {
     "hm_lstm": hm_lstm,
@@ -22,15 +19,9 @@ MODULES: dict[str, Cell] = {
     "gru": gru,
 }
 
-
-for _name, _module in MODULES.items():
-    for _kind in (_module.State, getattr(_module, "Aux", None)):
-        # So that `jax.export` can serialise a program that takes or gives states.
-        with contextlib.suppress(ValueError):  # registered before: this module is reloaded
-            if _kind:
-                jax.export.register_namedtuple_serialization(
-                    _kind, serialized_name=f"hmrnn_jax.{_name}.{_kind.__name__}"
-                )
+for _cell, _module in MODULES.items():
+    for _name in {"State", "Aux"} & set(vars(_module)):
+        exportable(f"{_cell}.{_name}")(getattr(_module, _name))
 
 
 def of(config: CellConfig) -> Any:

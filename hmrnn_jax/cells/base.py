@@ -2,7 +2,10 @@
 
 from typing import Any, Protocol
 
+import contextlib
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -112,6 +115,20 @@ def check_input(config, x):
 def cast_like(old, new):
     """The tree `new` in the dtypes of `old`: a state keeps its own, whatever the parameters'."""
     return jax.tree.map(lambda like, value: value.astype(like.dtype), old, new)
+
+
+def exportable(name):
+    """Decorates a NamedTuple, so that `jax.export` can serialise programs that take or give it.
+
+    The name is in what is serialised, so it is never to change.
+    """
+
+    def register(kind):
+        with contextlib.suppress(ValueError):  # it is there already: its module was reloaded
+            jax.export.register_namedtuple_serialization(kind, serialized_name=f"hmrnn_jax.{name}")
+        return kind
+
+    return register
 
 
 class Products:

@@ -27,12 +27,20 @@ from hmrnn_jax.commands.base import (
 )
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import classification, sequences, text
-from hmrnn_jax.training.fields import Whole
+from hmrnn_jax.inference.readings import NAMES
+from hmrnn_jax.training.fields import Choice, Number, Whole
 from hmrnn_jax.training.settings import ROWS
 
 _ROWS = {
     "batch": (None, Whole("Rows a text is divided in; 1 carries the state all through.", 1, ROWS)),
     "warmup": (None, Whole("Symbols that each row reads, unscored, before its part.")),
+}
+_READING = {
+    "reading": ("detectors", Choice("What boundaries are read from.", NAMES)),
+    "length": (
+        None,
+        Number("Wanted mean length of segments, in symbols; the run's own; 0: none.", least=0),
+    ),
 }
 _DETECTING = (LANGUAGE, SEQUENCES)
 _progress = functools.partial(say, to=sys.stderr)
@@ -74,6 +82,7 @@ def boundaries(given):
         hmrnn boundaries --workdir=runs/quickstart
         hmrnn boundaries --workdir=runs/mine --text=other.txt --output=other.png
         hmrnn boundaries --workdir=runs/chinese --words=gold.txt
+        hmrnn boundaries --workdir=runs/mine --reading=entropy --length=6
         hmrnn boundaries --workdir=runs/pen --shown=3 --tolerance=5
 
     Of a text: a figure, the text with its boundaries, and their F1 against spaces or the words of
@@ -90,15 +99,18 @@ def boundaries(given):
         title, first = epath.Path(name).name, given.shown or 270
         scored = given.scored or 20_000
         return shown(
-            text.show_boundaries(run, title, inputs, ends, figure, first, scored, given.seed)
-        )
+            text.show_boundaries(
+                run, title, inputs, ends, figure, first, scored, given.seed, given.reading,
+                given.length,
+            )
+        )  # fmt: skip
     lines = given.shown or 5
     if lines > MOST_LINES:
         raise UserError(f"--shown is {lines}; at most {MOST_LINES} sequences are drawn.")
     return shown(
         sequences.show_boundaries(
             run, given.split, sequences.held_out(run, given.split), figure, lines,
-            given.scored or 200, given.seed, given.tolerance,
+            given.scored or 200, given.seed, given.tolerance, given.reading, given.length,
         )
     )  # fmt: skip
 
@@ -115,10 +127,16 @@ def segment(given):
     path = place(given, f"{given.text.rstrip('/')}.segments.jsonl", "")
     run = open_run(given, "segment", _DETECTING, {"batch": [LANGUAGE], "warmup": [LANGUAGE]})
     if run.config.task == SEQUENCES:
-        return shown(sequences.segment(run, sequences.read(run, given.text), path, given.seed))
+        read = sequences.read(run, given.text)
+        return shown(sequences.segment(run, read, path, given.seed, given.reading, given.length))
     *inputs, note = text.read(given.text, run.encoding)
     say(*filter(None, [note]))
-    return shown(text.segment(run, inputs, path, given.seed, given.batch, given.warmup, _progress))
+    return shown(
+        text.segment(
+            run, inputs, path, given.seed, given.batch, given.warmup, _progress, given.reading,
+            given.length,
+        )
+    )  # fmt: skip
 
 
 def stream(given):
@@ -130,14 +148,19 @@ def stream(given):
     """
     run = open_run(given, "stream", [LANGUAGE], notes=sys.stderr)
     count = 0
-    for line in text.stream_segments(run, sys.stdin.buffer, given.seed, _progress):
+    for line in text.stream_segments(
+        run, sys.stdin.buffer, given.seed, _progress, given.reading, given.length
+    ):
         say(line)
         count += 1
     return {"segments": count}
 
 
 def _read(run, given):
-    """`(name, (ids, symbols), ends)` of --words, --text or --split; ends are those of --words."""
+    """`(name, (ids, symbols), ends)` of --words, --text or --split.
+
+    Ends of words, bool `[N]`, are those of --words, or of a split of a corpus that hides them.
+    """
     ends = None
     if getattr(given, "words", None):
         *inputs, note, ends = text.read_words(given.words, run.encoding)
@@ -145,6 +168,7 @@ def _read(run, given):
         *inputs, note = text.read(given.text, run.encoding)
     else:
         *inputs, note = text.split(run, given.split)
+        ends = text.word_ends(run, given.split)
     say(*filter(None, [note]))
     return getattr(given, "words", None) or given.text or given.split, inputs, ends
 
@@ -172,17 +196,17 @@ COMMANDS = {
     ),
     "boundaries": Command(
         boundaries,
-        RUN | SPLIT | TEXT | _BOUNDARIES | SEED
+        RUN | SPLIT | TEXT | _READING | _BOUNDARIES | SEED
         | output("File of the figure, PNG; boundaries.png in --workdir by default.") | JSON,
         meant="--workdir={0} for a run, or --text={0} for a text",
     ),
     "segment": Command(
         segment,
         RUN | {"text": (None, file("The file to cut: UTF-8 text, or .csv or .npz for sequences."))}
-        | _ROWS | SEED | output("File of the segments, JSON lines; beside --text by default.")
-        | JSON,
+        | _READING | _ROWS | SEED
+        | output("File of the segments, JSON lines; beside --text by default.") | JSON,
         needs=("text",),
         meant="--text={0}",
     ),
-    "stream": Command(stream, RUN | SEED | JSON),
+    "stream": Command(stream, RUN | _READING | SEED | JSON),
 }  # fmt: skip

@@ -6,9 +6,9 @@ from hmrnn_jax.analysis.figures import curves as figures
 from hmrnn_jax.cli import JSON, Command
 from hmrnn_jax.commands.base import LANGUAGE, RUN, file, open_run, output, place, say
 from hmrnn_jax.run import export as export_weights
-from hmrnn_jax.run import titles
 from hmrnn_jax.training import metrics_log
 from hmrnn_jax.training.fields import Names
+from hmrnn_jax.training.titles import titles
 from hmrnn_jax.training.workdir import load_run
 
 

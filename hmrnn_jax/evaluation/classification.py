@@ -3,8 +3,8 @@
 from hmrnn_jax import tasks
 from hmrnn_jax.analysis.figures import curves
 from hmrnn_jax.evaluation.report import Report
-from hmrnn_jax.run import titles
 from hmrnn_jax.tasks import images, logic
+from hmrnn_jax.training.titles import titles
 
 
 def score(runs, split, path):

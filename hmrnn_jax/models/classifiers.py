@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops, recurrence
+from hmrnn_jax.cells.base import exportable
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import stack as cell_stack
 
 
+@exportable("classifiers.Output")
 class Output(NamedTuple):
     """What a classifier returns; R sequences were read, T steps each.
 
@@ -54,7 +56,7 @@ class _Reader(cell_stack.CellStack):
         uniform = ops.symmetric_uniform(x.shape[-1] ** -0.5)
         kernel = self.param(f"{name}_kernel", uniform, (x.shape[-1], width))
         bias = self.param(f"{name}_bias", uniform, (width,))
-        return cell_stack.dense(x, kernel, self.policy.precision) + bias
+        return cell_stack.dense(x, kernel, self.policy.precision, bias)
 
     def masks(self, key, rows, first_row):
         """Dropout's factors `[rows, width]` for each of `dropped`; None without dropout.

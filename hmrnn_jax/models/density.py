@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from hmrnn_jax import recurrence
+from hmrnn_jax.cells.base import exportable
 from hmrnn_jax.models import mixture, stack
 
 
+@exportable("StrokeOutput")
 class StrokeOutput(NamedTuple):
     """What `StrokeModel` returns: `mixture.Mixture`, and the rest as in `language.Output`."""
 
@@ -56,7 +58,7 @@ class StrokeModel(stack.CellStack, nn.Module):
         glorot = nn.initializers.glorot_uniform()
         kernel = self.param("mixture_kernel", glorot, (top.shape[-1], width))
         bias = self.param("mixture_bias", nn.initializers.zeros, (width,))
-        outputs = stack.dense(top, kernel, precision) + bias
+        outputs = stack.dense(top, kernel, precision, bias)
         density = mixture.split(outputs, self.components, self.dimensions, self.event)
         return StrokeOutput(density, final, states, aux)
 

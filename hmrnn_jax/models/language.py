@@ -6,11 +6,13 @@ import flax.linen as nn
 import jax
 
 from hmrnn_jax import ops, recurrence
+from hmrnn_jax.cells.base import exportable
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.models import stack
 from hmrnn_jax.models.dropout import Dropout, Masks, connect, draw, recurrent
 
 
+@exportable("language.Output")
 class Output(NamedTuple):
     """What a model returns.
 
@@ -124,7 +126,7 @@ class LanguageModel(stack.CellStack, nn.Module):
             glorot = nn.initializers.glorot_uniform()
             kernel = self.param("softmax_kernel", glorot, (self.width, self.vocabulary))
         bias = self.param("softmax_bias", nn.initializers.zeros, (self.vocabulary,))
-        logits = stack.dense(dropped, kernel, self.policy.precision) + bias
+        logits = stack.dense(dropped, kernel, self.policy.precision, bias)
         return Output(logits, final, states, aux, (top, dropped))
 
 

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hmrnn_jax.cells.base import exportable
+
 # Data on a grid, such as tablet units, repeat values exactly: a component that shrinks onto one
 # of them, or onto a line through several, gains likelihood without limit and overflows float32.
 # So |log_sigma| and |rho_hat| are taken as they are up to these bounds, and bent beyond them,
@@ -29,6 +31,7 @@ LOG_SIGMA_BOUND = 7.0
 RHO_HAT_BOUND = 5.0
 
 
+@exportable("Mixture")
 class Mixture(NamedTuple):
     """The outputs of a network that describe one step's density; any real numbers will do.
 

@@ -45,10 +45,12 @@ class GatedOutput(nn.Module):
         return nn.relu(sum(gates[..., k, None] * e for k, e in enumerate(embedded)))
 
 
-def dense(x, kernel, precision):
-    """`x [..., K] @ kernel [K, N]` under a precision policy."""
-    rows = x.reshape(-1, x.shape[-1])
-    return ops.product(rows, kernel, precision).reshape(*x.shape[:-1], kernel.shape[1])
+def dense(x, kernel, precision, bias=None):
+    """`x [..., K] @ kernel [K, N]` under a precision policy, and `bias [N]` where there is one."""
+    rows = ops.product(x.reshape(-1, x.shape[-1]), kernel, precision)
+    if bias is not None:
+        rows += ops.row(bias)
+    return rows.reshape(*x.shape[:-1], kernel.shape[1])
 
 
 class CellStack:

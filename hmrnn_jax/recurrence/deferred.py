@@ -150,7 +150,9 @@ def _deferred_backward(config, policy, residuals, cotangents):
             )
             for name in kernels
         }  # fmt: skip
-    biases_gradient = {name: values_gradient[name].sum((0, 2)) for name in biases}
+    biases_gradient = {
+        name: values_gradient[name].sum((0, 2)).astype(b.dtype) for name, b in biases.items()
+    }
     hoisted_gradient = {name: values_gradient[name] for name in hoisted}
     return (
         (kernels_gradient, biases_gradient, vectors_gradient),

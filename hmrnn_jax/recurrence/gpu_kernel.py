@@ -73,8 +73,9 @@ def _advance(config, tile, given, differentiable):
     """`cells.hm_lstm_pointwise.advance` of a tile, where the four gates are apart."""
 
     def normalised(x, gain, bias):
-        mean = tile.mean(x)
-        centred = jnp.where(tile.rows, x - mean, 0)
+        centred = x - tile.mean(x)
+        centred -= jax.lax.stop_gradient(tile.mean(centred))  # as in `ops.layer_norm`
+        centred = jnp.where(tile.rows, centred, 0)
         return centred * jax.lax.rsqrt(tile.mean(centred**2) + ops.EPSILON) * gain + bias
 
     gates, norm = given.gates, given.norm

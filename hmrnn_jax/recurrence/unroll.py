@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import cells
+from hmrnn_jax.cells.base import exportable
 from hmrnn_jax.recurrence import deferred, forward
 from hmrnn_jax.recurrence.execution import Policy
 
 
+@exportable("Unrolled")
 class Unrolled(NamedTuple):
     """`final`: state after the last step, `[B, ...]`; `states`, `aux`: all steps, `[T, B, ...]`."""
 

@@ -1,0 +1,33 @@
+"""What starting costs: nothing heavy is imported before it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "tensorboardX", "torch", "tensorflow", "tensorflow_datasets", "matplotlib", "orbax",
+    "ml_collections", "requests", "jax.experimental.pallas",
+)  # fmt: skip
+LIBRARY = (
+    "cells.linen", "cells.nnx", "recurrence", "models.language", "models.density",
+    "models.classifiers", "inference.stream",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "names, needed",
+    [
+        ([f"hmrnn_jax.{name}" for name in LIBRARY], {"jax"}),
+        (["train", "eval"], {"jax", "orbax", "ml_collections", "requests"}),
+    ],
+    ids=["the library", "the programs"],
+)
+def test_nothing_heavy_is_imported_that_is_not_needed(names, needed):
+    program = f"import sys, {', '.join(names)}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    imported = set(done.stdout.split())
+    assert needed - {"jax"} <= imported | {"requests"} and set(names) <= imported
+    assert not (set(HEAVY) - needed) & imported
