@@ -1,8 +1,7 @@
 """What the cells share: their contract, their products in plain form, initial parameters."""
 
-from typing import Any, Protocol
-
 import contextlib
+from typing import Any, Protocol
 
 import jax
 import jax.export
