@@ -148,8 +148,9 @@ def _boundaries(seeds, text):
         extra["f1_within"] = f"±{reach}"
     # Controls are given for the score that counts: of words, or within the tolerance, if there are.
     beside = ["f1"] + [key for key in ("f1_within", "word_f1") if key in extra]
+    controls = [c for c in CONTROLS if any(row["control"] == c for row in every)]
     heads = ["setting", "reading", "layer", "rate", "P", "R", "F1", *extra.values()]
-    heads += [f"{control}{_of(key, extra)}" for key in beside for control in CONTROLS]
+    heads += [f"{control}{_of(key, extra)}" for key in beside for control in controls]
     rows, symbol = [], []
     for jobs in seeds.values():
         rows_of = _by(
@@ -168,7 +169,7 @@ def _boundaries(seeds, text):
             cells = [_percent(own, key) for key in keys]
             cells.insert(0, spread([row["rate"] for row in own], 3))
             for key in beside:
-                for other in CONTROLS:
+                for other in controls:
                     cells.append(_percent(rows_of.get((reading, layer, other), ()), key))
             if control == EVERY:
                 symbol = [["", *name[1:], *cells]]
