@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from hmrnn_jax import commands
+
 HEAVY = (
     "tensorboardX", "torch", "tensorflow", "tensorflow_datasets", "matplotlib", "orbax",
     "ml_collections", "requests", "jax.experimental.pallas",
@@ -19,9 +21,13 @@ LIBRARY = (
     "names, needed",
     [
         ([f"hmrnn_jax.{name}" for name in LIBRARY], {"jax"}),
-        (["train", "eval"], {"jax", "orbax", "ml_collections", "requests"}),
+        (["train", "eval", "hmrnn_jax.commands", "hmrnn_jax.cli"], set()),
+        (
+            [f"hmrnn_jax.commands.{name}" for name in sorted(set(commands.MODULES.values()))],
+            {"jax", "orbax", "ml_collections", "requests"},
+        ),
     ],
-    ids=["the library", "the programs"],
+    ids=["the library", "the way in", "the programs"],
 )
 def test_nothing_heavy_is_imported_that_is_not_needed(names, needed):
     program = f"import sys, {', '.join(names)}; print(*sys.modules)"
@@ -30,4 +36,4 @@ def test_nothing_heavy_is_imported_that_is_not_needed(names, needed):
     )
     imported = set(done.stdout.split())
     assert needed - {"jax"} <= imported | {"requests"} and set(names) <= imported
-    assert not (set(HEAVY) - needed) & imported
+    assert not ({*HEAVY, "jax"} - needed) & imported
