@@ -6,7 +6,7 @@
         --cells=lstm,lstm_stack,nested_lstm,hm_lstm,on_lstm --output=runs/verse
 
 The configuration takes the cell as its argument and gives it a size, see there. Each training
-is a run of its own in the output folder, as train.py leaves it, and is resumed by the same
+is a run of its own in the output folder, as `hmrnn train` leaves it, and is resumed by the same
 command. The folder gets cells.json (every score) and cells.md (the table: mean and sample
 standard deviation over the seeds). A seed draws the initial parameters, and the order of the
 examples where they have one.
@@ -24,20 +24,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax  # noqa: E402
 
-import train  # noqa: E402
 from hmrnn_jax import cli, parallel, tasks  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
 from hmrnn_jax.files import write_text  # noqa: E402
+from hmrnn_jax.training import loop  # noqa: E402
 
 
-def score(config, workdir, say=print):
+def score(config, workdir):
     """The test metrics of a run, trained if need be, and its number of parameters.
 
     None if the run was stopped.
     """
     file = Path(workdir) / "test.json"
     if not file.exists():
-        result = train.train(config, str(workdir), say)
+        result = loop.train(config, str(workdir))
         if result is None:
             return None
         task = tasks.make(config, parallel.make_mesh())
@@ -99,7 +99,7 @@ def main(arguments=None):
     results = {cell: [] for cell in cells}
     for (cell, seed), config in runs.items():
         print(f"{cell}, seed {seed}", flush=True)
-        result = score(config, output / f"{cell}-{seed}", say=train._say)
+        result = score(config, output / f"{cell}-{seed}")
         if result is None:
             return
         results[cell].append(result)

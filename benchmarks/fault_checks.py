@@ -255,7 +255,7 @@ class Said(NamedTuple):
       resumed: the update it resumed after, None if it did not. updates: those it reported, in
       order. stopped: the update after which it stopped with all saved. errors: its sentences.
       traceback: whether there is one. warned: whether it warned of something.
-      score: the last line of `eval.py`, if that is JSON.
+      score: the last line of `eval.py --json`.
     """
 
     resumed: int | None

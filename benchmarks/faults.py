@@ -124,6 +124,8 @@ class Stage:
         flags = [f"--workdir={workdir}"]
         if program == "train.py":
             flags += [f"--config.{name}={value}" for name, value in self.settings.items()]
+        else:
+            flags.append("--json")
         return fault_runs.python(program, *(flag.replace(" ", "") for flag in flags))
 
     @functools.cached_property

@@ -6,7 +6,7 @@ Prints the hardware and a Markdown table. A few updates are traced by `jax.profi
 every moment the operations that run share the time equally, and an operation belongs to a
 part by the name under which JAX traced it and by the loop that it lies in. Tracing itself
 takes time, more for short operations than for long ones: the step's time without it is
-printed too. One device, the CPU; for others `train.py --profile`.
+printed too. One device, the CPU; for others `hmrnn train --profile`.
 """
 
 import functools
@@ -23,13 +23,13 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from absl import flags  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
 from hmrnn_jax import cli, parallel, tasks  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
 from hmrnn_jax.training import hlo, optim, profiling  # noqa: E402
 from hmrnn_jax.training import state as train_state  # noqa: E402
+from hmrnn_jax.training.fields import Text, Whole  # noqa: E402
 
 FORWARD, REVERSE = "recurrence, forward", "recurrence, reverse"
 WEIGHTS = "weight-gradient products"
@@ -182,17 +182,20 @@ def measure(config, updates):
     return {part: value / 1e9 for part, value in middle.items()}, statistics.median(seconds[1:])
 
 
-def main(argv):
+def main(given):
+    """Trace a few updates of a configuration; print where the time of one goes."""
     if jax.default_backend() != "cpu":
         raise UserError(
-            "This reads traces of CPUs: set JAX_PLATFORMS=cpu, or use train.py --profile."
+            "This reads traces of CPUs: set JAX_PLATFORMS=cpu, or use hmrnn train --profile."
         )
     print(timing.hardware_line(timing.hardware()), flush=True)
-    seconds, untraced = measure(flags.FLAGS.config, flags.FLAGS.updates)
+    seconds, untraced = measure(given.config, given.updates)
     print(f"\n{table(seconds)}\n\nWithout the trace a step takes {1000 * untraced:.2f} ms.")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("config", None, "Configuration; configs/quickstart.py if none.")
-    flags.DEFINE_integer("updates", 3, "Updates to trace.", lower_bound=1)
-    cli.run(main, default_config=ROOT / "configs" / "quickstart.py")
+    flags = {
+        "config": ("quickstart", Text("Configuration: a name of `hmrnn configs`, or FILE.py.")),
+        "updates": (3, Whole("Updates to trace.", 1)),
+    }
+    cli.run(cli.Command(main, flags))

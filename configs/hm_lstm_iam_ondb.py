@@ -27,8 +27,8 @@ convert the official archives: `python -m hmrnn_jax.datasets.iam_ondb_convert --
 
     python train.py --config=configs/hm_lstm_iam_ondb.py:annealed --workdir=runs/iam
     python train.py --config=configs/hm_lstm_iam_ondb.py:paper --workdir=runs/iam-paper
-    python eval.py --workdir=runs/iam --boundaries
-    python eval.py --workdir=runs/iam --sample=16 --bias=1
+    python eval.py boundaries --workdir=runs/iam
+    python eval.py sample --workdir=runs/iam --count=16 --bias=1
 """
 
 from hmrnn_jax import defaults

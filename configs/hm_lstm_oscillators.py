@@ -2,12 +2,12 @@
 
 No paper's experiment: a small one whose truth is known, and a start for signals of your own.
 Two columns, 400 steps a sequence; an HM-LSTM of 3 x 64 units and a mixture of 10 Gaussians.
-133,056 parameters and 1,920 of layer normalisation. `eval.py --boundaries` scores its boundaries
+133,056 parameters and 1,920 of layer normalisation. `hmrnn boundaries` scores its boundaries
 against the true change points, exactly and within `--tolerance` steps: in noise a change shows
 only some steps after it. Detectors' rate and scale are as in `hm_lstm_iam_ondb`, not the paper's.
 
     python train.py --config=configs/hm_lstm_oscillators.py --workdir=runs/oscillators
-    python eval.py --workdir=runs/oscillators --boundaries --tolerance=5
+    python eval.py boundaries --workdir=runs/oscillators --tolerance=5
 
 Your own sequences, a folder of `.csv` or `.npz` files, go the same way:
 

@@ -5,7 +5,7 @@ Three layers of 128, a mixture of 10 Gaussians; 520,642 parameters and 3,840 of
 layer normalisation. Detectors' rate and scale are as in `hm_lstm_iam_ondb`.
 
     python train.py --config=configs/hm_lstm_scribbles.py --workdir=runs/scribbles
-    python eval.py --workdir=runs/scribbles --sample=8 --steps=250
+    python eval.py sample --workdir=runs/scribbles --count=8 --length=250
 """
 
 from hmrnn_jax import defaults

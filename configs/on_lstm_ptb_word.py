@@ -10,7 +10,7 @@ Windows have the lengths that the authors' program draws, 5 words or more, padde
 rounds the lengths themselves: less padding, or fewer to compile, but not the authors' windows.
 
     python train.py --config=configs/on_lstm_ptb_word.py --workdir=runs/on-ptb
-    python eval.py --workdir=runs/on-ptb --trees
+    python eval.py trees --workdir=runs/on-ptb --treebank=nltk
 """
 
 from hmrnn_jax import defaults

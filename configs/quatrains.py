@@ -19,7 +19,7 @@ rate and scale are as in `hm_lstm_ptb_char`; so is `clip`, 0.25, of all cells.
 Reads `$HMRNN_DATA/zh-poetry`, or a file of your own poems, `data.path`.
 
     python train.py --config=configs/quatrains.py:nested_lstm --workdir=runs/quatrains-nested
-    python eval.py --workdir=runs/quatrains-nested --sample=524     # about twenty poems
+    python eval.py poems --workdir=runs/quatrains-nested --count=20
 """
 
 from hmrnn_jax import defaults

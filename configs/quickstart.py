@@ -4,7 +4,9 @@ Not a published experiment. Needs no download: every interpreter carries the tex
 (`pydoc_data.topics`). Three layers of 128 units; two to three minutes on two CPU cores.
 Ends with the test score beside that of an interpolated n-gram model of four symbols of
 context, and shows the boundaries that the model found. Detectors' rate and scale and `clip` are
-not the paper's, but as in `hm_lstm_ptb_char`.
+not the paper's, but as in `hm_lstm_ptb_char`; and its detectors are taught, without a label, by
+the model's own uncertainty (`tasks.objectives`): segments of about 6 symbols, and of about 5 of
+those. `--config.boundaries.teacher=none --config.boundaries.rate=none` asks nothing, as the paper.
 
     python train.py
     python train.py --config.data.name=text --config.data.path=my.txt --workdir=runs/mine
@@ -17,6 +19,12 @@ def get_config():
     config = defaults.text()
     config.model.sizes = (128, 128, 128)
     config.model.output = 128
+    config.model.hm_lstm.surrogate = "logistic"
+    config.model.hm_lstm.nested = True
+    config.boundaries.lengths = (6.0, 5.0)
+    config.boundaries.teacher = "entropy"
+    config.boundaries.rate = "ratio"
+    config.boundaries.start = config.boundaries.ramp = 200
     config.batch = 16
     config.window = 50
     config.steps = 2600

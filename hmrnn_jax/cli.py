@@ -1,49 +1,59 @@
-"""The shared frame of the programs: a command line in, one sentence and an exit status out.
+"""The frame of the programs: a command line in, one sentence and an exit status out.
 
-A program's flags are absl's. The fields of the configuration that `--config` names are flags too,
-`--config.window=50`, of the kinds in `settings`; whatever is given twice, the last one counts.
+A program is a `Command`: a function and a table of its flags, which are absl's. The fields of the
+configuration that its flag `--config` names are flags too, `--config.window=50`, of the kinds in
+`training.settings`; whatever is given twice, the last one counts. What is heavy is imported where
+it is needed, so that help and mistakes are answered at once.
 """
 
 import contextlib
-import errno
 import functools
-import importlib.machinery
-import importlib.util
 import inspect
+import json
 import os
 import signal
 import sys
 import textwrap
-import traceback
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import jax
+import numpy as np
 from absl import flags, logging
-from ml_collections import ConfigDict
 
-from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, UserError
-from hmrnn_jax.training import fields, settings
+from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, UserError, refusal
+from hmrnn_jax.training import fields
 
 PIPE_CLOSED = 141  # who read the output has gone, as the shell counts SIGPIPE
+# The flag that prints what a command returns.
+JSON = {"json": (False, fields.Switch("Makes the last line of the output one JSON object."))}
 HELP = {"--help", "-help", "--helpfull", "-helpfull", "--helpshort", "-h", "-?"}
-# What to do about the operating system's refusals.
-ADVICE = {
-    errno.ENOSPC: "make room, or choose another place",
-    errno.EDQUOT: "make room, or choose another place",
-    errno.EROFS: "choose another place",
-    errno.EACCES: "choose another place, or change its permissions",
-    errno.EPERM: "choose another place, or change its permissions",
-    errno.EISDIR: "give a file, not a folder",
-    errno.ENOTDIR: "choose a place in a folder, not under a file",
-    errno.EEXIST: "choose another place",
-    errno.ENOENT: "check the path",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EMFILE: "raise the limit on open files, ulimit -n",
-}
 
 
-def run(main, values=flags.FLAGS, default_config=None, words=""):
+class Command(NamedTuple):
+    """A program, or a sub-command of one.
+
+    Attributes:
+      main: `main(given)`, with the flags' values as attributes of `given`; `given.config` is the
+        `ConfigDict` with all overrides, or None where there is none; `given.named` are the names
+        of the flags that the command line has. Its docstring is the help. It returns the exit
+        status, if that is a number; else what a flag `json` prints: dictionaries, lists, numbers
+        and arrays.
+      flags: `{name: (default, field)}`, fields as in `training.fields`.
+      needs: names of the flags that must be given.
+      meant: what a word that is no flag was likely to be, with `{}` for the word.
+    """
+
+    main: Callable[[Any], Any]
+    flags: Mapping[str, tuple[Any, fields.Field]] = types.MappingProxyType({})
+    needs: tuple[str, ...] = ()
+    meant: str = ""
+
+
+def run(command):
     """Runs a program and exits. Arguments and exit status: as `call`, with `sys.argv`."""
-    start(functools.partial(_program, main, sys.argv, values, default_config, words))
+    start(functools.partial(execute, command, sys.argv))
 
 
 def start(work):
@@ -54,31 +64,53 @@ def start(work):
         if stream is not None:  # what a terminal cannot show is escaped
             stream.reconfigure(errors="backslashreplace")
     flags.FLAGS.mark_as_parsed()  # libraries have flags there, which keep their defaults
-    # Orbax and absl report their own progress, and as errors also what they raise.
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.FATAL)
+    _silence_libraries()
     sys.exit(status(work))
 
 
-def call(main, argv, values=flags.FLAGS, default_config=None, words=""):
-    """Parses `argv` and runs `main(argv)`; returns the exit status, see `status`.
+def call(command, argv):
+    """Parses `argv` and runs the command; returns the exit status, see `status`."""
+    return status(functools.partial(execute, command, argv))
+
+
+def execute(command, argv, others=()):
+    """Parses `argv`, the name of the program first, and runs the command; returns its status.
 
     Args:
-      main: the program; `values.config` is then the `ConfigDict` with all overrides, if
-        there is one.
-      values: the `FlagValues` of the program.
-      default_config: file of the flag `--config` where the command line names none.
-      words: what is likely meant by a word that is no flag, with `{}` for the word.
+      others: names of other commands, for who takes one for a flag.
+
+    Raises:
+      UserError: the command line cannot be read.
     """
-    return status(functools.partial(_program, main, argv, values, default_config, words))
-
-
-def _program(main, argv, values, default_config, words):
-    everything = _with_config(argv, values, default_config)
+    values = _values(command, argv)
     if HELP & set(argv[1:]):
-        return print(help_text(main, values, everything))
-    _parse(argv, values, everything, words)
-    return main(argv[:1])
+        return print(help_text(command, values))
+    _parse(command, values, argv, others)
+    given = types.SimpleNamespace(
+        **{name: values[name].value for name in command.flags},
+        named={name for name in values if values[name].present},
+    )
+    result = command.main(given)
+    if isinstance(result, int):
+        return result
+    if getattr(given, "json", False):
+        print(json_line(result), flush=True)
+
+
+def _silence_libraries():
+    """Orbax, asyncio and absl log their progress, and as errors also what they raise.
+
+    Of a save that has failed TensorStore's threads print besides that nobody waits for the rest.
+    """
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.FATAL)
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
+    sys.unraisablehook = _print_unless_nobody_waits
+
+
+def _print_unless_nobody_waits(unraisable):
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def status(work):
@@ -101,9 +133,9 @@ def status(work):
         return _told("interrupted.", INTERRUPTED)
     except OSError as error:
         return _told(refusal(error))
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         reason = (str(error).strip() or "the machine has no more").splitlines()[0]
-        if not isinstance(error, MemoryError) and not reason.startswith("RESOURCE_EXHAUSTED"):
+        if not isinstance(error, MemoryError) and not _is_memory(error, reason):
             raise
         return _told(
             f"There is too little memory ({reason}): ask for less at once, such as a smaller"
@@ -113,11 +145,10 @@ def status(work):
         _drop_what_nobody_takes()
 
 
-def refusal(error):
-    """The sentence of an `OSError`: which file, why, what to do."""
-    place = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-    advice = f"; {ADVICE[error.errno]}" if error.errno in ADVICE else ""
-    return f"{place}{error.strerror or error}{advice}."
+def _is_memory(error, reason):
+    import jax
+
+    return isinstance(error, jax.errors.JaxRuntimeError) and reason.startswith("RESOURCE_EXHAUSTED")
 
 
 def _told(sentence, status=BAD_INPUT):
@@ -135,143 +166,103 @@ def _drop_what_nobody_takes():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _with_config(argv, values, default):
-    """The program's flags and those of the configuration's fields, together."""
-    everything = flags.FlagValues()
-    everything.append_flag_values(values)
-    values.unparse_flags()
-    if "config" not in values:
-        return everything
+def _values(command, argv):
+    """The command's flags and those of the configuration's fields, together."""
+    values = flags.FlagValues()
+    for name, (default, field) in command.flags.items():
+        fields.flag(values, name, default, field)
+    if "config" not in command.flags:
+        return values
     # Wherever it stands, before the fields are known.
     first = flags.FlagValues()
     first.set_gnu_getopt(True)
-    flags.DEFINE_string("config", default and str(default), "", first)
+    fields.flag(first, "config", *command.flags["config"])
     try:
         first(argv, known_only=True)
     except flags.Error as error:
         raise UserError(f"{error}.") from None
     if first.config is not None:
-        config = load(first.config)
-        given = settings.flat(config.to_dict())
+        from hmrnn_jax.training import config_file, settings
+
+        config = config_file.load(first.config)
+        defaults = settings.flat(config.to_dict())
         for name, field in settings.fields(config).items():
-            fields.flag(everything, f"config.{name}", given[name], field)
-        everything["config"].value = config
-    return everything
+            fields.flag(values, f"config.{name}", defaults[name], field)
+        values["config"].value = config
+    return values
 
 
-def _parse(argv, values, everything, words):
+def _parse(command, values, argv, others):
     """Sets the flags and the configuration's fields."""
-    config = everything["config"].value if "config" in everything else None
+    config = values["config"].value if "config" in values else None
     try:
-        rest = everything(argv)[1:]
+        rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        raise UserError(_unknown(error.flagname, everything, config)) from None
+        raise UserError(_unknown(error.flagname, values, config, others)) from None
     except (flags.Error, ValueError) as error:
         raise UserError(f"{error}.") from None
-    values.mark_as_parsed()
     rest = [word for word in rest if not word.startswith("-")]
     if rest:
-        likely = f"--{rest[0]}" if rest[0].partition("=")[0] in everything else words
+        likely = f"--{rest[0]}" if rest[0].partition("=")[0] in values else command.meant
         likely = f"; did you mean {likely.format(rest[-1])}?" if likely else "."
         raise UserError(f"{' '.join(rest)!r} is not a flag{likely}")
+    for name in command.needs:
+        if not values[name].present:
+            raise UserError(f"--{name} is missing: {values[name].help}")
     if config is not None:
-        names = [name for name in everything if name.startswith("config.")]
+        names = [name for name in values if name.startswith("config.")]
         config.update_from_flattened_dict(
-            {
-                name.partition(".")[2]: everything[name].value
-                for name in names
-                if everything[name].present
-            }
+            {name.partition(".")[2]: values[name].value for name in names if values[name].present}
         )
         values["config"].value = config
 
 
-def _unknown(name, everything, config):
-    if name.startswith("config.") and config is None:
+def _unknown(name, values, config, others):
+    if name.startswith("config.") and "config" in values and config is None:
         return f"--{name} is a field of a configuration: give its file too, --config=FILE."
-    near = fields.nearest(name, everything)
+    if name in others:
+        return f"There is no flag --{name}; {name} is a sub-command, see hmrnn {name} --help."
+    near = fields.nearest(name, values)
     return f"There is no flag --{name}{f'; did you mean --{near}?' if near else '.'}"
 
 
-def load(path):
-    """The configuration of `FILE.py`, or `FILE.py:ARGUMENT`: what its `get_config` returns.
-
-    Raises:
-      UserError: no such file, one that is not Python or raises something, a result that is no
-        configuration, or a field that is unknown, missing or out of its range.
-    """
-    file, _, argument = str(path).partition(":")
-    arguments = (argument,) if ":" in str(path) else ()
-    try:
-        loader = importlib.machinery.SourceFileLoader("config_file", file)
-        module = importlib.util.module_from_spec(
-            importlib.util.spec_from_loader(loader.name, loader)
-        )
-        sys.modules[loader.name] = module  # where dataclasses look for the names in their types
-        loader.exec_module(module)
-        get_config = getattr(module, "get_config", None)
-        if get_config is None:
-            raise UserError(f"{file} has no function get_config; see the files in configs/.")
-        if not _takes(get_config, arguments):
-            wanted = f"no argument: drop :{argument}" if arguments else "an argument: FILE.py:NAME"
-            raise UserError(f"{file} takes {wanted}.")
-        config = get_config(*arguments)
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        if error.filename != file:
-            raise UserError(_raised(file, error)) from error
-        raise UserError(f"There is no configuration {file}; see configs/.") from None
-    except SyntaxError as error:
-        line = f", line {error.lineno}" if error.lineno else ""
-        raise UserError(f"{file}{line} is not Python: {error.msg}.") from error
-    except (Exception, SystemExit) as error:  # whatever the file's own code raises
-        raise UserError(_raised(file, error)) from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(
-            f"get_config of {file} returned {type(config).__name__}, not a ConfigDict; begin with"
-            " one of hmrnn_jax.defaults, as the files in configs/ do."
-        )
-    try:
-        settings.check(config)
-    except UserError as error:
-        raise UserError(f"In {file}: {error}") from None
-    return config.lock()
-
-
-def _takes(function, arguments):
-    try:
-        inspect.signature(function).bind(*arguments)
-        return True
-    except TypeError:
-        return False
-
-
-def _raised(file, error):
-    """What a configuration raised, and in which of its lines."""
-    if isinstance(error, OSError) and error.filename == file:
-        return f"The configuration {refusal(error)}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == file]
-    where = f", line {own[-1].lineno}, {own[-1].line!r}," if own else ""
-    what = textwrap.shorten(str(error).strip("'"), 150, placeholder=" ...")
-    return f"{file}{where} raised {type(error).__name__}: {what}."
-
-
-def help_text(main, values, everything):
-    """What the program is, and each flag with its default, what it may be, and its meaning."""
-    own = values.find_module_defining_flag("config")
-    lines = [(main.__globals__["__doc__"] or "").strip(), "", "Flags, with their defaults:", ""]
-    for name in sorted(everything):
-        if name in values and values.find_module_defining_flag(name) != own:
-            continue
-        flag = everything[name]
-        default = flag.default
-        if isinstance(default, tuple | list):
-            default = ",".join(map(str, default))
-        if isinstance(default, str) and not default.isprintable():
-            default = repr(default)
-        lines.append(f"  --{name}" + ("" if default is None else f"={default}"))
-        text = f"{flag.help} ({flag.parser.syntactic_help or 'text'})"
-        lines.append(textwrap.fill(text, 96, initial_indent="      ", subsequent_indent="      "))
+def help_text(command, values):
+    """What a command does, and each flag with its default, what it may be, and its meaning."""
+    lines = [inspect.getdoc(command.main) or "", "", "Flags, with their defaults:", ""]
+    for name in command.flags:
+        lines += _flag_help(values[name])
+    if further := sorted(set(values) - command.flags.keys()):
+        lines += ["", "Fields of the configuration:", ""]
+        for name in further:
+            lines += _flag_help(values[name])
     return "\n".join(lines)
+
+
+def _flag_help(flag):
+    default = flag.default
+    if isinstance(default, tuple | list):
+        default = ",".join(map(str, default))
+    if isinstance(default, str) and not default.isprintable():
+        default = repr(default)
+    text = f"{flag.help} ({flag.parser.syntactic_help or 'text'})"
+    return [
+        f"  --{flag.name}" + ("" if default is None else f"={default}"),
+        textwrap.fill(text, 96, initial_indent="      ", subsequent_indent="      "),
+    ]
+
+
+def json_line(data):
+    """Data as one line of JSON: arrays are lists, and numbers that are not finite are null."""
+    return json.dumps(_plain(data), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(data):
+    if isinstance(data, Mapping):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, np.ndarray | np.generic):
+        return _plain(data.tolist())
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    if isinstance(data, float) and not np.isfinite(data):
+        return None
+    return data

@@ -1,10 +1,8 @@
 """Every field of a configuration, with its default; the files in `configs/` change some.
 
-What the fields mean and may be stands in `settings`, and `train.py --help` prints it.
+What the fields mean and may be stands in `settings`, and `hmrnn train --help` prints it.
 A locked `ConfigDict`: a misspelt field is an error.
 """
-
-import dataclasses
 
 from ml_collections import ConfigDict
 
@@ -207,10 +205,7 @@ def _network():
     model.unroll = 1
     # Choices of one cell: where its paper is silent, or an ablation needs them.
     for name, module in cells.MODULES.items():
-        fields = dataclasses.fields(module.Config)
-        model[name] = ConfigDict(
-            {f.name: f.default for f in fields if f.name not in ("input_size", "size", "sizes")}
-        )
+        model[name] = ConfigDict(cells.choices(module))
     model.lstm.layer_norm = "sum"  # the HM-LSTM's authors' baseline
     return model
 

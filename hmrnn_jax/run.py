@@ -1,30 +1,38 @@
-"""A trained run, taken out of its folder."""
+"""A trained run, taken out of its folder: `load(workdir)`, and what a `Run` can do."""
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
 from hmrnn_jax import parallel, tasks
+from hmrnn_jax.analysis import boundaries, trees
+from hmrnn_jax.datasets.vocabulary import as_unit
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.inference import activations, generate_text, readings, sparse_model
+from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.models import ordered_neurons
 from hmrnn_jax.models.language import language_model
-from hmrnn_jax.tasks import language
-from hmrnn_jax.training import settings
+from hmrnn_jax.tasks import language, objectives
 from hmrnn_jax.training.checkpoint import Checkpoints
+from hmrnn_jax.training.titles import title
 from hmrnn_jax.training.workdir import load_run
-
-CELLS = {"hm_lstm": "HM-LSTM", "lstm": "LSTM", "nested_lstm": "Nested LSTM", "on_lstm": "ON-LSTM"}
-_MOST_TOLD = 3  # settings that tell two runs of one title apart
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A configuration with its trained parameters.
+
+        run = load("runs/quickstart")
+        run.score("The cat sat on the mat.")["bpc"]
+
+    A text is a str, bytes of UTF-8, or the int `[N]` ids of its symbols in `encoding`; what is
+    asked of texts raises `UserError` for a run of another task, and for symbols that the model
+    neither knows nor can read as unknown.
 
     Attributes:
       name: what messages call it: its folder's.
@@ -40,51 +48,217 @@ class Run:
     params: Any
     slope: float
     mesh: Any
-    notes: tuple = ()
+    notes: tuple[str, ...] = ()
 
     @functools.cached_property
-    def plain(self):
+    def plain(self) -> Any:
         """The parameters on no device in particular."""
         return jax.device_get(self.params)
 
     @property
-    def title(self):
+    def title(self) -> str:
         """What headings call it, see `title`."""
         return title(self.config)
 
+    def score(
+        self,
+        text: str | bytes | np.ndarray,
+        *,
+        batch: int | None = None,
+        warmup: int | None = None,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Scores a text: every symbol but the first is predicted once.
 
-def title(config):
-    """A run's model and data in words: "HM-LSTM 3 x 512 on ptb_char"."""
-    sizes, data = tuple(config.model.sizes), config.data
-    alike = len(sizes) > 1 and len(set(sizes)) == 1
-    shape = f"{len(sizes)} x {sizes[0]}" if alike else " + ".join(map(str, sizes))
-    name = data.get("name", "") or config.task
-    if name in ("text", "signals"):  # somebody's own
-        name = epath.Path(data.path).name
-    return f"{CELLS[config.model.cell]} {shape} on {name}"
+        Args:
+          text: of two symbols or more.
+          batch: rows that it is divided in, each read after `warmup` symbols of its own past; 1
+            carries the state all through. By default 1 for a text of no more symbols than the
+            configuration has rows, and the configuration's otherwise. warmup: the
+            configuration's by default.
+          seed: of detectors that sample.
+
+        Returns `symbols`, the number scored; `nats` and `bpc`, mean loss a symbol in nats and bits;
+        of each layer the rates of `tasks.metrics`, such as `rate/layer1`; and `rows`, `warmup`.
+        """
+        ids = self._ids(text)
+        if len(ids) < 2:
+            raise UserError(f"The text has {len(ids)} symbols; at least 2 are needed.")
+        evaluation = self.config.evaluation
+        if batch is None:
+            batch = 1 if len(ids) <= evaluation.batch else evaluation.batch
+        warmup = evaluation.warmup if warmup is None else warmup
+        mesh, params = self.mesh, self.params
+        if batch == 1:
+            mesh, params = parallel.make_mesh(jax.local_devices()[:1]), self.plain
+        parallel.check_batch(batch, mesh)
+        evaluator = language.Evaluator(self.model, mesh, batch, evaluation.window, warmup)
+        return evaluator(params, ids, self.slope, seed) | {"rows": batch, "warmup": warmup}
+
+    def boundaries(
+        self,
+        text: str | bytes | np.ndarray,
+        *,
+        reading: str = "detectors",
+        length: float | None = None,
+        batch: int | None = None,
+        warmup: int | None = None,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """The boundaries of a text, int8 `[K, N]`, 1 where a segment closes with the symbol.
+
+        Args:
+          reading: what they are read from, see `inference.readings`: `detectors`, K = L - 1 layers,
+            lowest first; or, of any model, its own uncertainty, such as the `entropy`, K = 1.
+          length: wanted mean length of segments in symbols, see `readings_of`.
+          batch: rows that a long text is read in, see `inference.reading.boundaries`; by default
+            a single pass up to `inference.reading.SINGLE_PASS` symbols. warmup: symbols that each
+            row reads before its part, by default `inference.reading.WARMUP`, or the
+            configuration's if these are more. seed: of detectors that sample.
+
+        Raises:
+          UserError: the model has no such reading, or the text no symbols.
+        """
+        ids = self._ids(text)
+        if warmup is None:
+            warmup = max(reading_inference.WARMUP, self.config.evaluation.warmup)
+        asked, newline = readings_of(self, [reading], length, seed), self.encoding.line_end
+        return readings.read(
+            self.model, self.plain, ids, asked, newline, self.slope, seed, batch, warmup
+        )[reading]
+
+    def segment(
+        self,
+        text: str | bytes | np.ndarray,
+        *,
+        reading: str = "detectors",
+        length: float | None = None,
+        batch: int | None = None,
+        warmup: int | None = None,
+        seed: int = 0,
+    ) -> list[dict[str, Any]]:
+        """The segments between the `boundaries` of a text, arguments and errors as there.
+
+        Returns `{"start", "end", "text", "layer"}` of each, layers from 1, lowest first, offsets
+        in symbols; a layer's segments are the whole text.
+        """
+        ids = self._ids(text)
+        if isinstance(text, np.ndarray):
+            symbols = self.encoding.spelled(ids)
+        else:
+            symbols = self.encoding.as_written(as_unit(text, self.encoding.unit), ids)
+        found = self.boundaries(
+            ids, reading=reading, length=length, batch=batch, warmup=warmup, seed=seed
+        )
+        layers = enumerate(found, start=1)
+        return [row for layer, z in layers for row in boundaries.segments(symbols, z, layer)]
+
+    def sample(
+        self,
+        prompt: str | bytes = "\n",
+        length: int = 500,
+        *,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Continues a text by `length` symbols, drawn one by one.
+
+        Args:
+          prompt: of one symbol or more. temperature: 0 takes the likeliest symbol.
+
+        Returns `text`, what was drawn, a str; `log_probabilities`, float32 `[length]`, of each
+        symbol given all before it, in nats, at temperature 1; `unknown`, how many symbols of the
+        prompt the model does not know, of `read`.
+        """
+        self._check_language("A sample is drawn")
+        if length < 1 or not temperature >= 0:
+            raise UserError(
+                f"length is {length}, temperature {temperature}: give a length of 1 or more and a"
+                " temperature of 0 or more."
+            )
+        words = self.encoding.unit == "words"
+        encode = self.encoding.encode_sentence if words else self.encoding.encode
+        ids, unknown = encode(prompt)
+        if not len(ids):
+            raise UserError("The prompt is empty; give at least one symbol.")
+        model, params = sparse_model.inference(self.model, self.plain)
+        drawn, log_probabilities = generate_text.generate(
+            model, params, ids, length, temperature, seed, self.slope
+        )
+        text = self.encoding.decode(drawn)
+        return {
+            "text": text,
+            "log_probabilities": log_probabilities,
+            "unknown": unknown,
+            "read": len(ids),
+        }
+
+    def parse(
+        self,
+        sentences: Sequence[str | Sequence[str]],
+        *,
+        layer: int = 2,
+        biased: bool = True,
+    ) -> list[Any]:
+        """Binary trees of sentences, by the split distances of a model of words.
+
+        Args:
+          sentences: each a str, its words between spaces, or a sequence of words; none empty.
+          layer: whose distances are read, from 1. biased: whether the tree rule is the authors',
+            see `analysis.trees.tree_from_distances`.
+
+        Returns a tree for each: a pair of trees, or a word.
+
+        Raises:
+          UserError: the model is not of words, or has neither an ON-LSTM's nor an LSTM's cells; or
+            an empty sentence, or no such layer.
+        """
+        self._check_language("Sentences are parsed")
+        words = [tuple(one.split()) if isinstance(one, str) else tuple(one) for one in sentences]
+        if not all(words):
+            raise UserError("A sentence has no word: leave it out.")
+        depth = len(self.model.cells)
+        if not 1 <= layer <= depth:
+            raise UserError(f"layer is {layer}; this model has {depth} layers.")
+        found = activations.distances(self.model, self.plain, self.encoding, words)
+        return [
+            trees.tree_from_distances(one, distances[:, layer - 1], biased)
+            for one, distances in zip(words, found, strict=True)
+        ]
+
+    def stream(
+        self, *, reading: str = "detectors", length: float | None = None, seed: int = 0
+    ) -> Stream:
+        """A `Stream`, which reads a text piece by piece: `stream.push("the cat s")`.
+
+        Args:
+          reading, length: what its segments are cut by, see `boundaries`. seed: of detectors that
+            sample.
+
+        Raises:
+          UserError: the model has no such reading, or it cannot be read while the text comes in.
+        """
+        Stream.check(self)
+        return Stream.of(self, seed, *readings_of(self, [reading], length, seed))
+
+    def _check_language(self, what):
+        if self.config.task != "language":
+            raise UserError(
+                f"{what} by a run of the task language; {self.name} is one of {self.config.task}."
+            )
+
+    def _ids(self, text):
+        self._check_language("A text is read")
+        return text if isinstance(text, np.ndarray) else self.encoding.encode(text)[0]
 
 
-def titles(configs):
-    """`{folder: title}` of several runs, `{folder: config}`, no two alike.
-
-    Where model and data are the same, the settings that differ follow; the folder's name, if
-    these are none or many.
-    """
-    found = {folder: title(config) for folder, config in configs.items()}
-    fields = {folder: settings.flat(config.to_dict()) for folder, config in configs.items()}
-    for one in set(found.values()):
-        same = [folder for folder in found if found[folder] == one]
-        names = {name for folder in same for name in fields[folder]}
-        differ = [n for n in sorted(names) if len({str(fields[f].get(n)) for f in same}) > 1]
-        for folder in same if len(same) > 1 else ():
-            told = ", ".join(f"{n.rpartition('.')[2]} {fields[folder].get(n)}" for n in differ)
-            few = 0 < len(differ) <= _MOST_TOLD
-            found[folder] = f"{one}, {told if few else epath.Path(folder).name}"
-    return found
+def load(workdir: Any) -> Run:
+    """The run of a folder, local or in a bucket, on this machine's devices; see `restore`."""
+    return restore(workdir, parallel.make_mesh())
 
 
 def restore(workdir, mesh) -> Run:
-    """The run of a folder, with the parameters that validated best.
+    """The run of a folder, with the parameters that validated best, on the devices of `mesh`.
 
     Raises:
       UserError: the folder is no run, or has no checkpoint that can be read.
@@ -116,6 +290,37 @@ def untrained(run, seeds=range(5)):
         yield dataclasses.replace(run, params=init(key), slope=run.config.slope.start)
 
 
+def readings_of(run, names, length=None, seed=0, valid=None):
+    """The `inference.readings.Reading`s of a run of text, calibrated on its validation text.
+
+    Args:
+      names: see `inference.reading.curves`.
+      length: wanted mean length of segments in symbols; None takes the first of the run's own
+        `boundaries.lengths`, and 0 asks for none.
+      valid: int `[N]`, the validation text, if it is at hand.
+
+    Raises:
+      UserError: the model has no such reading, the length is out of range, or the validation text
+        is needed and not there.
+    """
+    newline = run.encoding.line_end
+    for name in names:
+        readings.check(run.model, name, newline)
+    if length is None and set(names) - {"detectors"}:
+        length = objectives.first_length(run.config)
+    delay = objectives.Boundaries.of(run.config).delay
+    asked = [readings.Reading.of(name, length or 0, delay=delay) for name in names]
+    if valid is None and any(one.length for one in asked):
+        try:
+            valid = language.corpus_of(run).splits["valid"]
+        except UserError as error:
+            raise UserError(
+                "The length of segments is set on the validation text that the run was trained"
+                f" with, which is not to be had: {error} Without it, ask for a length of 0."
+            ) from None
+    return readings.calibrated(run.model, run.plain, valid, asked, newline, run.slope, seed)
+
+
 def from_official(config, weights, mesh) -> Run:
     """A model of the ON-LSTM authors' weights, a `.pt` or `.npz` file, under our `config`."""
     if config is None:
@@ -136,13 +341,18 @@ def export(run, path):
     return f"official weights: {path}"
 
 
-def open_stream(workdir, seed=0):
-    """A stream of the best parameters of a trained run, see `restore`."""
-    return Stream.of(restore(workdir, parallel.make_mesh(jax.local_devices()[:1])), seed)
+def open_stream(workdir, seed=0, reading="detectors", length=None):
+    """A stream of the best parameters of a trained run, see `restore`.
+
+    Args:
+      reading, length: what its segments are cut by, see `readings_of`.
+    """
+    run = restore(workdir, parallel.make_mesh(jax.local_devices()[:1]))
+    return run.stream(reading=reading, length=length, seed=seed)
 
 
-def restore_stream(path, workdir):
+def restore_stream(path, workdir, seed=0, reading="detectors", length=None):
     """The stream of a run as it stood when `save` wrote `path`; raises as `load`."""
-    stream = open_stream(workdir)
+    stream = open_stream(workdir, seed, reading, length)
     stream.load(path)
     return stream

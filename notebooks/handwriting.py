@@ -31,14 +31,12 @@ import os
 import pathlib
 import tempfile
 
-import jax
 from IPython.display import Image
 
-import train
-from hmrnn_jax import defaults, parallel
+import hmrnn_jax as hm
+from hmrnn_jax import defaults
 from hmrnn_jax.analysis.figures.handwriting import handwriting_figure
 from hmrnn_jax.evaluation import sequences
-from hmrnn_jax.run import restore
 from hmrnn_jax.tasks import sequences as sequences_task
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
@@ -63,7 +61,7 @@ Image(str(folder / "lines.png"), width=600)
 
 # %% [markdown]
 # ## Training
-# The same program as `python train.py --config=configs/hm_lstm_scribbles.py`. The figure of the
+# The same program as `hmrnn train --config=hm_lstm_scribbles`. The figure of the
 # field is the log-likelihood of a whole line in nats; it depends on the scale, so it is that of
 # standardised offsets.
 
@@ -76,7 +74,7 @@ config.steps = 10 if SMALL else 1500
 config.evaluation.every = config.steps // 2
 config.report = config.steps // 5
 workdir = folder / "run"
-result = train.train(config.lock(), str(workdir))
+result = hm.train(config.lock(), str(workdir))
 print(f"test log-likelihood of a line: {result['log_likelihood']:.1f} nats")
 
 # %% [markdown]
@@ -85,7 +83,7 @@ print(f"test log-likelihood of a line: {result['log_likelihood']:.1f} nats")
 # or on the end of a word, beside detectors of the same rate that have read nothing.
 
 # %%
-run = restore(workdir, parallel.make_mesh(jax.devices()[:1]))
+run = hm.load(workdir)
 test = sequences.held_out(run, "test")
 picture = folder / "boundaries.png"
 print(sequences.show_boundaries(run, "test", test, picture, shown=3))

@@ -33,15 +33,13 @@ import pathlib
 import re
 import tempfile
 
-import jax
 import numpy as np
 
-import train
-from hmrnn_jax import datasets, defaults, parallel
+import hmrnn_jax as hm
+from hmrnn_jax import datasets, defaults
 from hmrnn_jax.analysis import parsing
 from hmrnn_jax.analysis.figures.trees import tree_figure
 from hmrnn_jax.inference import activations
-from hmrnn_jax.run import restore
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -67,7 +65,7 @@ print({split: len(sentences) for split, sentences in tokens.items()}, "sentences
 
 # %% [markdown]
 # ## Training
-# The same program as `python train.py`: the configuration is data. The decoder is tied to the
+# The same program as `hmrnn train`: the configuration is data. The decoder is tied to the
 # embedding, so the last layer is as wide as that. Two layers; the second is read.
 
 # %%
@@ -82,7 +80,7 @@ config.steps = 20 if SMALL else 1500
 config.evaluation.update(every=config.steps // 2, batch=8, window=35, warmup=50)
 config.report = config.steps // 5
 workdir = folder / "run"
-result = train.train(config, str(workdir))
+result = hm.train(config, str(workdir))
 print(f"test perplexity {np.exp(result['nats']):.1f}")
 
 # %% [markdown]
@@ -92,7 +90,7 @@ print(f"test perplexity {np.exp(result['nats']):.1f}")
 # `unbiased` may make any binary tree.
 
 # %%
-run = restore(workdir, parallel.make_mesh(jax.devices()[:1]))
+run = hm.load(workdir)
 
 examples = [
     "the name of the module is bound in the local namespace",
@@ -119,7 +117,7 @@ Image(str(picture), width=700)
 
 # %% [markdown]
 # ## Against a treebank
-# `python eval.py --workdir=... --trees=FOLDER` scores a run against Penn brackets, with left,
+# `hmrnn trees --workdir=... --treebank=FOLDER` scores a run against Penn brackets, with left,
 # right, balanced and random trees beside it. A figure means little without them: right-branching
 # trees alone reach 40 % F1 on English. Here, the same table against the right-branching trees
 # themselves, to show what this model's trees lean to.

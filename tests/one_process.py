@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-import train
 from hmrnn_jax import defaults, parallel
+from hmrnn_jax.training import loop
 
 BATCH = 16
 
@@ -53,7 +53,7 @@ def main(text, workdir, *told):
     processes, process = jax.process_count(), jax.process_index()
     asked = [parallel.any_process(process == number) for number in (0, processes - 1, processes)]
     say = (lambda line: None) if process else print
-    result = train.train(config(text), workdir, say)
+    result = loop.train(config(text), workdir, say)
     seen = {"owners": [device.process_index for device in devices], "any": asked}
     print(json.dumps(seen | {"process": process, "rows": rows, "result": result}))
 

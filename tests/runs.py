@@ -1,6 +1,6 @@
-"""Runs of train.py within a test, and what they leave."""
+"""Trainings within a test, and what they leave."""
 
-import train as program
+from hmrnn_jax.training import loop as program
 from hmrnn_jax.training.checkpoint import Checkpoints
 
 

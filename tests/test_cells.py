@@ -1,344 +1,157 @@
-"""What every cell owes to programs that it is a guest in: JAX's modes, dtypes and exports."""
+"""The contract of a cell, `cells.base.Cell`, kept by all of them; and the GRU's equations."""
 
+import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures import assert_close
+from flax import nnx
+from ml_collections import ConfigDict
 
-from hmrnn_jax import cells, recurrence
-from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm, on_lstm
+import hmrnn_jax as hm
+from hmrnn_jax import cells, defaults
+from hmrnn_jax.cells.base import Products
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.models.language import LanguageModel
-from hmrnn_jax.recurrence import Policy
+from hmrnn_jax.models.stack import cells_from
+from hmrnn_jax.training import settings
 
-STEPS, BATCH, WIDTH = 4, 2, 3
-HM_LSTM = functools.partial(hm_lstm.Config, WIDTH, (3, 2))
-CONFIGS = {
-    "hm_lstm": HM_LSTM(),
-    "lstm": lstm.Config(WIDTH, 3, layer_norm="sum"),
-    "nested_lstm": nested_lstm.Config(WIDTH, 3),
-    "on_lstm": on_lstm.Config(WIDTH, 4, chunk=2),
-}
-VARIANTS = {
-    "ba": HM_LSTM(layer_norm="ba", boundary="soft"),
-    "sample": HM_LSTM(layer_norm="none", boundary="sample", gradient="select"),
-    "logistic": hm_lstm.Config(
-        WIDTH, (3, 2, 2), layer_norm="none", surrogate="logistic", nested=True,
-        detector_reads_h=True, reset_recurrent=True,
-    ),
-}  # fmt: skip
-AUTODIFF = Policy(gradient="autodiff")
+WIDTH, SIZE, STEPS, BATCH = 3, 4, 5, 2
+SIZES = {"sizes": (SIZE, SIZE)}
+CHOICES = {"hm_lstm": {}, "on_lstm": {"chunk": 2}}
 
 
-def test_every_cell_is_here():
-    assert set(CONFIGS) == set(cells.MODULES)
+@pytest.fixture(scope="module", params=cells.MODULES)
+def name(request):
+    return request.param
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
+@pytest.fixture(scope="module")
+def module(name):
+    return cells.MODULES[name]
 
 
-def problem(config, params=np.float64, carry=np.float64, batch=BATCH, steps=STEPS):
-    """Parameters, state, inputs and the keywords of `unroll`; fixed random numbers."""
+@pytest.fixture(scope="module")
+def config(name, module):
+    sizes = SIZES if name == "hm_lstm" else {"size": SIZE}
+    return module.Config(input_size=WIDTH, **sizes, **CHOICES.get(name, {}))
+
+
+@pytest.fixture(scope="module")
+def params(module, config):
+    """Random in every leaf: nothing is zero by its initial value."""
     rng = np.random.default_rng(0)
-
-    def drawn(tree, dtype):
-        return jax.tree.map(lambda v: (0.6 * rng.normal(size=v.shape)).astype(dtype), tree)
-
-    shapes = jax.eval_shape(lambda: cells.of(config).init(jax.random.key(0), config))
-    params = drawn(shapes, params)
-    state = drawn(jax.eval_shape(lambda: recurrence.initial_state(config, batch)), carry)
-    if config.uses_slope:
-        state = state._replace(z=tuple((z > 0).astype(carry) for z in state.z))
-    keywords = {"constants": {"slope": 0.5}} if config.uses_slope else {}
-    if config.uses_noise:
-        noise = rng.uniform(size=(steps, batch, config.uses_noise)).astype(carry)
-        keywords["per_step"] = {"noise": noise}
-    return params, state, rng.normal(size=(steps, batch, WIDTH)).astype(carry), keywords
+    shapes = jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
+    return jax.tree.map(lambda leaf: np.float32(0.5 * rng.normal(size=leaf.shape)), shapes)
 
 
-def loss_of(config, policy, state, x, keywords):
-    """A function of the parameters alone."""
-
-    def loss(params):
-        out = recurrence.unroll(config, params, state, x, policy=policy, **keywords)
-        return sum(jnp.sum(jnp.sin(k + v)) for k, v in enumerate(jax.tree.leaves(out)))
-
-    return loss
+def inputs(*shape):
+    return np.random.default_rng(1).normal(size=(*shape, WIDTH)).astype(np.float32)
 
 
-def columns(state):
-    """A state as the cells themselves have it, features first."""
-    return jax.tree.map(lambda v: np.moveaxis(v, 0, -1), state)
+def close(actual, expected, tolerance=2e-6):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
+        actual, expected,
+    )  # fmt: skip
 
 
-def along(tree, seed=1):
-    """A direction."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda v: rng.normal(size=v.shape).astype(v.dtype), tree)
+def test_a_config_is_a_static_argument_and_checks_itself(name, module, config):
+    assert cells.of(config) is module and isinstance(module.NAME, str)
+    assert dataclasses.is_dataclass(config) and hash(config) == hash(dataclasses.replace(config))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.input_size = 5
+    for field in ("input_size", "sizes" if name == "hm_lstm" else "size"):
+        with pytest.raises(UserError, match=field):
+            dataclasses.replace(config, **{field: 0})
+    assert config.uses_noise == 0 and config.replays == config.uses_slope == (name == "hm_lstm")
+    assert "forget_bias" in cells.choices(module)
 
 
-def dot(a, b):
-    return sum(jnp.vdot(u, v) for u, v in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+def test_states_have_the_batch_last_and_keep_their_dtype(module, config, params):
+    for batch in ((), (BATCH,)):
+        state = module.initial_state(config, batch, jnp.bfloat16)
+        assert isinstance(state, module.State)
+        x = jax.ShapeDtypeStruct((WIDTH, *batch), jnp.float32)
+        new, _ = jax.eval_shape(functools.partial(module.step, config), params, state, x)
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        for old, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True):
+            assert leaf.shape == old.shape and leaf.shape in ((SIZE, *batch), batch)
+            assert leaf.dtype == old.dtype == jnp.bfloat16
+    with pytest.raises(UserError, match="4 wide, but the cell's config says input_size=3"):
+        module.inputs(config, params, jnp.zeros((4, BATCH)))
 
 
-# Derivatives
-
-
-@pytest.mark.parametrize("name", CONFIGS | VARIANTS)
-def test_forward_mode_is_the_transpose_of_reverse_mode(name, x64):
-    config = (CONFIGS | VARIANTS)[name]
-    params, state, x, keywords = problem(config)
-
-    def run(params, state, x):
-        out = recurrence.unroll(config, params, state, x, policy=AUTODIFF, **keywords)
-        return jax.tree.leaves(out)
+def test_a_step_is_its_products_and_a_pointwise_part(module, config, params):
+    """And a batch is its examples, each by itself."""
 
     @jax.jit
-    def both(primals, tangents):
-        out, pushed = jax.jvp(run, primals, tangents)
-        weights = along(out, 2)
-        return dot(pushed, weights), dot(jax.vjp(run, *primals)[1](weights), tangents)
+    def steps(params, x):
+        before = module.initial_state(config, (BATCH,))
+        state, _ = module.step(config, params, before, x)
+        whole = module.step(config, params, state, x)
+        linear = Products(module.products(config, params), module.inputs(config, params, x))
+        parts = module.step(config, module.vectors(config, params), state, linear=linear)
+        first = jax.tree.map(lambda v: v[..., 0], (state, whole))
+        return whole, parts, module.step(config, params, first[0], x[:, 0]), first[1]
 
-    arguments = params, state, x
-    forward, reverse = both(arguments, along(arguments))
-    assert abs(reverse) > 0.1
-    np.testing.assert_allclose(forward, reverse, rtol=1e-10)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_step_by_itself_is_linearised(name, x64):
-    config = CONFIGS[name]
-    params, state, x, _ = problem(config)
-
-    def step(params, state, x):
-        return cells.of(config).step(config, params, state, x)[0]
-
-    @jax.jit
-    def both(arguments, tangents):
-        out, push = jax.linearize(step, *arguments)
-        return out, push(*tangents), jax.jvp(step, arguments, tangents)[1]
-
-    arguments = params, columns(state), x[0].T
-    out, actual, expected = both(arguments, along(arguments))
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-12), actual, expected)
-    assert jax.tree.structure(out) == jax.tree.structure(arguments[1])
+    whole, parts, alone, first = steps(params, inputs(BATCH).T)
+    close(parts, whole)
+    close(alone, first)
 
 
-def forward_over_reverse(loss, direction, params):
-    return jax.jvp(jax.grad(loss), (params,), (direction,))[1]
-
-
-def reverse_over_reverse(loss, direction, params):
-    return jax.grad(lambda params: dot(jax.grad(loss)(params), direction))(params)
-
-
-@pytest.mark.parametrize(
-    "name, ways",
-    [
-        ("hm_lstm", [forward_over_reverse, reverse_over_reverse]),
-        ("sample", [forward_over_reverse]),
-        ("logistic", [forward_over_reverse]),
-        ("on_lstm", [forward_over_reverse, reverse_over_reverse]),
-    ],
-)
-def test_second_derivatives_over_deferred_gradients_are_those_over_plain_ones(name, ways, x64):
-    config = (CONFIGS | VARIANTS)[name]
-    params, *rest = problem(config)
-    direction = along(params)
-
-    def run(way, policy):
-        return jax.jit(functools.partial(way, loss_of(config, policy, *rest), direction))(params)
-
-    expected = run(forward_over_reverse, AUTODIFF)
-    assert max(float(jnp.abs(v).max()) for v in jax.tree.leaves(expected)) > 0.1
-    for way in ways:
-        actual = run(way, Policy())
-        jax.tree.map(lambda a, b: assert_close(a, b, 1e-10), actual, expected)
-
-
-def test_second_derivatives_of_soft_boundaries_are_those_of_the_gradient(x64):
-    """Where nothing is discretised they are finite differences."""
-    config = VARIANTS["ba"]
-    params, *rest = problem(config)
-    direction, step = along(params), 1e-6
+def test_flax_modules_are_its_recurrence(config, params):
+    x = inputs(BATCH, STEPS)
+    cell = hm.nnx.RNNCell(config, output="state", rngs=nnx.Rngs(0))
+    nnx.update(cell.cell, params)
+    graph, state = nnx.split(nnx.RNN(cell))
+    linen = nn.RNN(hm.linen.RNNCell(config, output="state"))
 
     @jax.jit
-    def both(params):
-        return jax.jvp(jax.grad(loss_of(config, Policy(), *rest)), (params,), (direction,))
+    def both(params, state, x):
+        out = hm.unroll(config, params, hm.initial_state(config, BATCH), x.swapaxes(0, 1))
+        states = jax.tree.map(lambda v: v.swapaxes(0, 1), out.states)
+        return (
+            states,
+            linen.apply({"params": {"cell": {"cell": params}}}, x),
+            nnx.merge(graph, state)(x),
+        )
 
-    up, down = (
-        both(jax.tree.map(lambda p, d, s=s: p + s * d, params, direction))[0] for s in (step, -step)
-    )
-    expected = jax.tree.map(lambda a, b: (a - b) / (2 * step), up, down)
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-7), both(params)[1], expected)
-
-
-# Shapes and dtypes
-
-
-@pytest.mark.parametrize("name", CONFIGS | VARIANTS)
-def test_nothing_relies_on_promoted_ranks(name):
-    config = (CONFIGS | VARIANTS)[name]
-    params, state, x, keywords = problem(config, np.float32, np.float32)
-    noise = {"noise": keywords["per_step"]["noise"][0].T} if config.uses_noise else {}
-
-    def step(params, state, x):
-        return cells.of(config).step(config, params, state, x, **noise)
-
-    keywords["resets"] = np.zeros((STEPS, BATCH), bool)
-    with jax.numpy_rank_promotion("raise"):
-        jax.eval_shape(step, params, columns(state), x[0].T)
-        for policy in (Policy(remat=2), Policy(gradient="autodiff", precision="bfloat16")):
-            jax.eval_shape(jax.grad(loss_of(config, policy, state, x, keywords)), params)
+    expected, *found = both(params, state, x)
+    for states in found:
+        close(states, expected)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_nor_does_a_models_loss(name):
-    config = CONFIGS[name]
-    model = LanguageModel(5, WIDTH, (config,), output=4)
-    ids = np.zeros((STEPS, BATCH), np.int32)
-
-    def loss(params):
-        out = model.apply({"params": params}, ids, model.initial_carry(BATCH))
-        return jnp.mean(out.logits)
-
-    with jax.numpy_rank_promotion("raise"):
-        carry = jax.eval_shape(lambda: model.initial_carry(BATCH))
-        variables = jax.eval_shape(model.init, jax.random.key(0), ids, carry)
-        jax.eval_shape(jax.grad(loss), variables["params"])
+@pytest.mark.parametrize("task", settings.OF_TASK)
+def test_every_configuration_can_choose_it(name, module, task):
+    config = {"language": defaults.text, "logic": defaults.logic, "strokes": defaults.strokes,
+              "images": defaults.images}[task]()  # fmt: skip
+    assert isinstance(config.model[name], ConfigDict)
+    config.model.cell, config.model.sizes = name, (SIZE * 10, SIZE * 10)
+    settings.check(config)
+    stack = cells_from(config.model, WIDTH)
+    assert {type(one) for one in stack} == {module.Config}
+    assert sum(len(one.sizes) if name == "hm_lstm" else 1 for one in stack) == 2
 
 
-def traced(config, policy, params, state, x, keywords):
-    """The gradient and what `unroll` gives, as shapes."""
-
-    def loss(params):
-        out = recurrence.unroll(config, params, state, x, policy=policy, **keywords)
-        return sum(map(jnp.sum, jax.tree.leaves(out))), out
-
-    return jax.eval_shape(jax.grad(loss, has_aux=True), params)
-
-
-@pytest.mark.parametrize("name", CONFIGS | VARIANTS)
-def test_a_batch_of_no_rows_and_a_window_of_no_steps(name):
-    config = (CONFIGS | VARIANTS)[name]
-    for batch, steps in ((0, STEPS), (BATCH, 0)):
-        params, state, x, keywords = problem(config, np.float32, np.float32, batch, steps)
-        for policy in (AUTODIFF, Policy(remat=2)):
-            _, out = traced(config, policy, params, state, x, keywords)
-            assert jax.tree.leaves(out.states)[0].shape[:2] == (steps, batch)
-            assert jax.tree.map(jnp.shape, out.final) == jax.tree.map(jnp.shape, state)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_step_of_no_rows_runs(name):
-    config = CONFIGS[name]
-    params, state, x, _ = problem(config, np.float32, np.float32, batch=0)
-    state = columns(state)
-    new, _ = jax.jit(functools.partial(cells.of(config).step, config))(params, state, x[0].T)
-    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
-
-
-@pytest.mark.parametrize(
-    "dtype, carry, policy",
-    [
-        ("bfloat16", "float32", Policy()),
-        ("bfloat16", "float64", AUTODIFF),
-        ("float32", "bfloat16", AUTODIFF),
-        ("float64", "float16", Policy(precision="bfloat16")),
-        ("float64", "float32", Policy()),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-@pytest.mark.parametrize("name", CONFIGS | VARIANTS)
-def test_states_and_gradients_keep_the_dtypes_of_states_and_parameters(
-    name, dtype, carry, policy, x64
-):
-    config = (CONFIGS | VARIANTS)[name]
-    params, state, x, keywords = problem(config, jnp.dtype(dtype), jnp.dtype(carry))
-    gradient, out = traced(config, policy, params, state, x, keywords)
-    assert {v.dtype for v in jax.tree.leaves(gradient)} == {jnp.dtype(dtype)}
-    assert {v.dtype for v in jax.tree.leaves((out.final, out.states))} == {jnp.dtype(carry)}
-    noise = {"noise": keywords["per_step"]["noise"][0].T} if config.uses_noise else {}
-    step = functools.partial(cells.of(config).step, config, **noise)
-    new, _ = jax.eval_shape(step, params, columns(state), x[0].T)
-    assert {v.dtype for v in jax.tree.leaves(new)} == {jnp.dtype(carry)}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_parameters_of_half_precision_are_those_of_float32_rounded(name):
-    """JAX has no QR of a half precision, and its uniform draws there are coarse."""
-    config, key = CONFIGS[name], jax.random.key(0)
-    dtypes = "float32", "bfloat16", "float16"
-    draw = functools.partial(cells.of(config).init, key, config)
-    drawn = jax.jit(lambda: {dtype: draw(jnp.dtype(dtype)) for dtype in dtypes})()
-    for dtype in ("bfloat16", "float16"):
-        pairs = zip(*(jax.tree.leaves(drawn[kind]) for kind in (dtype, "float32")), strict=True)
-        for half, single in pairs:
-            assert half.dtype == dtype
-            np.testing.assert_allclose(half.astype("float32"), single, rtol=0.02, atol=1e-3)
-
-
-# Exports
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_an_exported_step_is_read_back(name):
-    pytest.importorskip("flatbuffers", reason="jax.export serialises with flatbuffers")
-    config = CONFIGS[name]
-    params, state, x, _ = problem(config, np.float32, np.float32)
-    arguments = params, columns(state), x[0].T
-    step = jax.jit(functools.partial(cells.of(config).step, config))
-    blob = jax.export.export(step)(*arguments).serialize()
-    actual, expected = jax.export.deserialize(blob).call(*arguments), step(*arguments)
-    assert isinstance(actual[0], cells.of(config).State)
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
-
-
-# What is refused
-
-
-@pytest.mark.parametrize(
-    "make, message",
-    [
-        (lambda: hm_lstm.Config(64, 128), "sizes is 128; it must be a tuple of the layers' widths"),
-        (lambda: hm_lstm.Config(64, [8, 8]), r"sizes is \[8, 8\]; it must be a tuple"),
-        (lambda: hm_lstm.Config(64, ()), r"sizes is \(\); it must be a tuple"),
-        (lambda: hm_lstm.Config(64, (8, 8.5)), r"sizes is \(8, 8.5\); .* positive whole numbers"),
-        (lambda: hm_lstm.Config(64, (8, 0)), r"sizes is \(8, 0\); .* positive whole numbers"),
-        (lambda: hm_lstm.Config("64", (8,)), "input_size is '64'; .* a positive whole number"),
-        (lambda: lstm.Config(0, 8), "input_size is 0; it must be a positive whole number"),
-        (lambda: lstm.Config(4, 8.0), "size is 8.0; it must be a positive whole number"),
-        (lambda: lstm.Config(4, True), "size is True; it must be a positive whole number"),
-        (lambda: lstm.Config(4, (8,)), r"size is \(8,\); it must be a positive whole number"),
-        (lambda: nested_lstm.Config(4, -8), "size is -8; it must be a positive whole number"),
-        (lambda: nested_lstm.Config(4, 8, 0), "depth is 0; it must be a positive whole number"),
-        (lambda: nested_lstm.Config(4, 8, 1.5), "depth is 1.5; it must be"),
-        (lambda: on_lstm.Config(4, None), "size is None; it must be a positive whole number"),
-        (lambda: on_lstm.Config(4, 8, 2.0), "8 units cannot be cut in chunks of 2.0"),
-    ],
-)
-def test_sizes_that_cannot_be_are_refused(make, message):
-    with pytest.raises(UserError, match=message):
-        make()
-
-
-def test_sizes_may_be_numpys():
-    assert lstm.Config(np.int64(3), np.int32(4)).size == 4
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_an_input_of_another_width_is_refused(name):
-    config = CONFIGS[name]
-    params, state, x, _ = problem(config)
-    wide = np.concatenate([x, x], axis=-1)
-    message = "The input is 6 wide, but the cell's config says input_size=3"
-    with pytest.raises(UserError, match=message):
-        recurrence.unroll(config, params, state, wide)
-    with pytest.raises(UserError, match=message):
-        cells.of(config).step(config, params, columns(state), wide[0].T)
+def test_a_gru_is_that_of_pytorch():
+    """Flax's, which is PyTorch's: r on the recurrent product, its bias included."""
+    config = hm.GRU(WIDTH, SIZE)
+    rng = np.random.default_rng(2)
+    shapes = jax.eval_shape(lambda key: hm.init(key, config), jax.random.key(0))
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    U, W, b_U, b_W = (params[k] for k in ("U", "W", "b_U", "b_W"))
+    z, r, n = (slice(k * SIZE, (k + 1) * SIZE) for k in range(3))
+    theirs = {
+        "iz": {"kernel": W[z].T, "bias": b_W[z] + b_U[z]}, "hz": {"kernel": U[z].T},
+        "ir": {"kernel": W[r].T, "bias": b_W[r] + b_U[r]}, "hr": {"kernel": U[r].T},
+        "in": {"kernel": W[n].T, "bias": b_W[n]}, "hn": {"kernel": U[n].T, "bias": b_U[n]},
+    }  # fmt: skip
+    h, x = inputs(BATCH)[:, :1] * jnp.ones(SIZE), inputs(BATCH)
+    expected, _ = nn.GRUCell(SIZE).apply({"params": theirs}, h, x)
+    state, _ = cells.gru.step(config, params, cells.gru.State(h.T), x.T)
+    close(state.h.T, expected)
+    biased = hm.init(jax.random.key(0), hm.GRU(3, 4, forget_bias=5.0))["b_W"]
+    np.testing.assert_array_equal(biased, [5] * 4 + [0] * 8)

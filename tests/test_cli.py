@@ -1,42 +1,48 @@
-"""Command lines of `train.py` and `eval.py`: every fault is one sentence, and a status says which.
+"""Command lines of `hmrnn`: every fault is one sentence, and a status says which.
 
 In this process, but for what only a real terminal or pipe shows.
 """
 
 import errno
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 
-import eval as evaluation
-import train
-from hmrnn_jax import cli
+from hmrnn_jax import cli, commands
+from hmrnn_jax.commands import base
+from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, UserError
-from hmrnn_jax.training import settings
-from hmrnn_jax.training.fields import Names, Switch, Text, Whole, Wholes, flag
+from hmrnn_jax.training import config_file, loop, settings
+from hmrnn_jax.training.fields import Names, Switch, Text, Whole, Wholes
+from hmrnn_jax.training.workdir import DEFAULTS
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.py"
 
 
+def hmrnn(*arguments, **how):
+    """The status of a command line of `hmrnn`."""
+    return cli.status(lambda: commands.execute(["hmrnn", *arguments], **how))
+
+
 @pytest.fixture
 def train_says(capsys, monkeypatch):
-    """`(status, the configuration or what stderr says)` of train.py's arguments."""
+    """`(status, the configuration or what stderr says)` of `hmrnn train`'s arguments."""
     taken = []
     # A result: None would be a run that a signal stopped.
-    monkeypatch.setattr(train, "train", lambda config, *_: taken.append(config) or {})
+    monkeypatch.setattr(loop, "train", lambda config, *_: taken.append(config) or {})
 
     def says(*arguments):
-        status = cli.call(
-            train.main, ["train.py", *arguments], train.FLAGS, QUICKSTART, "--config.data.path={}"
-        )
+        status = hmrnn("train", *arguments)
         error = capsys.readouterr().err
         return status, taken.pop() if status == 0 else error
 
@@ -44,13 +50,11 @@ def train_says(capsys, monkeypatch):
 
 
 @pytest.fixture
-def eval_says(capsys):
-    """`(status, what stderr says)` of eval.py's arguments."""
+def hmrnn_says(capsys):
+    """`(status, what stderr says)` of a command line of `hmrnn`."""
 
-    def says(*arguments):
-        status = cli.call(
-            evaluation.main, ["eval.py", *arguments], evaluation.FLAGS, words="--text={}"
-        )
+    def says(*arguments, **how):
+        status = hmrnn(*arguments, **how)
         return status, capsys.readouterr().err
 
     return says
@@ -108,7 +112,11 @@ def test_one_run_leaves_nothing_to_the_next(train_says):
         ("--wordkir=runs/a", "did you mean --workdir?"),
         ("--zzz=1", "no flag --zzz."),
         ("config.steps=3", "did you mean --config.steps=3?"),
-        ("text my.txt", "'text my.txt' is not a flag; did you mean --config.data.path=my.txt?"),
+        (
+            "text my.txt",
+            "'text my.txt' is not a flag; did you mean --config.data.name=text"
+            " --config.data.path=my.txt?",
+        ),
         ("--workdir=", "must be a text that is not empty"),
         ("--workdir", "Missing value for flag --workdir"),
         ("--config", "Missing value for flag --config"),
@@ -141,12 +149,8 @@ def test_a_text_that_cannot_be_trained_on_is_one_sentence(capsys, tmp_path, cont
     path = tmp_path / "my.txt"
     if content is not None:
         path.write_bytes(content)
-    result = cli.call(
-        train.main,
-        ["train.py", "--config.data.name=text", f"--config.data.path={path}",
-         f"--workdir={tmp_path}/run"],
-        train.FLAGS, QUICKSTART,
-    )  # fmt: skip
+    arguments = ["--config.data.name=text", f"--config.data.path={path}"]
+    result = hmrnn("train", *arguments, f"--workdir={tmp_path}/run")
     assert is_one_sentence((result, capsys.readouterr().err), part)
     assert not (tmp_path / "run").exists()
 
@@ -185,7 +189,10 @@ def test_a_broken_configuration_is_one_sentence(train_says, tmp_path, content):
 @pytest.mark.parametrize(
     ("path", "part"),
     [
-        ("configs/nothing.py", "There is no configuration configs/nothing.py; see configs/."),
+        ("configs/nothing.py", "configuration configs/nothing.py; `hmrnn configs` lists those"),
+        ("quikstart", "There is no configuration quikstart; did you mean quickstart?"),
+        ("mine/quickstart.py", "There is no configuration mine/quickstart.py; did you mean"),
+        ("quickstart:fast", "quickstart.py takes no argument: drop :fast."),
         (str(ROOT / "configs"), "Is a directory; give a file"),
         (f"{QUICKSTART}:fast", "takes no argument: drop :fast."),
         (f"{ROOT}/configs/hm_lstm_ptb_char.py:fast", "one of sample, soft, step, annealed, paper,"),
@@ -197,17 +204,49 @@ def test_a_configuration_that_is_none_is_named(train_says, path, part):
     assert is_one_sentence(train_says(f"--config={path}"), part)
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("quickstart", "configs/quickstart.py"),
+        ("configs/quickstart.py", "configs/quickstart.py"),
+        ("logic:lstm", "configs/logic.py:lstm"),
+    ],
+)
+def test_configurations_come_with_the_program_wherever_it_is_run(
+    train_says, tmp_path, monkeypatch, name, file
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logic").mkdir()  # a folder is no configuration
+    status, config = train_says(f"--config={name}")
+    assert status == 0 and config.to_dict() == config_file.load(ROOT / file).to_dict()
+    (tmp_path / "quickstart").write_text(
+        "from hmrnn_jax import defaults\nget_config = defaults.text"
+    )
+    status, config = train_says("--config=quickstart")
+    assert config.batch == 64  # a file of one's own goes before
+
+
+def test_configs_lists_those_that_there_are(capsys):
+    assert hmrnn("configs", "--json") == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)["configs"]
+    assert list(found) == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+    for name, line in zip(found, lines, strict=True):
+        text = (ROOT / "configs" / f"{name}.py").read_text(encoding="utf-8")
+        assert text.startswith(f'"""{found[name]}\n')
+        assert line.split(maxsplit=1) == [name, found[name]]
+
+
 # Help
 
 
 @pytest.mark.parametrize("flag", ["--help", "--helpfull"])
 @pytest.mark.parametrize("name", ["quickstart", "logic", "hm_lstm_scribbles", "mnist_pixels"])
 def test_help_tells_every_field_its_default_and_what_it_may_be(capsys, flag, name):
-    file = str(ROOT / "configs" / f"{name}.py")
-    assert cli.call(train.main, ["train.py", f"--config={file}", flag], train.FLAGS) == 0
+    assert hmrnn("train", f"--config={name}", flag) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Trains a model" in shown and "--workdir=runs/quickstart" in shown
-    config = cli.load(file)
+    assert "Train a model" in shown and "--workdir=runs/quickstart" in shown
+    config = config_file.load(name)
     given = settings.flat(config.to_dict())
     for field, kind in settings.fields(config).items():
         value = given[field]
@@ -217,53 +256,129 @@ def test_help_tells_every_field_its_default_and_what_it_may_be(capsys, flag, nam
         assert f"--config.{field}={value} {meaning}".replace("= ", "=") in shown.replace("= ", "=")
 
 
-def test_help_of_eval_tells_its_flags(capsys):
-    assert cli.call(evaluation.main, ["eval.py", "--help"], evaluation.FLAGS) == 0
+@pytest.mark.parametrize("arguments", [["--help"], ["help"], []])
+def test_help_lists_the_sub_commands(capsys, arguments):
+    assert hmrnn(*arguments) == 0
     shown = capsys.readouterr().out
-    for name in evaluation.FLAGS:
-        assert f"  --{name}" in shown
+    for name in commands.MODULES:
+        summary = commands.find(name).main.__doc__.partition("\n")[0]
+        assert f"  {name} " in shown and summary in shown
 
 
-# eval.py
+@pytest.mark.parametrize("name", commands.MODULES)
+def test_each_sub_command_has_its_own_flags_and_an_example(capsys, name):
+    assert hmrnn(name, "--help") == 0
+    shown = capsys.readouterr().out
+    example = re.compile(rf"^    (.* \| )?hmrnn {name}( |$)", re.MULTILINE)
+    assert example.search(shown.partition("Flags, with their defaults:")[0])
+    flags = [line.split("=")[0].strip() for line in shown.splitlines() if line.startswith("  --")]
+    own = [flag.lstrip("-") for flag in flags if not flag.startswith("--config.")]
+    assert own == list(commands.find(name).flags) and len(own) <= 13 and "json" in own
+
+
+# Sub-commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("boundries", "There is no sub-command boundries; did you mean boundaries?"),
+        ("zzz", "There is no sub-command zzz; give one of train, score, "),
+        ("--boundaries", "There is no sub-command --boundaries; did you mean boundaries?"),
+        ("score --boundaries", "boundaries is a sub-command, see hmrnn boundaries --help."),
+        ("score --temperature=1", "There is no flag --temperature."),
+        ("boundaries --wordir=a", "did you mean --workdir?"),
+        ("boundaries mine.txt", "did you mean --workdir=mine.txt for a run, or --text=mine.txt"),
+        ("segment", "--text is missing: The file to cut"),
+        ("segment mine.txt", "did you mean --text=mine.txt?"),
+        ("export", "--output is missing"),
+        ("trees", "--treebank is missing"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_nearest_right_one(hmrnn_says, arguments, part):
+    assert is_one_sentence(hmrnn_says(*arguments.split()), part)
+
+
+def test_without_a_sub_command_eval_py_scores(hmrnn_says):
+    said = hmrnn_says("--workdir=no/run", default="score")
+    assert is_one_sentence(said, "no/run is not a run")
+    assert is_one_sentence(hmrnn_says(default="score"), "runs/quickstart is not a run")
+    said = hmrnn_says("boundaries", "--workdir=no/run", default="score")
+    assert is_one_sentence(said, "no/run is not a run")
+    assert is_one_sentence(hmrnn_says("score", command="train"), "'score' is not a flag")
 
 
 @pytest.mark.parametrize(
     "argument",
     [
-        "--batch=0", "--batch=1000000000000", "--warmup=-1", "--length=0", "--length=-5",
-        "--length=100000", "--score_length=-1", "--score_length=0", "--lines=0", "--lines=100000",
-        "--score_lines=0", "--tolerance=-1", "--sections=two", "--longest=0", "--layer=0",
-        "--draw=0", "--sample=0", "--sample=1000000000000", "--poems=0", "--poems=100000000",
-        "--steps=0", "--steps=1000000000000", "--prime=0", "--bias=-1", "--bias=nan",
-        "--temperature=-1", "--temperature=inf", "--temperature=nan", "--seed=-1",
-        "--seed=1099511627776", "--split=tset", "--workdir=", "--prompt=", "--output=", "--text=",
+        "score --batch=0", "score --batch=1000000000000", "score --warmup=-1",
+        "score --split=tset", "score --workdir=", "score --text=", "score --seed=-1",
+        "score --seed=1099511627776", "boundaries --shown=0", "boundaries --shown=-5",
+        "boundaries --shown=100000", "boundaries --scored=-1", "boundaries --scored=0",
+        "boundaries --tolerance=-1", "boundaries --output=", "trees --sections=two",
+        "trees --longest=0", "parse --layer=0", "parse --draw=0", "poems --count=0",
+        "poems --count=100000000", "sample --length=0", "sample --length=1000000000000",
+        "sample --count=0", "sample --count=1000000000000", "sample --prime=0",
+        "sample --bias=-1", "sample --bias=nan", "sample --temperature=-1",
+        "sample --temperature=inf", "sample --temperature=nan", "sample --prompt=",
     ],
 )  # fmt: skip
-def test_a_flag_out_of_its_range_is_refused(eval_says, argument):
-    assert is_one_sentence(eval_says(argument), f"flag {argument}: it must be ")
+def test_a_flag_out_of_its_range_is_refused(hmrnn_says, argument):
+    name, flag = argument.split()
+    assert is_one_sentence(hmrnn_says(name, flag), f"flag {flag}: it must be ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "one", "other"),
     [
-        ("--boundaries --sample=5", "--boundaries", "--sample"),
-        ("--segment=a --stream", "--segment", "--stream"),
-        ("--trees=a --parse=b", "--trees", "--parse"),
-        ("--syneval --trees=a", "--syneval", "--trees"),
-        ("--items=a --export=b.npz", "--syneval", "--export"),
-        ("--curves --poems=3", "--curves", "--poems"),
-        ("--sample=4 --text=a", "--sample", "--text"),
-        ("--boundaries --text=a --words=b", "--text", "--words"),
-        ("--words=b", "--words", "--boundaries"),
-        ("--config={}", "--config", "--weights"),
-        ("--config.batch=3", "--config.batch", "--config=FILE"),
+        ("boundaries --text=a --words=b", "--text", "--words"),
+        ("boundaries --text=a --split=valid", "--text", "--split"),
+        ("score --text=a --split=test", "--text", "--split"),
+        ("score --config=quickstart", "--config", "--weights"),
+        ("score --config.batch=3", "--config.batch", "--config=FILE"),
+        ("score --weights=on.pt", "--weights", "--config"),
     ],
 )
-def test_of_two_things_asked_at_once_both_are_named(eval_says, arguments, one, other):
-    assert is_one_sentence(eval_says(*arguments.format(QUICKSTART).split()), one, other)
+def test_of_two_things_asked_at_once_both_are_named(hmrnn_says, arguments, one, other):
+    assert is_one_sentence(hmrnn_says(*arguments.split()), one, other)
 
 
-@pytest.mark.parametrize("look", ["--boundaries", "--segment=a.txt", "--sample=3", "--curves"])
+@pytest.fixture
+def of_task(tmp_path):
+    """A function of a task: the folder of a run that has a configuration, and no more."""
+
+    def make(task):
+        config = DEFAULTS[task]().to_dict()
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "vocabulary.json").write_text(Vocabulary.of("ab", "characters").to_json())
+        return f"--workdir={tmp_path}"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "part"),
+    [
+        ("strokes", "stream", "hmrnn stream is for runs of the task language; "),
+        ("strokes", "poems", "is one of strokes."),
+        ("logic", "boundaries", "hmrnn boundaries is for runs of the task language or strokes"),
+        ("logic", "sample", "is one of logic."),
+        ("images", "segment --text=a", "is one of images."),
+        ("strokes", "score --text=a", "--text is for runs of the task language"),
+        ("strokes", "sample --prompt=a", "--prompt is for runs of the task language"),
+        ("language", "sample --bias=1", "--bias is for runs of the task strokes"),
+        ("language", "boundaries --tolerance=3", "--tolerance is for runs of the task strokes"),
+        ("language", "score --control=b", "--control is for runs of the task logic or images"),
+    ],
+)
+def test_what_does_not_fit_a_runs_task_is_refused_first(
+    hmrnn_says, of_task, monkeypatch, task, arguments, part
+):
+    monkeypatch.setattr(base, "restore", lambda *_: pytest.fail("too late"))
+    assert is_one_sentence(hmrnn_says(*arguments.split(), of_task(task)), part)
+
+
+@pytest.mark.parametrize("look", ["boundaries", "segment --text=a.txt", "sample", "curves"])
 @pytest.mark.parametrize(
     ("output", "part"),
     [
@@ -274,35 +389,58 @@ def test_of_two_things_asked_at_once_both_are_named(eval_says, arguments, one, o
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_first(
-    eval_says, tmp_path, monkeypatch, look, output, part
+    hmrnn_says, tmp_path, monkeypatch, look, output, part
 ):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(evaluation, "restore", lambda *_: pytest.fail("too late"))
-    assert is_one_sentence(eval_says(look, f"--output={output.format(tmp_path)}"), part)
+    monkeypatch.setattr(base, "restore", lambda *_: pytest.fail("too late"))
+    said = hmrnn_says(*look.split(), f"--output={output.format(tmp_path)}")
+    assert is_one_sentence(said, part)
+
+
+# JSON
+
+
+def test_json_is_the_last_line_of_output_and_what_any_reader_takes(capsys):
+    found = {"f1": np.float32(0.5), "nan": float("nan"), "z": np.ones((1, 2), np.int8), 1: ("é",)}
+
+    def main(given):
+        """Say."""
+        print("for people")
+        return found
+
+    command = cli.Command(main, cli.JSON)
+    assert cli.call(command, ["program", "--json"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "for people"
+    assert json.loads(last, parse_constant=pytest.fail) == {
+        "f1": 0.5, "nan": None, "z": [[1, 1]], "1": ["é"],
+    }  # fmt: skip
+    assert cli.call(command, ["program"]) == 0
+    assert capsys.readouterr().out == "for people\n"
 
 
 # Statuses
 
 
 def program(raised=None, result=None):
-    values = flags.FlagValues()
-    flag(values, "count", 1, Whole("A number.", 1))
-    flag(values, "sizes", None, Wholes("Sizes."))
-    flag(values, "names", None, Names("Names."))
-    flag(values, "loud", False, Switch("Loud."))
-    flag(values, "workdir", "runs", Text("Folder.", empty=False))
+    flags = {
+        "count": (1, Whole("A number.", 1)),
+        "sizes": (None, Wholes("Sizes.")),
+        "names": (None, Names("Names.")),
+        "loud": (False, Switch("Loud.")),
+        "workdir": ("runs", Text("Folder.", empty=False)),
+    }
 
-    def main(argv):
+    def main(given):
         if raised is not None:
             raise raised
-        return result(values) if callable(result) else result
+        return result(given) if callable(result) else result
 
-    return main, values
+    return cli.Command(main, flags)
 
 
 def status(*arguments, **how):
-    main, values = program(**how)
-    return cli.call(main, ["program", *arguments], values)
+    return cli.call(program(**how), ["program", *arguments])
 
 
 def test_flags_of_every_kind():
@@ -363,16 +501,15 @@ def test_our_own_faults_keep_their_traceback(raised):
 
 PROGRAM = """
 import sys
-from absl import flags
 from hmrnn_jax import cli
-def main(argv):
+def main(given):
     for line in {lines}:
         print(line, flush={flush})
     if {wait}:
         print("waiting", file=sys.stderr, flush=True)
         import time
         time.sleep(60)
-cli.run(main, flags.FlagValues())
+cli.run(cli.Command(main))
 """
 
 
@@ -413,11 +550,13 @@ def test_control_c_and_a_terminal_of_ascii():
 
 
 @pytest.mark.whole_program
-@pytest.mark.parametrize("name", ["train.py", "eval.py"])
-def test_control_c_while_the_program_is_still_being_read(name):
+@pytest.mark.parametrize(
+    "program", [["train.py", "--help"], ["eval.py"], ["-m", "hmrnn_jax", "score"]]
+)
+def test_control_c_while_the_program_is_still_being_read(program):
     """Its imports take seconds."""
     process = subprocess.Popen(
-        [sys.executable, "-v", ROOT / name, "--help"],
+        [sys.executable, "-v", *program], cwd=ROOT,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )  # fmt: skip

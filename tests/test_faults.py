@@ -273,7 +273,7 @@ def test_all_structures_come_up_before_one_comes_twice():
     assert kinds == dict.fromkeys(fault_damage.STRUCTURES, 2)
 
 
-@pytest.mark.whole_program
+@pytest.mark.slow
 def test_a_small_campaign_finds_no_fault(stage):
     numbers = dict.fromkeys(faults.PARTS, 0) | {"kills": 1, "signals": 1, "flips": 16}
     counts = faults.campaign(stage, numbers)

@@ -29,6 +29,7 @@ FLOORS = (
         "batches",
         "analysis",
         "models",
+        "functional",
     ),
     ("inference",),
     ("tasks",),
@@ -37,6 +38,8 @@ FLOORS = (
     ("run",),
     ("evaluation",),
     ("cli",),
+    ("commands",),
+    ("__main__",),
 )
 
 

@@ -61,6 +61,8 @@ def test_probabilities_sum_to_one_and_agree_with_bits():
         assert p.sum() == pytest.approx(1, abs=1e-12)
         assert np.all(p > 0)
         assert -np.log2(p[test[t]]) == pytest.approx(bits[t - 1])
+    expected = [model.probabilities(test[: t + 1]) for t in range(test.size)]
+    np.testing.assert_allclose(np.concatenate([*model.predictions(test, rows=7)]), expected)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
@@ -69,6 +71,8 @@ def test_training_text_shorter_than_the_order(length):
     model = InterpolatedNgram(2, order=6).fit(train)
     expected = [-np.log2(slow_probability(train, [0, 1][:t], 1, 2, 6)) for t in (1, 2)]
     np.testing.assert_allclose(model.bits([0, 1, 1]), expected)
+    expected = [model.probabilities([0, 1, 1, 0][:t]) for t in (1, 2, 3, 4)]
+    np.testing.assert_allclose(next(model.predictions([0, 1, 1, 0])), expected)
     assert model.probabilities([0, 1, 1, 0]).sum() == pytest.approx(1)
 
 

@@ -108,6 +108,27 @@ def test_the_losses_are_those_of_the_formulas(rate):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("delay", [1, 2])
+def test_a_delay_teaches_the_same_peaks_later(delay):
+    """Steps whose detectors have read `delay` symbols more, of a curve that ends so much sooner."""
+    u, x, _, mask = rows()
+    mask = jnp.ones_like(mask)
+    later, sums = on_axis(
+        lambda u, x: objectives.loss(
+            Boundaries((3,), "line_end", delay=delay), u, (x,), (x,), mask, 1.0
+        ),
+        u, x[0],
+    )  # fmt: skip
+    sooner, same = on_axis(
+        lambda u, x: objectives.loss(
+            Boundaries((3,), "line_end"), u, (x,), (x,), mask[delay:], 1.0
+        ),
+        u[:-delay], x[0][delay:],
+    )  # fmt: skip
+    np.testing.assert_allclose(later, sooner, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, sums["targets"], same["targets"])
+
+
 @pytest.mark.parametrize("rate", ["ratio", "hinge"])
 def test_the_number_of_devices_changes_nothing(rate):
     asked = ALL._replace(rate=rate)
@@ -164,31 +185,34 @@ def test_detectors_from_known_states_are_those_of_the_recurrence(top_down):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def gradients(asked, factor=1.0):
-    """Of `tasks.language.loss` with what is `asked`, less that without it."""
-    model = LanguageModel(vocabulary=6, embedding=4, cells=(CONFIG,), output=5)
-    rng = np.random.default_rng(0)
-    ids = jnp.asarray(rng.integers(0, 6, (16, 4)))
+MODEL = LanguageModel(vocabulary=6, embedding=4, cells=(CONFIG,), output=5)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradient(asked, params, factor):
+    """Of `tasks.language.loss`, of one device."""
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 6, (16, 4)))
     batch = Batch(ids, jnp.roll(ids, -1, 0), jnp.ones(ids.shape), jnp.zeros(ids.shape, bool))
-    params = language.init_params(model, jax.random.key(0))
-    carry, knobs = model.initial_carry(4), {"slope": 1.0, "objectives": jnp.float32(factor)}
+    carry, knobs = MODEL.initial_carry(4), {"slope": 1.0, "objectives": factor}
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def gradient(asked, params):
-        def value(params):
-            # The axis is one device.
-            return language.loss(
-                model, language.Penalties(), params, carry, batch, knobs, jax.random.key(1),
-                boundaries=asked, newline=2,
-            )  # fmt: skip
+    def value(params):
+        return language.loss(
+            MODEL, language.Penalties(), params, carry, batch, knobs, jax.random.key(1),
+            boundaries=asked, newline=2,
+        )  # fmt: skip
 
-        mesh = parallel.make_mesh(jax.devices()[:1])
-        mapped = jax.shard_map(
-            jax.grad(value, has_aux=True), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
-        )
-        return mapped(params)[0]
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    mapped = jax.shard_map(
+        jax.grad(value, has_aux=True), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
+    )
+    return mapped(params)[0]
 
-    return jax.tree.map(jnp.subtract, gradient(asked, params), gradient(Boundaries(), params))
+
+def gradients(asked, factor=1.0):
+    """Of the loss with what is `asked`, less that without it."""
+    params = language.init_params(MODEL, jax.random.key(0))
+    with_it, without = (gradient(a, params, jnp.float32(factor)) for a in (asked, Boundaries()))
+    return jax.tree.map(jnp.subtract, with_it, without)
 
 
 def reached(tree):
@@ -202,19 +226,19 @@ def reached(tree):
 DETECTORS = {f"cell1/layer{n}/detector/{k}" for n in (1, 2) for k in ("U_rec", "W_bu", "V", "b")}
 
 
-@pytest.mark.parametrize("teacher", ["entropy", "line_end", "surprise"])
-def test_a_gradient_that_does_not_reach_below_moves_the_detectors_alone(teacher):
-    asked = Boundaries((2.5, 2), teacher, rate="ratio", reaches_below=False)
+def test_a_gradient_that_does_not_reach_below_moves_the_detectors_alone():
+    asked = Boundaries((2.5, 2), "surprise", rate="ratio", reaches_below=False)
     found = reached(gradients(asked))
     assert DETECTORS - {"cell1/layer2/detector/U_td"} <= found
     assert all("/detector/" in name for name in found)
-    below = reached(gradients(asked._replace(reaches_below=True)))
+    below = reached(gradients(Boundaries((2.5, 2), "entropy", rate="ratio")))
     assert {"embedding", "cell1/layer1/gates/W_bu", "cell1/layer1/detector/b"} <= below
     # The uncertainty has no gradient of its own, so nothing reaches what reads the states.
     assert not any(name.startswith(("softmax", "output")) for name in below)
 
 
 def test_a_factor_of_0_is_no_objective():
+    # As the test above has compiled it.
     assert not reached(gradients(Boundaries((2.5, 2), "entropy", rate="ratio"), 0.0))
 
 
@@ -231,7 +255,6 @@ def test_weights_set_in_and_grow():
         (Boundaries((), rate="hinge"), "boundaries.lengths is empty"),
         (Boundaries((1,), "entropy"), "each must be more than 1"),
         (Boundaries((6, float("nan")), "entropy"), "each must be more than 1"),
-        (Boundaries((6, 5, 4), "entropy"), "names 3 layers, but this model has 2"),
         (Boundaries((6,), "line_end"), "needs a text with lines"),
         (Boundaries((6,), "entropie"), "must be one of none, entropy"),
         (Boundaries((6,), rate="loss"), "must be one of none, ratio"),
@@ -239,4 +262,15 @@ def test_weights_set_in_and_grow():
 )
 def test_what_cannot_be_asked_is_refused(asked, message):
     with pytest.raises(UserError, match=message):
-        asked.check(2, newline=False)
+        asked.of_model(2, newline=False)
+
+
+def test_of_layers_without_a_detector_nothing_is_asked_and_that_is_said():
+    wanted = Boundaries((6, 5, 4), "entropy")
+    asked = wanted.of_model(2)
+    assert asked.lengths == (6, 5) and asked.active
+    said = asked.describe(wanted.lengths)
+    assert "about 6, then 5 are asked" in said and "1 of the wanted lengths" in said
+    none = wanted.of_model(0)
+    assert not none.active and "nothing is asked" in none.describe(wanted.lengths)
+    assert Boundaries().of_model(2).describe(()) == ""

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from runs import newest, run
 
-import train as program
 from hmrnn_jax import defaults
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.training import loop as program
 from hmrnn_jax.training import profiling
 
 

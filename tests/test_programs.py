@@ -135,7 +135,7 @@ def _test_bpc(out):
 
 
 def test_evaluation_ends_with_one_json_object(whole):
-    result = call("eval.py", f"--workdir={whole[0]}")
+    result = call("eval.py", f"--workdir={whole[0]}", "--json")
     assert result.returncode == 0, result.stderr
     last = json.loads(result.stdout.splitlines()[-1])
     assert last["split"] == "test" and {"symbols", "nats", "bpc", "rate/layer1"} <= last.keys()
@@ -147,22 +147,27 @@ def test_boundaries_segments_and_samples(whole, tmp_path):
     (tmp_path / "mine.txt").write_text(text, encoding="utf-8")
     figure = tmp_path / "figure.png"
     shown = call(
-        "eval.py", f"--workdir={whole[0]}", "--boundaries", f"--text={tmp_path}/mine.txt",
-        f"--output={figure}",
+        "eval.py", "boundaries", f"--workdir={whole[0]}", f"--text={tmp_path}/mine.txt",
+        f"--output={figure}", "--json",
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
-    assert figure.read_bytes().startswith(b"\x89PNG") and "random, same rate" in shown.stdout
-    cut = call("eval.py", f"--workdir={whole[0]}", f"--segment={tmp_path}/mine.txt")
+    last = json.loads(shown.stdout.splitlines()[-1])
+    assert last["figure"] == str(figure) and {"f1", "rate"} <= last["rows"][0].keys()
+    assert figure.read_bytes().startswith(b"\x89PNG") and "F1 beside" in shown.stdout
+    cut = call("eval.py", "segment", f"--workdir={whole[0]}", f"--text={tmp_path}/mine.txt")
     assert cut.returncode == 0, cut.stderr
     rows = [json.loads(line) for line in (tmp_path / "mine.txt.segments.jsonl").open()]
     for layer in (1, 2):
         assert "".join(row["text"] for row in rows if row["layer"] == layer) == text
-    streamed = call("eval.py", f"--workdir={whole[0]}", "--stream", given=text)
+    streamed = call("eval.py", "stream", f"--workdir={whole[0]}", given=text)
     assert sorted(map(json.loads, streamed.stdout.splitlines()), key=str) == sorted(rows, key=str)
     drawn = [
-        call("eval.py", f"--workdir={whole[0]}", "--sample=60", "--prompt=The ", f"--seed={seed}")
+        call(
+            "eval.py", "sample", f"--workdir={whole[0]}", "--length=60", "--prompt=The ",
+            f"--seed={seed}",
+        )
         for seed in (1, 1, 2)
-    ]
+    ]  # fmt: skip
     assert drawn[0].stdout == drawn[1].stdout != drawn[2].stdout and "The " in drawn[0].stdout
 
 
@@ -172,7 +177,11 @@ def test_boundaries_segments_and_samples(whole, tmp_path):
         ("train.py", ["--config.data.name=text", "--config.data.path=gone.txt"], "gone.txt"),
         ("train.py", ["text", "my.txt"], "--config.data.name=text --config.data.path=my.txt?"),
         ("eval.py", ["--workdir={nowhere}"], "is not a run"),
-        ("eval.py", ["my.txt"], "did you mean --workdir=my.txt for a run, or --text=my.txt"),
+        (
+            "eval.py",
+            ["score", "my.txt"],
+            "did you mean --workdir=my.txt for a run, or --text=my.txt",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, program, arguments, message):

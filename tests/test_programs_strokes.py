@@ -31,8 +31,8 @@ def train(workdir, config, *arguments):
                 *arguments)  # fmt: skip
 
 
-def look(workdir, *arguments, code=0):
-    result = call("eval.py", f"--workdir={workdir}", *arguments)
+def look(workdir, command, *arguments, code=0):
+    result = call("eval.py", command, f"--workdir={workdir}", *arguments)
     assert result.returncode == code, result.stderr
     assert code == 0 or result.stderr.count("\n") == 1
     return result.stdout if code == 0 else result.stderr
@@ -71,7 +71,7 @@ def test_a_run_stopped_within_a_batch_resumes_to_the_same_parameters(scribbles, 
 
 
 def test_the_score_ends_with_one_json_object(scribbles):
-    out = look(scribbles[0])
+    out = look(scribbles[0], "score", "--json")
     last = json.loads(out.splitlines()[-1])
     assert last["split"] == "test" and last["sequences"] == 40
     assert last["log_likelihood"] * 40 == pytest.approx(-last["nats"] * last["steps"], rel=1e-6)
@@ -81,20 +81,22 @@ def test_the_score_ends_with_one_json_object(scribbles):
 
 def test_boundaries_are_drawn_and_scored_against_pen_ups_and_ends_of_words(scribbles, tmp_path):
     picture = f"--output={tmp_path / 'lines.png'}"
-    out = look(scribbles[0], "--boundaries", picture, "--lines=2", "--tolerance=3")
+    out = look(scribbles[0], "boundaries", picture, "--shown=2", "--tolerance=3")
     assert (tmp_path / "lines.png").read_bytes().startswith(b"\x89PNG")
     assert "boundaries against pen_up, 40 sequences" in out
     assert "boundaries against ends of words, 40 sequences" in out
-    assert out.count("    1  ±3 ") == out.count("every  ±3   1.000") == 2
+    assert out.count("±3: F1 within 3 steps") == out.count("every symbol") == 2
     test = synthetic.scribbles(0).splits["test"]
-    always = [line for line in out.splitlines() if line.startswith("every  +0")]
+    always = [line for line in out.splitlines() if line.startswith("every symbol")]
     for line, gold in zip(always, (test.events, test.changes), strict=True):
         assert f"{100 * gold.mean():6.1f} 100.0" in line  # padding is not scored
 
 
 def test_new_lines_are_drawn_and_kept(scribbles, tmp_path):
     picture = tmp_path / "lines.png"
-    out = look(scribbles[0], "--sample=3", "--steps=60", f"--output={picture}", "--seed=2")
+    out = look(
+        scribbles[0], "sample", "--count=3", "--length=60", f"--output={picture}", "--seed=2"
+    )
     assert "3 sequences of 1 + 60 steps" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "lines.svg").read_text()
@@ -110,8 +112,8 @@ def test_new_lines_are_drawn_and_kept(scribbles, tmp_path):
 
 def test_what_is_for_language_alone_is_refused(scribbles, tmp_path):
     (tmp_path / "wsj_0001.mrg").write_text(TREE)
-    error = look(scribbles[0], f"--trees={tmp_path}", code=2)
-    assert "--trees is for runs of the task language" in error and "is one of strokes" in error
+    error = look(scribbles[0], "trees", f"--treebank={tmp_path}", code=2)
+    assert "hmrnn trees is for runs of the task language" in error and "is one of strokes" in error
 
 
 # A user's own sequences
@@ -154,7 +156,7 @@ def test_segments_of_an_own_file_are_those_on_the_scale_of_the_run(signals, fold
     """Not on the file's own: its mean and deviation are others."""
     path = tmp_path / "one.csv"
     write(path, 70, seed=100)
-    assert "one.csv.segments.jsonl" in look(signals, f"--segment={path}")
+    assert "one.csv.segments.jsonl" in look(signals, "segment", f"--text={path}")
     rows = [json.loads(line) for line in (tmp_path / "one.csv.segments.jsonl").open()]
     assert {row["sequence"] for row in rows} == {"one.csv"}
     covered = sum((list(range(row["start"], row["end"])) for row in rows), [])
@@ -182,7 +184,7 @@ def test_data_of_another_scale_are_refused(signals, folder):
     before = changed.read_text()
     write(changed, 90, seed=7)
     try:
-        error = look(signals, "--boundaries", code=2)
+        error = look(signals, "boundaries", code=2)
     finally:
         changed.write_text(before)
     assert "another scale than the run's" in error and not (signals / "boundaries.png").exists()

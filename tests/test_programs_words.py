@@ -45,59 +45,61 @@ def runs(tmp_path_factory):
     return folder
 
 
-def evaluate(runs, *arguments, code=0):
-    result = call("eval.py", f"--workdir={runs / 'on'}", *arguments)
+def evaluate(runs, command, *arguments, code=0):
+    result = call("eval.py", command, f"--workdir={runs / 'on'}", *arguments)
     assert result.returncode == code, result.stderr
     return result.stdout if code == 0 else result.stderr
 
 
 def test_trees_of_every_layer_beside_a_control_and_the_trivial_ones(runs, tmp_path):
     (tmp_path / "wsj_0001.mrg").write_text(TREES)
-    out = evaluate(runs, f"--trees={tmp_path}", f"--control={runs / 'awd'}")
+    out = evaluate(runs, "trees", f"--treebank={tmp_path}", f"--control={runs / 'awd'}", "--json")
     rows = json.loads(out.splitlines()[-1])
     assert {"layer 1, biased", "layer 2, unbiased", "control lstm, layer 2, biased"} <= set(rows)
     assert rows["right"]["sentences"] == 2 and 0 <= rows["layer 2, biased"]["f1"] <= 1
     assert "balanced" in out and "random" in out
     (tmp_path / "wsj_0002.mrg").write_text("( (S (NP (DT The)) ")
-    assert "wsj_0002.mrg, line 1" in evaluate(runs, f"--trees={tmp_path}", code=2)
+    assert "wsj_0002.mrg, line 1" in evaluate(runs, "trees", f"--treebank={tmp_path}", code=2)
 
 
 def test_plain_sentences_become_brackets_and_a_picture(runs, tmp_path):
     path, picture = tmp_path / "sentences.txt", tmp_path / "tree.png"
     path.write_text("The author laughs\n\nthe zebra\n")
-    out = evaluate(runs, f"--parse={path}", f"--output={picture}", "--draw=1")
+    out = evaluate(runs, "parse", f"--text={path}", f"--output={picture}", "--draw=1")
     lines = out.splitlines()
     assert lines[1].replace("(", "").replace(")", "").split() == ["The", "author", "laughs"]
     assert lines[2:4] == ["", "( the zebra )"]
     assert "1 of 5 words were never seen in training" in lines[4]
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    assert "this model has 2 layers" in evaluate(runs, f"--parse={path}", "--layer=3", code=2)
+    assert "this model has 2 layers" in evaluate(
+        runs, "parse", f"--text={path}", "--layer=3", code=2
+    )
     path.write_text("\n \n")
-    assert "holds no sentence" in evaluate(runs, f"--parse={path}", code=2)
+    assert "holds no sentence" in evaluate(runs, "parse", f"--text={path}", code=2)
 
 
 def test_curves_of_one_run_and_of_two(runs):
-    evaluate(runs, "--curves")
+    evaluate(runs, "curves")
     picture = runs / "on" / "curves.png"
     alone = picture.read_bytes()
-    evaluate(runs, "--curves", f"--control={runs / 'awd'}", "--keys=valid/nats,train/nats")
+    evaluate(runs, "curves", f"--control={runs / 'awd'}", "--keys=valid/nats,train/nats")
     assert alone[:4] == b"\x89PNG" and picture.read_bytes() != alone
 
 
 def test_pairs_are_scored(runs, tmp_path):
     path = tmp_path / "pairs.tsv.gz"
     path.write_bytes(gzip.compress(PAIRS.encode()))
-    out = evaluate(runs, "--syneval", f"--items={path}")
-    (row,) = json.loads(out.splitlines()[-1])
+    out = evaluate(runs, "syneval", f"--items={path}", "--json")
+    (row,) = json.loads(out.splitlines()[-1])["constructions"]
     assert row["construction"] == "simple_agrmt" and row["items"] == 2 and row["known_items"] == 1
 
 
 def test_official_weights_there_and_back_score_alike(runs, tmp_path):
     weights = tmp_path / "on.npz"
-    evaluate(runs, f"--export={weights}")
-    ours = json.loads(evaluate(runs).splitlines()[-1])
+    evaluate(runs, "export", f"--output={weights}")
+    ours = json.loads(evaluate(runs, "score", "--json").splitlines()[-1])
     result = call(
-        "eval.py", "--config=configs/on_lstm_ptb_word.py", f"--weights={weights}",
+        "eval.py", "score", "--json", "--config=on_lstm_ptb_word", f"--weights={weights}",
         "--config.data.name=text", f"--config.data.path={runs / 'text'}",
         "--config.data.unit=words", *SIZES, "--config.evaluation.batch=2",
     )  # fmt: skip
@@ -120,7 +122,10 @@ def test_logic_is_scored_by_length_beside_another_run(tmp_path):
             "--config.model.embedding=4", "--config.batch=8", "--config.evaluation.batch=8",
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
-    result = call("eval.py", f"--workdir={tmp_path / 'on_lstm'}", f"--control={tmp_path / 'lstm'}")
+    result = call(
+        "eval.py", "score", f"--workdir={tmp_path / 'on_lstm'}", "--json",
+        f"--control={tmp_path / 'lstm'}",
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout.splitlines()[-1])
     assert figures["on_lstm"]["examples"] == figures["lstm"]["examples"] == 13 * 12

@@ -11,7 +11,7 @@ from fixtures import assert_close
 from oracles import lstm_step
 
 from hmrnn_jax import cells, recurrence
-from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm
+from hmrnn_jax.cells import gru, hm_lstm, lstm, nested_lstm
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.recurrence import Policy, deferred
 
@@ -39,6 +39,7 @@ CONFIGS = {
     "lstm sum": lstm.Config(3, 4, layer_norm="sum"),
     "lstm ba": lstm.Config(3, 4, layer_norm="ba"),
     "nested_lstm": nested_lstm.Config(3, 4, depth=3),
+    "gru": gru.Config(3, 4),
 }
 AUTODIFF = Policy(gradient="autodiff")
 

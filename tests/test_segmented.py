@@ -1,4 +1,4 @@
-"""Chinese with gold words: reading, taking the spaces out, and the corpus without them."""
+"""Texts with gold words: reading, taking the spaces out, and the corpora without them."""
 
 import gzip
 import os
@@ -8,7 +8,8 @@ import pytest
 
 from hmrnn_jax import datasets
 from hmrnn_jax.analysis import scores
-from hmrnn_jax.datasets.chinese import FILES, FOLDER, chinese, read_words, unspaced
+from hmrnn_jax.datasets.chinese import FILES, FOLDER, chinese
+from hmrnn_jax.datasets.segmented import read_words, unspaced
 from hmrnn_jax.errors import UserError
 
 SENTENCES = [["練", "得", "銅皮鐵骨", "。"], ["本", "港", "約", "有", "450"]]
@@ -71,11 +72,81 @@ def test_corpus_has_no_spaces_and_every_file_in_its_split(tmp_path, monkeypatch)
     assert decoded == expected
     assert corpus.unknown == {"train": 0, "valid": 0, "test": 2}
     assert "gold words are not used" in corpus.source
+    assert marked(corpus, "train") == "甲|乙丙|\n丁|戊己|\n庚|A|B|\n"
+    assert marked(corpus, "test") == "�|乙|�|\n"
     monkeypatch.setenv("HMRNN_DATA", str(tmp_path))
     assert datasets.load("chinese_unsegmented").name == corpus.name
     (folder / "as_testing_gold.utf8").unlink()
     with pytest.raises(UserError, match=f"needs as_testing_gold.utf8 .* into {folder}"):
         chinese(tmp_path)
+
+
+def marked(corpus, split):
+    """A split's text with `|` after each true end of a word."""
+    symbols, ends = corpus.vocabulary.decode(corpus.splits[split]), corpus.ends[split]
+    assert ends.dtype == bool and len(ends) == len(symbols)
+    return "".join(s + "|" * int(end) for s, end in zip(symbols, ends, strict=True))
+
+
+def test_simplified_chinese_is_one_file_cut_by_lines(tmp_path):
+    (tmp_path / FOLDER).mkdir()
+    lines = [f"甲乙 {number:02}" for number in range(20)]
+    (tmp_path / FOLDER / "msr_test_gold.utf8").write_text("\r\n".join(lines), encoding="utf-8")
+    corpus = datasets.load("chinese_simplified", tmp_path)
+    assert corpus.name == "chinese_simplified-modified"
+    assert marked(corpus, "train") == "".join(f"甲乙|{n:02}|\n" for n in range(18))
+    assert (marked(corpus, "valid"), marked(corpus, "test")) == ("甲乙|18|\n", "甲乙|19|\n")
+
+
+def test_brent_without_spaces(tmp_path, monkeypatch):
+    monkeypatch.delenv("HMRNN_DATA", raising=False)
+    with pytest.raises(UserError, match=r"br-text.train.txt.* into \$HMRNN_DATA/brent, with"):
+        datasets.load("brent_text")
+    (tmp_path / "brent").mkdir()
+
+    def write(kind, split, text):
+        (tmp_path / "brent" / f"br-{kind}.{split}.txt").write_text(text)
+
+    for kind in ("text", "phono"):
+        for split in ("train", "valid"):
+            write(kind, split, f"you want {kind}\nlook\n")
+    with pytest.raises(UserError, match="needs br-text.test.txt"):
+        datasets.load("brent_text", tmp_path)
+    write("text", "test", "to see\n")
+    corpus = datasets.load("brent_text", tmp_path)
+    assert corpus.name == "brent_text-modified"
+    assert marked(corpus, "train") == "you|want|text|\nlook|\n"
+    assert marked(corpus, "test") == "to|���|\n".replace("���", "�ee")
+    # The phonemes' test part is held out by some: validation stands in, and it is said.
+    corpus = datasets.load("brent_phono", tmp_path)
+    assert "validation stands in" in corpus.source
+    assert marked(corpus, "test") == marked(corpus, "valid") == "you|want|phono|\nlook|\n"
+    write("phono", "test", "look you\n")
+    corpus = datasets.load("brent_phono", tmp_path)
+    assert "stands in" not in corpus.source and marked(corpus, "test") == "look|you|\n"
+
+
+def test_own_lines_of_spaced_words(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("".join(f"so {n:02} ends\n" for n in range(20)))
+    corpus = datasets.load("brent_text", path=path)
+    assert corpus.name == "text" and str(path) in corpus.source
+    assert marked(corpus, "train") == "".join(f"so|{n:02}|ends|\n" for n in range(18))
+    assert (marked(corpus, "valid"), marked(corpus, "test")) == ("so|18|ends|\n", "so|19|ends|\n")
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "train.txt").write_text("a bc\n")
+    (folder / "valid").write_text("a\n")
+    with pytest.raises(UserError, match="has no test.txt"):
+        datasets.load("brent_text", path=folder)
+    (folder / "test.txt").write_text("bc a\n")
+    assert marked(datasets.load("brent_phono", path=folder), "test") == "bc|a|\n"
+    with pytest.raises(UserError, match="holds no words"):
+        path.write_text(" \n")
+        datasets.load("brent_text", path=path)
+    with pytest.raises(UserError, match="train part of .* is empty"):
+        path.write_text("a b\n")
+        datasets.load("brent_text", path=path)
 
 
 def test_words_scored_without_the_line_ends():
@@ -134,5 +205,23 @@ def test_published_corpus(folder):
     assert corpus.unknown == {"train": 0, "valid": 65, "test": 44}
     # What is scored is what the model was to read.
     (name,) = FILES["test"]
-    text, _ = unspaced(read_words(os.path.join(folder, name)))
+    text, ends = unspaced(read_words(os.path.join(folder, name)))
     assert np.array_equal(corpus.vocabulary.encode(text)[0], corpus.splits["test"])
+    assert np.array_equal(ends, corpus.ends["test"])
+    simplified = datasets.load("chinese_simplified")
+    assert simplified.name == "chinese_simplified" and simplified.vocabulary.size == 2_780
+
+
+@pytest.mark.parametrize(
+    ("kind", "symbols", "words"),
+    [("text", (110_376, 13_954, 13_871), 3_370), ("phono", (84_622, 10_422), None)],
+)
+def test_published_brent(folder, kind, symbols, words):
+    try:
+        corpus = datasets.load(f"brent_{kind}")
+    except UserError as error:
+        pytest.skip(str(error))
+    assert corpus.name == f"brent_{kind}"
+    sizes = [len(ids) for ids in corpus.splits.values()]
+    assert tuple(sizes[: len(symbols)]) == symbols
+    assert words is None or corpus.ends["test"].sum() == words

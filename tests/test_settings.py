@@ -146,7 +146,7 @@ WRONG = [
     ("evaluation.batch", 0), ("evaluation.window", 0), ("evaluation.warmup", -1),
     ("slope.start", NAN), ("slope.start", 0.0), ("slope.increment", INFINITE),
     ("slope.increment", -0.1), ("slope.maximum", INFINITE), ("penalties.temporal", -1.0),
-    ("data.name", "penn"), ("data.unit", "letters"), ("model.cell", "gru"), ("model.sizes", ()),
+    ("data.name", "penn"), ("data.unit", "letters"), ("model.cell", "rnn"), ("model.sizes", ()),
     ("model.sizes", (8.5, 8)), ("model.sizes", ("a", "b")), ("model.sizes", (8, 0)),
     ("model.sizes", (8, 10**9)), ("model.embedding", 0), ("model.output", 0), ("model.remat", -1),
     ("model.unroll", 0), ("model.unroll", -2), ("model.unroll", 10**9), ("model.head", "none"),

@@ -151,7 +151,7 @@ CUT_WORDS = "naïve 漢字 <eos> \U0001f600 a <eos> b <eos> \ufeff".split()
 
 @pytest.mark.parametrize("unit", ["characters", "words", "bytes"])
 def test_characters_and_line_ends_may_be_cut_anywhere(unit):
-    """Bytes in pieces of any length, and str, are what the whole file is to `--segment`."""
+    """Bytes in pieces of any length, and str, are what the whole file is to `hmrnn segment`."""
     raw = f"\ufeff{CUT}".encode()
     vocabulary = Vocabulary.of(raw if unit == "bytes" else CUT, unit)
     model = trained(vocabulary=vocabulary)

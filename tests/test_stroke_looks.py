@@ -10,11 +10,13 @@ from stroke_models import apply, config_of, data, make, mesh_of, shrink_oscillat
 
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import scores
+from hmrnn_jax.analysis.segmenters import Segmenter
 from hmrnn_jax.batches.sequences import columns
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import sequences as evaluation
 from hmrnn_jax.inference import activations
+from hmrnn_jax.models import mixture
 
 SCALE = Scale(("x", "y"), "pen", (1.0, -2.0), (0.5, 3.0))
 
@@ -63,26 +65,54 @@ def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path
     run, sequences = run_of("hm_lstm"), data((40, 7, 90))
     rng = np.random.default_rng(1)
     sequences = dataclasses.replace(sequences, changes=rng.random(137) < 0.2)
-    out = evaluation.show_boundaries(run, "mine", sequences, tmp_path / "figure.png", scored=2)
+    shown = evaluation.show_boundaries(run, "mine", sequences, tmp_path / "figure.png", scored=2)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    table, fired = columns(sequences), []
+    table, fired, surprise = columns(sequences), [], []
     for i in range(2):
-        z, _ = activations.look(run.model, run.plain, table[sequences.place(i)][:, None])
+        steps = table[sequences.place(i)][:, None]
+        z, _ = activations.look(run.model, run.plain, steps)
         fired += z[0][:, 0].tolist()
+        out = apply(run.model, run.plain, np.pad(steps, [(0, 300 - len(steps)), (0, 0), (0, 0)]))
+        density = jax.tree.map(lambda x: x[:, 0], out.mixture)
+        after = np.pad(steps[1:, 0], [(0, 301 - len(steps)), (0, 0)])
+        nll = mixture.negative_log_likelihood(density, after[:, :2], after[:, 2])
+        surprise.append(np.append(nll[: len(steps) - 1], 0))
     fired = np.array(fired) == 1
+    rises = np.concatenate([Segmenter("peaks")(u) * (u != 0) for u in surprise]) == 1
     for name, gold in (("pen", sequences.events), ("changes", sequences.changes)):
         gold = gold[:47] == 1
-        hits = np.sum(fired & gold)
-        precision, recall = 100 * hits / fired.sum(), 100 * hits / gold.sum()
-        rows = out.partition(f"boundaries against {name}, 2 sequences")[2].splitlines()
-        assert rows[1].endswith("| untrained, 5 seeds") and rows[3].count("|") == 4
-        assert rows[3].startswith(f"    1  +0   {fired.mean():.3f} |{precision:6.1f}{recall:6.1f}")
-        # Padded to one length, so that neither sequence reaches into the other.
-        both = np.zeros((2, 2, 40), bool)
-        for part, steps in zip(both, (fired, gold), strict=True):
-            part[0], part[1, :7] = steps[:40], steps[40:]
-        near = "".join(f"{100 * s:6.1f}" for s in scores.precision_recall_f1(*both, tolerance=5))
-        assert rows[5].startswith(f"    1  ±5   {fired.mean():.3f} |{near}")
+        rows = {
+            (row["reading"], row["layer"], row["control"]): row
+            for row in shown.data["rows"]
+            if row["against"] == name
+        }
+        for key, found in ((("detectors", 1, None), fired), (("surprise", 1, None), rises)):
+            row, hits = rows[key], np.sum(found & gold)
+            assert row["rate"] == pytest.approx(found.mean())
+            assert row["precision"] == pytest.approx(hits / found.sum())
+            assert row["recall"] == pytest.approx(hits / gold.sum())
+            # Padded to one length, so that neither sequence reaches into the other.
+            both = np.zeros((2, 2, 40), bool)
+            for part, steps in zip(both, (found, gold), strict=True):
+                part[0], part[1, :7] = steps[:40], steps[40:]
+            near = scores.precision_recall_f1(*both, tolerance=5)[2]
+            assert (row["f1_within"], row["tolerance"]) == (pytest.approx(near), 5)
+        assert rows["surprise", 1, "untrained"]["seeds"] == 5
+        assert rows[None, None, "every"]["recall"] == 1
+        assert f"boundaries against {name}, 2 sequences" in shown
+
+
+def test_segments_by_surprise_have_the_length_that_is_asked_for(tmp_path, monkeypatch):
+    run, sequences = run_of("lstm"), data((300, 40))
+    monkeypatch.setattr(evaluation, "held_out", lambda run, split: sequences)
+    path = tmp_path / "segments.jsonl"
+    said = evaluation.segment(run, sequences, path, reading="surprise", length=8)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(rows) == pytest.approx(340 / 8, abs=4) and {row["layer"] for row in rows} == {1}
+    assert "surprise, peaks, segments of about 8" in said
+    evaluation.show_boundaries(run, "mine", sequences, tmp_path / "a.png", reading="surprise")
+    with pytest.raises(UserError, match="one of detectors, surprise"):
+        evaluation.segment(run, sequences, path, reading="entropy")
 
 
 def test_what_cannot_be_looked_at_is_refused(tmp_path, monkeypatch):

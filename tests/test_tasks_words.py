@@ -1,4 +1,4 @@
-"""Word models through `train.train`: random windows, dropout, averaging; tiny sizes."""
+"""Word models through `loop.train`: random windows, dropout, averaging; tiny sizes."""
 
 import json
 import math
@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-import train as program
 from hmrnn_jax import defaults, parallel, tasks
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.training import loop as program
 from hmrnn_jax.training.checkpoint import Checkpoints
 
 WORDS = "the cat sat on a mat and then it went to see who was there by sun light".split()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hmrnn_jax import defaults, parallel
-from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import parsing, scores
+from hmrnn_jax.analysis.segmenters import within_lines, word_scores
 from hmrnn_jax.cells import hm_lstm, on_lstm
 from hmrnn_jax.datasets.text import Corpus
 from hmrnn_jax.datasets.vocabulary import Vocabulary
@@ -18,6 +18,7 @@ from hmrnn_jax.inference import activations, generate_text
 from hmrnn_jax.models.language import LanguageModel
 from hmrnn_jax.run import Run
 from hmrnn_jax.tasks import language
+from hmrnn_jax.training import titles
 
 SENTENCES = "the cat sat on a mat\nthe dog <unk> ( a cat )\n"
 
@@ -51,19 +52,19 @@ def test_a_run_is_called_by_its_model_and_data_not_its_folder():
     own.data.name, own.data.path = "text", "my/poems.txt"
     own.model.cell, own.model.sizes = "nested_lstm", (600,)
     logic.model.sizes = (400, 300)
-    assert runs.title(ptb) == "HM-LSTM 3 x 512 on ptb_char"
-    assert runs.title(own) == "Nested LSTM 600 on poems.txt"
-    assert runs.title(logic) == "ON-LSTM 400 + 300 on logic"
-    assert runs.titles({"a": ptb, "b": own}) == {"a": runs.title(ptb), "b": runs.title(own)}
+    assert titles.title(ptb) == "HM-LSTM 3 x 512 on ptb_char"
+    assert titles.title(own) == "Nested LSTM 600 on poems.txt"
+    assert titles.title(logic) == "ON-LSTM 400 + 300 on logic"
+    assert titles.titles({"a": ptb, "b": own}) == {"a": titles.title(ptb), "b": titles.title(own)}
     other = defaults.text()
     other.data.name, other.clip, other.detector_rate = "ptb_char", 1.0, 1.0
-    assert runs.titles({"a": ptb, "b": other}) == {
+    assert titles.titles({"a": ptb, "b": other}) == {
         "a": "HM-LSTM 3 x 512 on ptb_char, clip 0.25, detector_rate 0.1",
         "b": "HM-LSTM 3 x 512 on ptb_char, clip 1.0, detector_rate 1.0",
     }
     # Nothing or much differs: then the folders tell them apart.
-    again = runs.titles({"runs/a": ptb, "runs/b": ptb.copy_and_resolve_references()})
-    assert list(again.values()) == [f"{runs.title(ptb)}, {folder}" for folder in "ab"]
+    again = titles.titles({"runs/a": ptb, "runs/b": ptb.copy_and_resolve_references()})
+    assert list(again.values()) == [f"{titles.title(ptb)}, {folder}" for folder in "ab"]
 
 
 # Texts
@@ -93,21 +94,31 @@ def test_boundaries_are_scored_beside_untrained_models_of_the_same_configuration
     ids, _ = run.encoding.encode(SENTENCES * 9)
     ends = np.array([symbol == "a" for symbol in SENTENCES * 9]) if words else None
     inputs = ids, SENTENCES * 9
-    said = text.show_boundaries(run, "mine", inputs, ends, tmp_path / "figure.png")
-    rows = [line for line in said.splitlines() if line.startswith("    1  +")]
-    gold = ends if words else np.array([symbol.isspace() for symbol in inputs[1]])
-    mask = np.array([symbol != "\n" for symbol in inputs[1]]) if words else None
-    for shift, row in enumerate(rows):
-        f1 = []
-        for seed in range(5):
-            key, _ = jax.random.split(jax.random.key(seed))
-            params = language.init_params(run.model, key)
-            z, _ = activations.look(run.model, params, ids)
-            f1.append(100 * scores.precision_recall_f1(z[0], gold, shift, mask)[2])
-        mean, deviation = np.mean(f1), np.std(f1, ddof=1)
-        shown = [float(number) for number in row.rpartition("|")[2].split()[1:]]
-        np.testing.assert_allclose(shown, [mean, deviation], atol=0.051)
-    assert len(rows) == 2 and "untrained, 5 seeds" in said
+    shown = text.show_boundaries(run, "mine", inputs, ends, tmp_path / "figure.png")
+    rows = {(row["reading"], row["layer"], row["control"]): row for row in shown.data["rows"]}
+    gold = ends if words else np.array([symbol == " " for symbol in inputs[1]])
+    newline = np.array([symbol == "\n" for symbol in inputs[1]])
+    mask = within_lines(newline)
+    f1, words_f1 = [], []
+    for seed in range(5):
+        key, _ = jax.random.split(jax.random.key(seed))
+        params = language.init_params(run.model, key)
+        z, _ = activations.look(run.model, params, ids)
+        f1.append(scores.precision_recall_f1(z[0], gold, 0, mask)[2])
+        words_f1.append(word_scores(z[0], gold, newline)[0][2])
+    row = rows["detectors", 1, "untrained"]
+    assert row["f1"] == pytest.approx(np.mean(f1)) and row["seeds"] == 5
+    assert row["f1_std"] == pytest.approx(np.std(f1, ddof=1))
+    assert row["word_f1"] == pytest.approx(np.mean(words_f1))
+    own = rows["detectors", 1, None]
+    z, _ = activations.look(run.model, run.plain, ids)
+    assert own["f1"] == pytest.approx(scores.precision_recall_f1(z[0], gold, 0, mask)[2])
+    assert own["rate"] == pytest.approx(z[0][mask].mean())
+    assert ("f1_later" in own) == (not words)
+    assert "untrained: 5 freshly initialised" in shown and "no n-gram model" in shown
+    names = ("detectors", "entropy", "entropy_within", "surprise", "line_end", "line_break")
+    assert {key[0] for key in rows} == {*names, None}
+    assert rows[None, None, "every"]["precision"] == pytest.approx(gold[mask].mean())
 
 
 def test_a_space_of_bytes_is_one_of_ascii(tmp_path):
@@ -115,8 +126,9 @@ def test_a_space_of_bytes_is_one_of_ascii(tmp_path):
     run = run_of(Vocabulary.of("à la carte ", "bytes"))
     ids, _ = run.encoding.encode("à la carte ")
     inputs = ids, run.encoding.spelled(ids)
-    said = text.show_boundaries(run, "mine", inputs, None, tmp_path / "figure.png")
-    assert "3 of them" in said or "25.0" in said
+    shown = text.show_boundaries(run, "mine", inputs, None, tmp_path / "figure.png")
+    # Two of eleven: the last symbol of the text ends its line anyway.
+    assert shown.data["rows"][-1]["precision"] == pytest.approx(2 / 11)
 
 
 @pytest.mark.parametrize("unit", ["characters", "bytes", "words"])
@@ -177,7 +189,7 @@ def test_a_prompt_of_words_is_set_apart_from_what_follows(of_words, monkeypatch)
 
 @pytest.fixture
 def parsed(tmp_path, of_words):
-    """`--parse` of a text: the lines that it says."""
+    """A function of a text: the lines on its trees."""
 
     def parse(content, **changes):
         (tmp_path / "sentences.txt").write_bytes(content.encode())
@@ -214,7 +226,8 @@ def test_a_word_with_a_space_of_unicode_in_it_is_one(of_words, tmp_path):
     (tmp_path / "a.mrg").write_text(
         "(S (NP (CD 1\u00a01/2) (NNS cat)) (VP (VBP sat)))\n(())", encoding="utf-8"
     )
-    said = syntax.trees(of_words, syntax.read_treebank(tmp_path / "a.mrg")).split("\n")
+    report = syntax.trees(of_words, syntax.read_treebank(tmp_path / "a.mrg"))
+    said = report.split("\n")
     assert "1 trees with faulty brackets were skipped" in said[0]
     assert said[1] == "the sentences: 1 of 3 words were never seen in training, read as unknown"
-    assert json.loads(said[-1])["layer 2, biased"]["sentences"] == 1
+    assert report.data["layer 2, biased"]["sentences"] == 1

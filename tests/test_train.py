@@ -1,4 +1,4 @@
-"""`train.train` as a whole: learning, resuming, refusing; in this process, tiny sizes."""
+"""`loop.train` as a whole: learning, resuming, refusing; in this process, tiny sizes."""
 
 import json
 import shutil
@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from runs import newest, run
 
-import train as program
-from hmrnn_jax import defaults, parallel
+from hmrnn_jax import cli, commands, defaults, parallel
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.run import restore
 from hmrnn_jax.tasks import metrics
+from hmrnn_jax.training import config_file
+from hmrnn_jax.training import loop as program
 from hmrnn_jax.training import progress as progress_training
 
 OLD = Path(__file__).parent / "reference/run_f78d648.tar.xz"
@@ -310,17 +311,16 @@ def test_outside_the_main_thread_training_leaves_signals_alone(quick, tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_the_exit_status_tells_how_a_run_stopped(quick, tmp_path, monkeypatch, number, status):
-    flags = {"config": quick, "workdir": str(tmp_path), "compile_only": None, "profile": None}
-    flags |= {"coordinator": None, "processes": None, "process": None, "fresh": False}
-    monkeypatch.setattr(program, "FLAGS", SimpleNamespace(**flags))
+    monkeypatch.setattr(config_file, "load", lambda path: quick.copy_and_resolve_references())
 
-    def say(line):
+    def say(line, **how):
         if line.startswith("update 4/"):
             signal.raise_signal(number)
 
-    monkeypatch.setattr(program, "_say", say)
-    assert program.main(["train.py"]) == status
-    assert program.main(["train.py"]) == 0
+    monkeypatch.setattr("builtins.print", say)
+    arguments = ["hmrnn", "train", f"--workdir={tmp_path}"]
+    assert commands.execute(arguments) == status
+    assert cli.status(lambda: commands.execute(arguments)) == 0
 
 
 def test_relative_workdir(config, tmp_path, monkeypatch):

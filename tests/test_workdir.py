@@ -335,6 +335,13 @@ def test_metrics_go_on_where_the_state_does(folder):
     logger.log(5, {"a": 5})
     logger.close()
     assert read_metrics(folder / "metrics.jsonl") == [*rows[:2], {"step": 5, "a": 5}]
+    # A finished run that is started once more scores the test split again.
+    logger = Logger(folder, 5)
+    logger.log(5, {"a": 5})
+    logger.log(5, {"b": 5})
+    logger.close()
+    written = [path.read_text() for path in folder.glob("metrics*.jsonl")]
+    assert sum(text.count("\n") for text in written) == 4
 
 
 def test_metrics_lose_nothing_but_what_comes_after_the_state_and_a_cut_last_line(tmp_path):

@@ -245,7 +245,7 @@ def _write_lines(write, rows):
     return written
 
 
-def text_view(text, z, width=90, z_initial=None):
+def text_view(text, z, width=90, z_initial=None, updates=True):
     """The text in lines, under each one row per layer with `|` where its boundary fired.
 
     Args:
@@ -253,9 +253,11 @@ def text_view(text, z, width=90, z_initial=None):
       z: boundaries of layers 1..L-1, a list of `[T]` 0/1 arrays.
       width: columns of text in a line; wide (East Asian) characters take two.
       z_initial: as in `operations`; it only changes the closing line.
+      updates: whether z is that of a model's detectors.
 
     Returns:
-      A str that ends with the update counts of all L layers (`update_counts`).
+      A str that ends with the update counts of all L layers (`update_counts`), or else with the
+      number of segments.
 
     Raises:
       UserError: the text and the boundaries have different lengths.
@@ -274,6 +276,15 @@ def text_view(text, z, width=90, z_initial=None):
             )
             lines.append(f"z{number}".ljust(4) + "".join(marks))
         lines.append("")
-    updates = " / ".join(map(str, update_counts(z, z_initial)))
-    lines.append(f"updates per layer over {len(symbols)} symbols: {updates}")
+    name, counts = numbers(z, updates, z_initial)
+    lines.append(f"{name} over {len(symbols)} symbols: {counts}")
     return "\n".join(lines)
+
+
+def numbers(z, updates=True, z_initial=None):
+    """`(what, how many of each layer)` as words: updates, or segments; arguments as `text_view`."""
+    if updates:
+        name, counts = "updates per layer", update_counts(z, z_initial)
+    else:
+        name, counts = "segments", [int(np.sum(layer)) + (not layer[-1]) for layer in z]
+    return name, " / ".join(map(str, counts))

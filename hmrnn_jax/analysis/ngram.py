@@ -80,6 +80,40 @@ class InterpolatedNgram:
             p = self._interpolated(level, ranks, self._find(level, ranks, following)[1], p)
         return p
 
+    def predictions(self, ids, rows=1024):
+        """The distributions after each symbol of a text, in arrays `[n, V]`, n <= `rows`, in order.
+
+        The contexts at the start are as long as the text before them.
+        """
+        ids, size = self._checked(ids), self.vocabulary_size
+        for start in range(0, ids.size, rows):
+            stop = min(start + rows, ids.size)
+            p = np.full((stop - start, size), 1 / size)
+            for level in range(len(self._codes)):
+                # Ranks of the `level` symbols up to each; -1 where unseen or cut off by the start.
+                rank = np.where(np.arange(start + 1, stop + 1) >= level, 0, -1)
+                for length in range(level):
+                    places = np.arange(start, stop) - level + 1 + length
+                    rank, _ = self._find(length, rank, ids[np.maximum(places, 0)])
+                self._interpolate_rows(level, rank, p)
+            yield p
+
+    def _interpolate_rows(self, level, rank, p):
+        """`_interpolated` for all followers of the contexts at once, in place; p is `[n, V]`."""
+        codes = self._codes[level]
+        (rows,) = np.nonzero(rank >= 0)
+        first = np.searchsorted(codes, rank[rows] * self.vocabulary_size)
+        after = np.searchsorted(codes, (rank[rows] + 1) * self.vocabulary_size)
+        distinct, total = self._distinct[level][rank[rows]], self._totals[level][rank[rows]]
+        seen = total > 0
+        rows, first, after = rows[seen], first[seen], after[seen]
+        distinct, total = distinct[seen], (total + distinct)[seen]
+        p[rows] *= (distinct / total)[:, None]
+        count = after - first
+        places = np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
+        share = self._counts[level][places] / np.repeat(total, count)
+        p[np.repeat(rows, count), codes[places] % self.vocabulary_size] += share
+
     def bits(self, ids):
         """The cost in bits of every symbol but the first, a `[N - 1]` float64 array.
 
@@ -102,6 +136,52 @@ class InterpolatedNgram:
             )
             before = np.concatenate([[-1], ranks[:-1]])
         return -np.log2(p[1:])
+
+    def curves(self, ids, names, newline=None, ahead=1):
+        """What an n-gram model has to say after each symbol of a text: `{name: [1, N]}`.
+
+        A control for the same readings of a network, see `inference.reading.curves`; its numbers
+        are in nats.
+
+        Args:
+          ids: int `[N]`. names: of `entropy`, `entropy_within`, `surprise`, `line_end` and
+            `line_break`. newline: id of the symbol that ends a line, for those that speak of
+            lines. ahead: symbols after a line break that count.
+        """
+        ids = self._checked(ids)
+        found = {name: [] for name in names}
+        distributions = {"entropy", "entropy_within", "line_end", "line_break"} & found.keys()
+        for p in self.predictions(ids) if distributions else ():
+            end = np.log(p[:, newline]) if newline is not None else None
+            for name in distributions - {"entropy", "entropy_within"}:
+                found[name].append(end)
+            if "entropy" in found:
+                found["entropy"].append(-np.sum(p * np.log(p), axis=1))
+            if "entropy_within" in found:
+                p[:, newline] = 0
+                p /= p.sum(axis=1, keepdims=True)
+                found["entropy_within"].append(-np.sum(p * np.log(np.where(p > 0, p, 1)), axis=1))
+        found = {name: np.concatenate(parts) for name, parts in found.items() if parts}
+        if {"surprise", "line_break"} & set(names):
+            surprise = np.log(2) * np.append(self.bits(ids), 0)
+            if "surprise" in names:
+                found["surprise"] = surprise
+            if "line_break" in names:
+                found["line_break"] += self._gain_of_break(ids, newline, ahead, surprise)
+        return {name: found[name][None] for name in names}
+
+    def _gain_of_break(self, ids, newline, ahead, surprise):
+        """How much likelier the `ahead` symbols after each are if a newline comes before them."""
+        before = np.arange(ids.size)[:, None] + np.arange(1 - self.order, 1)
+        after = np.arange(ids.size)[:, None] + np.arange(1, 1 + ahead)
+        # The text before its first symbol is none; a newline is as near as can be.
+        past = np.where(before < 0, newline, ids[np.maximum(before, 0)])
+        breaks = np.full((ids.size, 1), newline)
+        pieces = np.concatenate([past, breaks, ids[np.minimum(after, ids.size - 1)]], axis=1)
+        costs = np.append(0, np.log(2) * self.bits(pieces.ravel())).reshape(pieces.shape)
+        there = after < ids.size
+        costs = costs[:, -ahead:] - surprise[np.minimum(after - 1, ids.size - 1)]
+        return -np.sum(costs * there, axis=1)
 
     def _find(self, level, contexts, symbols):
         """Ranks and counts of the n-grams "context, symbol" (n = level + 1); -1 and 0 if unseen."""

@@ -9,6 +9,7 @@ import functools
 
 import numpy as np
 
+from hmrnn_jax.analysis import segmenters
 from hmrnn_jax.errors import UserError
 
 _NAMES = ("precision", "recall", "f1")
@@ -101,8 +102,9 @@ def _hits(pred, gold, tolerance):
 
 
 def score_against(
-    z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step=True, tolerance=0, untrained=()
-):
+    z, gold, shifts=(0, 1), seeds=range(10), mask=None, every_step=True, tolerance=0, untrained=(),
+    newline=None,
+):  # fmt: skip
     """Scores every layer's boundaries against true ones.
 
     A detector that fires often hits true boundaries for free, so each score stands
@@ -127,13 +129,17 @@ def score_against(
       tolerance: k, in steps, see `precision_recall_f1`. Unless it is 0, a further row a
         layer, of shift 0, has the scores within k steps.
       untrained: as `z`, of each of some freshly initialised models that read the same.
+      newline: bool `[T]`, the symbols that end the lines of one text: words are scored too, see
+        `segmenters.word_scores`, in the rows at the exact step. Ends of lines are known, so leave
+        them out of the mask, `segmenters.within_lines`.
 
     Returns:
       One dict per layer and shift: `layer` (from 1; `EVERY` for the last rows),
       `shift`, `tolerance`, `rate` (firings per step), `precision`, `recall`, `f1`, and
       these three again with the prefixes `random_` and `regular_`. Where there are untrained
-      models, also their number, `untrained`, the means `untrained_rate` and `untrained_f1`, and
-      `untrained_f1_std`, the standard deviation of a sample (0 for one).
+      models, also their number, `untrained`, the means `untrained_rate` and so on, and
+      `untrained_f1_std`, the standard deviation of a sample (0 for one). With `newline` also
+      `word_f1`, with the same prefixes.
 
     Raises:
       UserError: shapes differ, values are not 0/1, no step counts, or the tolerance is
@@ -164,32 +170,37 @@ def score_against(
         pred = np.atleast_2d(own.T)
         counted = pred[mask]
         random = [_spread(np.random.default_rng(seed).permutation(counted), mask) for seed in seeds]
-        regular = _spread(_regular(counted), mask)
+        kinds_of = {
+            "": [pred],
+            "random_": random,
+            "regular_": [_spread(_regular(counted), mask)],
+        }
+        if layer != EVERY and fresh:
+            kinds_of["untrained_"] = [np.atleast_2d(one[layer - 1].T) for one in fresh]
         for shift, reach in kinds:
             score = functools.partial(
                 precision_recall_f1, gold=gold, shift=shift, mask=mask, tolerance=reach
             )
             row = {"layer": layer, "shift": shift, "tolerance": reach}
-            row["rate"] = float(counted.mean())
-            chance = np.mean([score(own) for own in random], axis=0).tolist()
-            scores = {"": score(pred), "random_": chance, "regular_": score(regular)}
-            for prefix, values in scores.items():
-                row |= {prefix + k: v for k, v in zip(_NAMES, values, strict=True)}
-            if layer != EVERY and len(fresh):
-                row |= _control([np.atleast_2d(one[layer - 1].T) for one in fresh], mask, score)
+            for prefix, preds in kinds_of.items():
+                if prefix in ("", "untrained_"):
+                    row[f"{prefix}rate"] = float(np.mean([one[mask].mean() for one in preds]))
+                every = np.array([score(one) for one in preds])
+                row |= {
+                    prefix + k: float(v) for k, v in zip(_NAMES, every.mean(axis=0), strict=True)
+                }
+                if newline is not None and not shift and not reach:
+                    words = [segmenters.word_scores(one[0], gold[0], newline)[0] for one in preds]
+                    row[f"{prefix}word_f1"] = float(np.mean(words, axis=0)[2])
+                if prefix == "untrained_":
+                    row |= {"untrained": len(preds), "untrained_f1_std": _deviation(every[:, 2])}
             rows.append(row)
     return rows
 
 
-def _control(preds, mask, score):
-    """What `score_against` says of untrained models' boundaries of one layer."""
-    f1 = [score(pred)[2] for pred in preds]
-    return {
-        "untrained": len(preds),
-        "untrained_rate": float(np.mean([pred[mask].mean() for pred in preds])),
-        "untrained_f1": float(np.mean(f1)),
-        "untrained_f1_std": float(np.std(f1, ddof=1)) if len(f1) > 1 else 0.0,
-    }
+def _deviation(values):
+    """The standard deviation of a sample; 0 for one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def format_scores(rows, gold="a space"):

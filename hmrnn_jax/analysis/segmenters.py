@@ -75,6 +75,16 @@ def candidates(curve, rule):
     return np.ones(len(curve), bool)
 
 
+def within_lines(newline):
+    """The symbols after which a boundary is looked for, bool `[T]`: all but line ends and the
+    last symbol of each line, which ends there anyway.
+
+    Args:
+      newline: bool `[T]`, the symbols that end lines.
+    """
+    return ~newline & ~np.append(newline[1:], True)
+
+
 def word_scores(found, true, newline=None):
     """Precision, recall and F1 of words, and of the boundaries within lines.
 
@@ -98,9 +108,8 @@ def word_scores(found, true, newline=None):
             f"Found ends have shape {found.shape}, true ones {true.shape}, line ends"
             f" {newline.shape}: give one value a symbol."
         )
-    last = np.append(newline[1:], True)[~newline]
-    found, true = found[~newline], true[~newline]
-    inner = ~last
+    inner = within_lines(newline)[~newline]
+    found, true, last = found[~newline], true[~newline], ~inner
     boundaries = _f1(np.sum(found & true & inner), np.sum(found & inner), np.sum(true & inner))
     found, true = found | last, true | last
     before = np.concatenate([[0], np.cumsum(found)])  # found ends before each symbol

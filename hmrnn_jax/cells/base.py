@@ -1,6 +1,7 @@
-"""What the cells share: their products in plain form, initial parameters."""
+"""What the cells share: their contract, their products in plain form, initial parameters."""
 
 import contextlib
+from typing import Any, Protocol
 
 import jax
 import jax.export
@@ -9,6 +10,78 @@ import numpy as np
 
 from hmrnn_jax import ops
 from hmrnn_jax.errors import UserError
+
+
+class CellConfig(Protocol):
+    """A cell's sizes and choices: a frozen dataclass, so that it can be a static argument.
+
+    Attributes:
+      input_size: width of x. Beside it `size`, the width of a layer, or of a cell that is a stack
+        of layers by itself `sizes`, one for each, lowest first; then choices, which have defaults.
+      uses_slope: whether `step` takes the slope of boundary detectors. Such a cell's `State` has
+        their boundaries z, its parameters of detectors lie under the name `detector`, which learns
+        at a rate of its own, and its config has `depth` and `nested`.
+      uses_noise: how many uniform draws a step takes.
+      replays: whether `step` takes `after`, the new state where it is known and only the derivative
+        is wanted, and `pointwise`; the module then has `active`, see `hm_lstm`.
+    """
+
+    input_size: Any
+    uses_slope: Any
+    replays: Any
+
+    @property
+    def uses_noise(self) -> int: ...
+
+
+class Cell(Protocol):
+    """What the module of a cell exports. Features lie along the first axis, `[d]` or `[d, B]`.
+
+    Attributes:
+      NAME: what headings call the cell.
+      Config: class of the cell's configurations, see `CellConfig`.
+      State: NamedTuple of what is carried over time: h, and whatever else, arrays or tuples with
+        an array for each layer. `Aux`, where a module has it, is the NamedTuple of what else a
+        step tells.
+
+    A recurrent matrix is called `U` or `U_rec` among the parameters: those are what DropConnect
+    drops from.
+    """
+
+    NAME: str
+    Config: Any
+    State: Any
+
+    def init(self, key: jax.Array, config: Any, dtype: Any = ...) -> Any:
+        """Parameters: arrays in nested dictionaries."""
+
+    def initial_state(self, config: Any, batch: tuple[int, ...] = ..., dtype: Any = ...) -> Any:
+        """`State` before the first step, `[size, *batch]`."""
+
+    def products(self, config: Any, params: Any) -> dict[str, tuple[jax.Array, jax.Array | None]]:
+        """`{name: (kernel [N, K], bias [N] or None)}` of the products that `step` makes."""
+
+    def inputs(
+        self, config: Any, params: Any, x: jax.Array, precision: str = ...
+    ) -> dict[str, jax.Array]:
+        """`{name: [N, ...]}`: the products with x `[input_size, ...]`, which need no state.
+
+        One of a name that `products` has stands in for its bias. Raises `UserError` for an x of
+        another width.
+        """
+
+    def vectors(self, config: Any, params: Any) -> Any:
+        """The parameters that `step` uses outside its products."""
+
+    def step(
+        self, config: Any, params: Any, state: Any, x: jax.Array | None = ..., *, linear: Any = ...
+    ) -> tuple[Any, Any]:
+        """The new `State`, of the dtype of the old, and `Aux` or `()`.
+
+        Either with params of `init` and x; or with params of `vectors` and `linear(name, operand)`,
+        which gives each product of `products` and `inputs` by name; cells that use a slope or
+        noise take `slope` and `noise` too. `hm_lstm.step` tells of all arguments.
+        """
 
 
 def check_sizes(**sizes):

@@ -37,8 +37,11 @@ from hmrnn_jax.errors import require
 TERMS = ("U_rec", "U_td", "W_bu")
 
 
+NAME = "HM-LSTM"
+
+
 @dataclass(frozen=True)
-class Config:
+class HMLSTM:
     """Sizes of an HM-LSTM and the choices that the paper leaves open.
 
     Attributes:
@@ -113,6 +116,9 @@ class Config:
             widths["U_td"] = self.sizes[layer + 1]
         widths["W_bu"] = self.sizes[layer - 1] if layer else self.input_size
         return widths
+
+
+Config = HMLSTM
 
 
 class State(NamedTuple):

@@ -25,9 +25,11 @@ from hmrnn_jax.cells.base import (
 )
 from hmrnn_jax.errors import require
 
+NAME = "LSTM"
+
 
 @dataclass(frozen=True)
-class Config:
+class LSTM:
     """Sizes of an LSTM layer.
 
     Attributes:
@@ -60,6 +62,9 @@ class Config:
     def blocks(self):
         """Widths of the gates, in the order of the rows."""
         return (self.size,) * 4
+
+
+Config = LSTM
 
 
 class State(NamedTuple):

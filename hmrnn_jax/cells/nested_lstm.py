@@ -27,8 +27,11 @@ from hmrnn_jax.errors import require
 PROPOSALS = {"identity": lambda s: s, "tanh": jnp.tanh}
 
 
+NAME = "Nested LSTM"
+
+
 @dataclass(frozen=True)
-class Config:
+class NestedLSTM:
     """Sizes of a Nested LSTM layer.
 
     Attributes:
@@ -60,6 +63,9 @@ class Config:
     def blocks(self):
         """Widths of the gates of a level, in the order of the rows."""
         return (self.size,) * 4
+
+
+Config = NestedLSTM
 
 
 class State(NamedTuple):

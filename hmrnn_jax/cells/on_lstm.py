@@ -27,9 +27,11 @@ from hmrnn_jax import ops
 from hmrnn_jax.cells.base import Products, cast_like, check_input, check_sizes, init_affine, is_size
 from hmrnn_jax.errors import UserError, require
 
+NAME = "ON-LSTM"
+
 
 @dataclass(frozen=True)
-class Config:
+class ONLSTM:
     """Sizes of an ON-LSTM layer.
 
     Attributes:
@@ -68,6 +70,9 @@ class Config:
     def blocks(self):
         """Widths of the gates, in the order of the rows."""
         return (self.size,) * 4 + (self.chunks,) * 2
+
+
+Config = ONLSTM
 
 
 class State(NamedTuple):

@@ -7,7 +7,7 @@ import re
 from etils import epath
 
 from hmrnn_jax import files
-from hmrnn_jax.datasets.chinese import lines_of
+from hmrnn_jax.datasets.segmented import lines_of
 from hmrnn_jax.datasets.text import SPLITS, Corpus, find_file, make_corpus
 from hmrnn_jax.errors import UserError
 

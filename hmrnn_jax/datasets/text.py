@@ -21,6 +21,8 @@ class Corpus:
       vocabulary: what the ids mean; its symbols are those of the training split.
       source: where the text came from, for the log.
       unknown: split -> number of symbols that were mapped to the unknown symbol.
+      ends: split -> bool [N], True at the last symbol of each word, where the words are known and
+        the text does not show them.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Corpus:
     vocabulary: Vocabulary
     source: str
     unknown: dict
+    ends: dict = dataclasses.field(default_factory=dict)
 
     def describe(self) -> str:
         """A few lines for the log: name, source, sizes, unknown symbols."""

@@ -79,6 +79,12 @@ class Vocabulary:
         """Number of symbols, the unknown symbol included."""
         return len(self.symbols)
 
+    @property
+    def line_end(self) -> int | None:
+        """The id of the symbol that ends a line, or None."""
+        symbol = {"characters": "\n", "bytes": ord("\n"), "words": LINE_END}[self.unit]
+        return self.symbols.index(symbol) if symbol in self.symbols else None
+
     def describe(self) -> str:
         """A few words for messages."""
         return f"a vocabulary of {self.size:,} {self.unit}"

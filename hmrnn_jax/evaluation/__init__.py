@@ -1,4 +1,4 @@
-"""What `eval.py` shows of a trained run: functions that take a `run.Run` and return text.
+"""What is shown of a trained run: functions that take a `run.Run` and return a `report.Report`.
 
 They write the files that they name, and print nothing. `text` is for language models,
 `syntax` for those of words, `sequences` for real-valued sequences, `classification` for what is

@@ -1,15 +1,14 @@
 """What is classified: logical inference, images."""
 
-import json
-
 from hmrnn_jax import tasks
 from hmrnn_jax.analysis.figures import curves
-from hmrnn_jax.run import titles
+from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.tasks import images, logic
+from hmrnn_jax.training.titles import titles
 
 
 def score(runs, split, path):
-    """Scores a split with each of `runs`, all of one task; at last a line of JSON.
+    """Scores a split with each of `runs`, all of one task.
 
     For logical inference's test split also a table and, in the file `path`, a figure of the
     accuracies for each length.
@@ -28,4 +27,4 @@ def score(runs, split, path):
         lines += [logic.table(results), f"figure: {path}"]
     if config.task == "images":
         lines.append(images.table(results))
-    return "\n".join([*lines, json.dumps({"split": split} | results)])
+    return Report("\n".join(lines), {"split": split} | results)

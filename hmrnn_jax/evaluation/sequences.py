@@ -1,30 +1,34 @@
 """Real-valued sequences: scores, boundaries drawn and scored, segments, new sequences."""
 
-import json
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
 from hmrnn_jax import files, tasks
 from hmrnn_jax import run as runs
-from hmrnn_jax.analysis import boundaries, scores
+from hmrnn_jax.analysis import boundaries, comparison
 from hmrnn_jax.analysis.figures.handwriting import MOST_LINES, handwriting_figure, handwriting_sheet
 from hmrnn_jax.analysis.figures.signals import signal_figure
 from hmrnn_jax.batches.sequences import columns
 from hmrnn_jax.datasets import signals
-from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import activations, generate_sequences, reading
-from hmrnn_jax.tasks import metrics
+from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.evaluation.report import Report
+from hmrnn_jax.inference import activations, generate_sequences, readings
+from hmrnn_jax.inference import reading as reading_inference
+from hmrnn_jax.tasks import metrics, objectives
 
 HANDWRITING = ("iam_ondb", "scribbles")
 # The usual margin of change point detection (van den Burg, Williams 2020), and a quarter of the
 # shortest regime of the made-up oscillators.
 TOLERANCE = 5
+READINGS = ("detectors", "surprise")
+CALIBRATED_ON = 50  # validation sequences, at most
 MOST_DRAWN = 10**7  # steps that one call generates, for the memory that they take
 
 
 def score(run, split, seed=0):
-    """Log-likelihood of a split and the detectors' rates; at last a line of JSON."""
+    """Log-likelihood of a split and the detectors' rates."""
     task = tasks.make(run.config, run.mesh)
     _check_scale(run, task.data)
     result = task.evaluate(run.params, split, run.slope, seed)
@@ -34,7 +38,7 @@ def score(run, split, seed=0):
         f"{split}: {task.headline(result)}",
     ]
     lines += [f"warning: {warning}" for warning in metrics.collapsed(result)]
-    return "\n".join([*lines, json.dumps({"split": split} | result)])
+    return Report("\n".join(lines), {"split": split} | result)
 
 
 def held_out(run, split):
@@ -59,9 +63,30 @@ def read(run, path):
     return signals.read(path, run.encoding, data.clip, data.get("header", "guess"))
 
 
-def _look(run, sequences, batch=64, seed=0):
-    """For each sequence z of each layer, a list of int8 `[T]`, and norms of h, `[L, T]`."""
-    reading.check(run.model)
+class _Looked(NamedTuple):
+    """What was found of one sequence of T steps.
+
+    Attributes:
+      z: `{reading: int8 [K, T]}`. norms: of h, `[L, T]`.
+    """
+
+    z: dict
+    norms: np.ndarray
+
+
+def _look(run, sequences, asked, batch=64, seed=0):
+    """For each sequence `_Looked`, by the `Reading`s `asked`."""
+    found = []
+    for z, norms, surprise in _curves(run, sequences, batch, seed):
+        curves, ends = {"detectors": z, "surprise": surprise[None]}, np.zeros(len(surprise), bool)
+        found.append(
+            _Looked({one.name: one.boundaries(curves[one.name], ends) for one in asked}, norms)
+        )
+    return found
+
+
+def _curves(run, sequences, batch=64, seed=0):
+    """For each sequence its boundaries `[L - 1, T]`, norms of h `[L, T]` and surprise `[T]`."""
     table = columns(sequences)
     order = np.argsort(sequences.lengths, kind="stable")
     found = [None] * len(sequences)
@@ -71,25 +96,64 @@ def _look(run, sequences, batch=64, seed=0):
         inputs = np.zeros((steps, len(chosen), table.shape[1]), np.float32)
         for row, number in enumerate(chosen):
             inputs[: sequences.lengths[number], row] = table[sequences.place(number)]
-        z, norms = activations.look(run.model, run.plain, inputs, run.slope, seed)
-        z = [(layer > 0.5).astype(np.int8) for layer in z]
+        z, norms, surprise = activations.look_ahead(run.model, run.plain, inputs, run.slope, seed)
+        z = np.array([layer > 0.5 for layer in z], np.int8).reshape(-1, *surprise.shape)
         for row, number in enumerate(chosen):
             length = int(sequences.lengths[number])
-            found[number] = [layer[:length, row] for layer in z], norms[:, :length, row]
+            own = surprise[:length, row].copy()
+            own[-1] = 0  # nothing comes after
+            found[number] = z[:, :length, row], norms[:, :length, row], own
     return found
 
 
-def show_boundaries(run, title, sequences, path, shown=5, scored=200, seed=0, tolerance=TOLERANCE):
-    """Figure of the first `shown` sequences, and F1 of the boundaries of the first `scored`.
+def _readings(run, names, length, seed=0):
+    """As `run.readings_of`, of a run on real-valued sequences."""
+    if length is None:
+        length = objectives.first_length(run.config)
+    delay = objectives.Boundaries.of(run.config).delay
+    asked = [readings.Reading.of(name, length, delay=delay) for name in names]
+    if not any(one.length for one in asked):
+        return asked
+    valid = held_out(run, "valid")
+    valid = valid.chosen(np.arange(min(len(valid), CALIBRATED_ON)))
+    curve = np.concatenate([surprise for *_, surprise in _curves(run, valid, seed=seed)])
+    ends = np.zeros(len(curve), bool)
+    return [one.calibrated(curve[None], ends) if one.length else one for one in asked]
+
+
+def _check(run, name):
+    require("The reading of real-valued sequences", name, READINGS)
+    if name == "detectors":
+        reading_inference.check(run.model)
+
+
+def show_boundaries(
+    run, title, sequences, path, shown=5, scored=200, seed=0, tolerance=TOLERANCE,
+    reading="detectors", segment_length=None,
+):  # fmt: skip
+    """Figure of the first `shown` sequences, and scores of the boundaries of the first `scored`.
 
     They are scored against the events (pen-ups, in handwriting) and, where these are known,
     against the true changes (ends of words, in handwriting): exactly, and within `tolerance`
-    steps unless that is 0. The scores stand beside those of detectors that read nothing and of
-    untrained models, see `scores.score_against`.
+    steps unless that is 0. The scores stand beside those of random and regular boundaries and of
+    untrained models, see `comparison.compare`.
+
+    Args:
+      reading: what is drawn, one of `READINGS`; the others are scored too.
+      segment_length: wanted mean length of segments by surprise, in steps; None takes the first
+        of the run's own `boundaries.lengths`, and 0 asks for none.
+
+    Returns a `Report`, each of whose `rows` has the truth's name too, `against`.
     """
+    _check(run, reading)
+    names = (reading, *(name for name in _available(run.model) if name != reading))
+    asked = _readings(run, names, segment_length, seed)
     sequences = sequences.chosen(np.arange(min(len(sequences), scored)))
-    found = _look(run, sequences, seed=seed)
-    untrained = [_look(fresh, sequences, seed=seed) for fresh in runs.untrained(run)]
+    looked = _look(run, sequences, asked, seed=seed)
+    untrained = []
+    for fresh in runs.untrained(run):
+        of_fresh = _readings(fresh, names, segment_length, seed)
+        untrained.append(_look(fresh, sequences, of_fresh, seed=seed))
     shown = min(shown, len(sequences))
     values = run.encoding.restore(sequences.values)
     places = [sequences.place(number) for number in range(len(sequences))]
@@ -97,68 +161,86 @@ def show_boundaries(run, title, sequences, path, shown=5, scored=200, seed=0, to
     if run.config.data.name in HANDWRITING:
         lines = [(values[place], sequences.events[place]) for place in places[:shown]]
         texts = sequences.texts[:shown] if sequences.texts else ()
-        layers = [z for z, _ in found[:shown]]
-        names = sequences.names[:shown]
-        handwriting_figure(path, lines, layers, names, texts, heading)
+        layers = [list(one.z[reading]) for one in looked[:shown]]
+        handwriting_figure(path, lines, layers, sequences.names[:shown], texts, heading)
     else:
-        place, (z, norms) = places[0], found[0]
+        place, first = places[0], looked[0]
         signal_figure(
             path,
             values[place],
             run.encoding.columns,
-            z,
+            list(first.z[reading]),
             events=None if sequences.events is None else sequences.events[place],
             changes=None if sequences.changes is None else sequences.changes[place],
-            h_norms=norms,
+            h_norms=first.norms if reading == "detectors" else None,
             title=f"{heading}, {sequences.names[0]}",
         )
-    lines = []
+    lines, rows = [], []
     changes = "ends of words" if run.config.data.name in HANDWRITING else "changes"
     true = {run.encoding.event: sequences.events, changes: sequences.changes}
     for name, gold in true.items():
         if gold is not None and gold.any():
             lines.append(f"boundaries against {name}, {len(sequences):,} sequences")
-            one = f"a step with {name}"
-            rows = _scores(found, untrained, places, gold, tolerance)
-            lines.append(scores.format_scores(rows, one))
-    return "\n".join([*lines, f"figure: {path}"])
+            scored_rows = _scores(looked, untrained, places, gold, tolerance)
+            lines.append(comparison.table(scored_rows, f"a step with {name}"))
+            rows += [{"against": name} | row for row in scored_rows]
+    data = {"sequences": len(sequences), "rows": rows, "figure": str(path)}
+    return Report("\n".join([*lines, f"figure: {path}"]), data)
 
 
-def _scores(found, untrained, places, gold, tolerance):
-    """`scores.score_against` of all sequences side by side, padding masked."""
+def _available(model):
+    """The readings that a model of sequences has."""
+    return READINGS if reading_inference.has_detectors(model) else READINGS[1:]
+
+
+def _scores(looked, untrained, places, gold, tolerance):
+    """`comparison.compare` of all sequences side by side, padding masked."""
     steps = max(place.stop - place.start for place in places)
     true, mask = (np.zeros((steps, len(places)), bool) for _ in range(2))
     for row, place in enumerate(places):
         length = place.stop - place.start
         true[:length, row], mask[:length, row] = gold[place], True
-    layers, *fresh = (_side_by_side(of_model, steps) for of_model in (found, *untrained))
-    return scores.score_against(layers, true, mask=mask, tolerance=tolerance, untrained=fresh)
+    own, *fresh = (_side_by_side(of_model, steps) for of_model in (looked, *untrained))
+    found = [
+        comparison.Found(name, layer + 1, z, tuple(other[name][layer] for other in fresh))
+        for name, layers in own.items()
+        for layer, z in enumerate(layers)
+    ]
+    return comparison.compare(found, true, mask, tolerance=tolerance)
 
 
-def _side_by_side(found, steps):
-    """z of each layer, `[steps, B]`, of what `_look` found of B sequences."""
-    layers = np.zeros((len(found[0][0]), steps, len(found)), np.int8)
-    for row, (z, _) in enumerate(found):
-        layers[:, : len(z[0]), row] = z
-    return list(layers)
+def _side_by_side(looked, steps):
+    """`{reading: z [K, steps, B]}` of what `_look` found of B sequences."""
+    found = {}
+    for name, first in looked[0].z.items():
+        layers = found[name] = np.zeros((len(first), steps, len(looked)), np.int8)
+        for row, one in enumerate(looked):
+            layers[:, : one.z[name].shape[1], row] = one.z[name]
+    return found
 
 
-def segment(run, sequences, path, seed=0):
+def segment(run, sequences, path, seed=0, reading="detectors", length=None):
     """Writes the segments of each layer of each sequence as JSON lines; says how many.
 
-    Those of two layers need not be nested, see `boundaries.segments`.
+    Those of two layers need not be nested, see `boundaries.segments`. `reading` and `length` are
+    as `show_boundaries` has them.
     """
-    found = _look(run, sequences, seed=seed)
+    _check(run, reading)
+    (asked,) = _readings(run, [reading], length, seed)
+    looked = _look(run, sequences, [asked], seed=seed)
     rows = (
         {"sequence": name, "start": row["start"], "end": row["end"], "layer": number}
-        for name, (z, _) in zip(sequences.names, found, strict=True)
-        for number, layer in enumerate(z, start=1)
+        for name, one in zip(sequences.names, looked, strict=True)
+        for number, layer in enumerate(one.z[reading], start=1)
         for row in boundaries.segments([""] * len(layer), layer, number)
     )
     count = boundaries.write_segments(path, rows)
-    return "\n".join(
-        [f"{count:,} segments of {len(sequences):,} sequences: {path}", reading.nesting(run.model)]
-    )
+    kind = asked.description
+    if reading == "detectors":
+        kind = reading_inference.nesting(run.model)
+    lines = f"{count:,} segments of {len(sequences):,} sequences: {path}\n{kind}"
+    data = {"segments": count, "sequences": len(sequences), "file": str(path)}
+    return Report(lines, data)
 
 
 def sample(run, split, count, steps, prime, temperature, bias, seed, path):
@@ -172,14 +254,14 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
     """
     if min(count, steps, prime) < 1 or not min(temperature, bias) >= 0:
         raise UserError(
-            "--sample, --steps and --prime need positive numbers, --temperature and --bias"
+            "--count, --length and --prime need positive numbers, --temperature and --bias"
             " numbers that are not negative."
         )
     if count * (prime + steps) > MOST_DRAWN:
-        raise UserError(f"--sample draws at most {MOST_DRAWN:,} steps in all; give fewer.")
+        raise UserError(f"At most {MOST_DRAWN:,} steps are drawn in all; give a smaller --count.")
     handwriting = run.config.data.name in HANDWRITING
     if handwriting and count > MOST_LINES:
-        raise UserError(f"--sample draws at most {MOST_LINES} lines; give fewer.")
+        raise UserError(f"At most {MOST_LINES} lines are drawn; give a smaller --count.")
     sequences = held_out(run, split)
     long_enough = np.flatnonzero(sequences.lengths >= prime)
     if not len(long_enough):
@@ -208,7 +290,8 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
         handwriting_sheet(written[-1], lines, title=run.title)
     else:
         signal_figure(path, values[0], run.encoding.columns, title=run.title)
-    return f"{count} sequences of {prime} + {steps} steps: {', '.join(written)}"
+    lines = f"{count} sequences of {prime} + {steps} steps: {', '.join(written)}"
+    return Report(lines, {"sequences": count, "prime": prime, "steps": steps, "files": written})
 
 
 def _to_last_stroke(values, pen_up):

@@ -2,13 +2,13 @@
 take for the grammatical one."""
 
 import functools
-import json
 
 from hmrnn_jax import files
 from hmrnn_jax.analysis import parsing, syneval
 from hmrnn_jax.analysis.figures.trees import tree_figure
 from hmrnn_jax.datasets import treebank
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.inference import activations, sentences
 
 
@@ -39,8 +39,8 @@ def trees(run, bank, control=None):
                 ]
     rows = parsing.compare(bank.sentences, found)
     table = parsing.format_table(rows)
-    figures = json.dumps({row["name"]: row for row in rows})
-    return "\n".join([bank.describe(), *_unknown(run, words), table, figures])
+    lines = [bank.describe(), *_unknown(run, words), table]
+    return Report("\n".join(lines), {row["name"]: row for row in rows})
 
 
 def read_sentences(path):
@@ -84,7 +84,8 @@ def parse(run, words, layer, biased, draw, picture):
     tree_figure(picture, words[chosen], distances[chosen], parsed[chosen])
     trees = iter(parsed)
     brackets = [parsing.bracket_string(next(trees)) if line else "" for line in lines]
-    return "\n".join([*brackets, *_unknown(run, words), f"figure: {picture}"])
+    lines = [*brackets, *_unknown(run, words), f"figure: {picture}"]
+    return Report("\n".join(lines), {"trees": brackets, "figure": str(picture)})
 
 
 def pairs(run, items, seed=0):
@@ -98,4 +99,4 @@ def pairs(run, items, seed=0):
         sentences.log_probabilities, run.model, run.plain, before=end, slope=run.slope, seed=seed
     )
     rows = syneval.evaluate(items, run.encoding, score)
-    return f"{syneval.format_table(syneval.pooled(rows))}\n{json.dumps(rows)}"
+    return Report(syneval.format_table(syneval.pooled(rows)), {"constructions": rows})

@@ -1,21 +1,22 @@
 """Language models: scores, boundaries, segments, samples."""
 
 import collections.abc
+import functools
 import json
 import math
 import string
 
-import jax
 import numpy as np
 
-from hmrnn_jax import parallel
 from hmrnn_jax import run as runs
-from hmrnn_jax.analysis import boundaries, quatrains, scores
+from hmrnn_jax.analysis import boundaries, comparison, ngram, quatrains
 from hmrnn_jax.analysis.figures.text import boundary_figure
-from hmrnn_jax.datasets import chinese
+from hmrnn_jax.analysis.segmenters import within_lines
+from hmrnn_jax.datasets import segmented
 from hmrnn_jax.datasets import text as texts
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import activations, generate_text, sparse_model
+from hmrnn_jax.evaluation.report import Report
+from hmrnn_jax.inference import activations, readings, sparse_model
 from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.tasks import language, metrics
@@ -55,7 +56,7 @@ def read_words(path, vocabulary):
     """
     if vocabulary.unit != "characters":
         raise UserError("--words is for models of characters; this one reads other symbols.")
-    text, ends = chinese.unspaced(chinese.read_words(path))
+    text, ends = segmented.unspaced(segmented.read_words(path))
     return *_encoded(path, text, vocabulary), ends
 
 
@@ -73,98 +74,141 @@ def _encoded(path, text, vocabulary):
 
 def split(run, name):
     """`(ids, symbols, note)` of a split of the run's own corpus."""
-    corpus = language.corpus(run.config)
-    if corpus.vocabulary != run.encoding:
-        raise UserError(
-            f"The corpus {corpus.name} found here has another vocabulary than the run's; point"
-            " HMRNN_DATA to the data it was trained on, or give --text."
-        )
-    ids = corpus.splits[name]
+    ids = language.corpus_of(run).splits[name]
     return ids, Spelled(ids, run.encoding), ""
 
 
+def word_ends(run, name):
+    """The true ends of words, bool `[N]`, of a split that does not show them; None if it does."""
+    return language.corpus_of(run).ends.get(name)
+
+
 def score(run, name, ids, batch=None, warmup=None, seed=0):
-    """Nats, bits per symbol, perplexity and the detectors' rates; at last a line of JSON.
+    """Nats, bits per symbol, perplexity and the detectors' rates.
 
     Args:
-      name: of the text. batch, warmup: see `tasks.language.Evaluator`; the configuration's if None.
+      name: of the text. ids: its symbols. batch, warmup, seed: see `Run.score`.
     """
-    evaluation = run.config.evaluation
-    batch = batch or evaluation.batch
-    warmup = evaluation.warmup if warmup is None else warmup
-    mesh, params = run.mesh, run.params
-    if batch == 1:
-        mesh, params = parallel.make_mesh(jax.local_devices()[:1]), run.plain
-    parallel.check_batch(batch, mesh)
-    evaluator = language.Evaluator(run.model, mesh, batch, evaluation.window, warmup)
-    result = evaluator(params, ids, run.slope, seed)
+    result = run.score(ids, batch=batch, warmup=warmup, seed=seed)
+    batch, warmup = result["rows"], result["warmup"]
     rows = f"{batch} rows, each after {warmup} symbols of its own past"
-    return "\n".join(
-        [
-            f"state carried through {'the whole text' if batch == 1 else rows}",
-            score_table(result),
-            *(f"warning: {warning}" for warning in metrics.collapsed(result)),
-            json.dumps({"split": name} | result),
-        ]
-    )
+    lines = [
+        f"state carried through {'the whole text' if batch == 1 else rows}",
+        score_table(result),
+        *(f"warning: {warning}" for warning in metrics.collapsed(result)),
+    ]
+    return Report("\n".join(lines), {"split": name} | result)
 
 
-def _read(run, ids, rows, warmup, seed, progress=lambda done: None):
-    """`(z, how)`: the boundaries of a text, see `inference.reading.boundaries`, and how they were
-    read."""
+def _read(run, ids, asked, rows=None, warmup=None, seed=0, progress=lambda done: None):
+    """`(z, how)`: the boundaries of a text, see `readings.read`, and how they were read."""
     rows = reading_inference.rows_for(len(ids)) if rows is None else rows
     warmup = (
         max(reading_inference.WARMUP, run.config.evaluation.warmup) if warmup is None else warmup
     )
-    z = reading_inference.boundaries(
-        run.model, run.plain, ids, run.slope, seed, rows, warmup, progress
-    )
+    z = readings.read(
+        run.model, run.plain, ids, asked, run.encoding.line_end, run.slope, seed, rows, warmup,
+        progress,
+    )  # fmt: skip
     if rows == 1:
         return z, "read in one pass, exactly"
     past = f"{warmup:,} symbols of its own past"
     return z, f"read in {rows} rows, each after {past}, nearly as in one pass (--batch=1)"
 
 
-def show_boundaries(run, title, inputs, ends, path, length=270, scored=20_000, seed=0):
-    """Figure and text view of the first `length` symbols, and the boundaries' F1.
+def show_boundaries(
+    run, title, inputs, ends, path, length=270, scored=20_000, seed=0, reading="detectors",
+    segment_length=None,
+):  # fmt: skip
+    """Figure and text view of the first `length` symbols, and the boundaries' scores.
 
-    The scores stand beside those of detectors that read nothing and of untrained models, see
-    `scores.score_against`.
+    All that can be read of the model is scored, `reading` first, beside random and regular
+    boundaries, untrained models and an n-gram model, see `analysis.comparison.compare`. Ends of
+    lines are known, and not counted. A text of words has no words to be found, and no scores.
 
     Args:
       inputs: `(ids, symbols)`. ends: the true ends of words, bool `[N]`; None where a space
         ends a word. path: of the figure. scored: symbols that are scored.
+      reading: what is drawn, see `inference.readings`.
+      segment_length: see `run.readings_of`.
+
+    Returns a `Report`, with the `rows` of `comparison.compare`.
     """
     ids, symbols = inputs
     ids, symbols = ids[:scored], symbols[:scored]
-    z, how = _read(run, ids, None, None, seed)
-    untrained = [_read(fresh, ids, None, None, seed)[0] for fresh in runs.untrained(run)]
+    newline = run.encoding.line_end
+    readings.check(run.model, reading, newline)
+    names = (reading,)
+    if run.encoding.unit != "words":
+        names += tuple(n for n in readings.available(run.model, newline) if n != reading)
+    try:
+        corpus, notes = language.corpus_of(run), []
+    except UserError as error:
+        corpus, notes = None, [f"no n-gram model beside: {error}"]
+    calibrated = functools.partial(
+        runs.readings_of, names=names, length=segment_length, seed=seed,
+        valid=corpus and corpus.splits["valid"],
+    )  # fmt: skip
+    asked = calibrated(run)
+    z, how = _read(run, ids, asked, seed=seed)
     shown = min(len(ids), length)
-    first = z[:, :shown]
+    first, detectors = list(z[reading][:, :shown]), reading == "detectors"
     weights = sparse_model.inference(run.model, run.plain)
     _, norms = activations.look(*weights, ids[:shown], run.slope, seed)
-    boundary_figure(path, symbols[:shown], first, norms, f"{run.title}: {title}")
-    if ends is None:
-        # Some bytes of characters have the numbers of spaces beyond ASCII.
-        spaces = string.whitespace if run.encoding.unit == "bytes" else None
-        gold = "a space"
-        rows = boundaries.score_against_spaces(z, symbols, spaces=spaces, untrained=untrained)
-    else:
-        mask = np.array([symbol != "\n" for symbol in symbols])
-        gold = "the last character of a word"
-        rows = scores.score_against(z, ends[:scored], mask=mask, untrained=untrained)
-    against = "spaces" if ends is None else "words"
-    return "\n".join(
-        [
-            boundaries.text_view(symbols[:shown], first),
-            f"\nboundaries against {against}, {len(ids):,} symbols, {how}",
-            scores.format_scores(rows, gold),
-            f"figure: {path}",
-        ]
-    )
+    heading = f"{run.title}: {title}" + ("" if detectors else f", {asked[0].description}")
+    boundary_figure(path, symbols[:shown], first, norms, heading, updates=detectors)
+    lines, rows = [boundaries.text_view(symbols[:shown], first, updates=detectors)], []
+    against = None
+    if run.encoding.unit != "words":
+        newlines = readings.line_ends(ids, newline)
+        mask = within_lines(newlines)
+        if ends is None:
+            # Some bytes of characters have the numbers of spaces beyond ASCII.
+            spaces = string.whitespace if run.encoding.unit == "bytes" else None
+            gold = [s.isspace() if spaces is None else s in spaces for s in symbols]
+            gold, what, against = np.array(gold), "a space", "spaces"
+        else:
+            gold, what, against = ends[:scored], "the last character of a word", "words"
+        fresh = [_read(one, ids, calibrated(one), seed=seed)[0] for one in runs.untrained(run)]
+        ngrams = _ngrams(corpus, asked, ids) if corpus else {}
+        found = [
+            comparison.Found(
+                one.name, layer + 1, own, tuple(other[one.name][layer] for other in fresh),
+                ngrams[one.name][layer] if one.name in ngrams else None,
+            )
+            for one in asked for layer, own in enumerate(z[one.name])
+        ]  # fmt: skip
+        lines.append(f"\nboundaries against {against}, {len(ids):,} symbols, {how}")
+        lines += [f"{one.name}: {one.description}" for one in asked if one.segmenters]
+        if mask.any():
+            rows = comparison.compare(found, gold, mask, newlines, around=ends is None)
+            lines.append(comparison.table(rows, what))
+        lines += notes
+    found = {"against": against, "symbols": len(ids), "rows": rows, "figure": str(path)}
+    return Report("\n".join([*lines, f"figure: {path}"]), found)
 
 
-def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None):
+def _ngrams(corpus, asked, ids):
+    """`{reading: boundaries}` of an n-gram model of a corpus, of those `asked` that it has."""
+    newline = corpus.vocabulary.line_end
+    model = ngram.InterpolatedNgram(corpus.vocabulary.size).fit(corpus.splits["train"])
+    asked = [one for one in asked if one.name not in ("detectors", "distance")]
+    read = functools.partial(
+        model.curves, names=[one.name for one in asked], newline=newline,
+        ahead=reading_inference.AHEAD,
+    )  # fmt: skip
+    if any(one.length for one in asked):
+        valid = corpus.splits["valid"][: readings.CALIBRATED_ON]
+        curves, ends = read(valid), readings.line_ends(valid, newline)
+        asked = [one.calibrated(curves[one.name], ends) for one in asked]
+    curves, ends = read(ids), readings.line_ends(ids, newline)
+    return {one.name: one.boundaries(curves[one.name], ends) for one in asked}
+
+
+def segment(
+    run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None,
+    reading="detectors", length=None,
+):  # fmt: skip
     """Writes the segments of each layer as JSON lines; says how many.
 
     A layer's segments cover the text, and those of two layers need not be nested, see
@@ -173,43 +217,33 @@ def segment(run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line:
     Args:
       inputs: `(ids, symbols)`.
       batch, warmup: rows side by side and symbols that each reads before its part, see
-        `inference.reading.boundaries`, which says what is exact; by default a single pass up to
+        `inference.reading.curves`, which says what is exact; by default a single pass up to
         `inference.reading.SINGLE_PASS` symbols, and the longer of `inference.reading.WARMUP` and
         the configuration's warm-up.
       say: is told how far it is, a line every few seconds.
+      reading: what is cut by, see `inference.readings`; each of its curves is a layer.
+      length: wanted mean length of segments, see `run.readings_of`.
     """
     ids, symbols = inputs
-    z, how = _read(run, ids, batch, warmup, seed, reading_inference.Pace(len(ids), say))
+    asked = runs.readings_of(run, [reading], length, seed)
+    pace = reading_inference.Pace(len(ids), say)
+    found, how = _read(run, ids, asked, batch, warmup, seed, pace)
+    z = found[reading]
     count = boundaries.write_segments(path, boundaries.segment_lines(symbols, z))
-    return "\n".join(
-        [
-            f"{count:,} segments of {len(z)} layers: {path}",
-            f"{how}; {reading_inference.nesting(run.model)}",
-        ]
-    )
-
-
-def _draw(run, prompt, length, temperature, seed):
-    if length < 1 or not temperature >= 0:
-        raise UserError("--sample needs a positive number, --temperature one that is not negative.")
-    # Bytes that are no UTF-8 come from the command line as surrogates.
-    unit = run.encoding.unit
-    given = prompt.encode("utf-8", "surrogateescape") if unit == "bytes" else prompt
-    encode = run.encoding.encode_sentence if unit == "words" else run.encoding.encode
-    ids, unknown = encode(given)
-    if not len(ids):
-        raise UserError("--prompt is empty; give at least one symbol.")
-    model, params = sparse_model.inference(run.model, run.plain)
-    drawn, log_probabilities = generate_text.generate(
-        model, params, ids, length, temperature, seed, run.slope
-    )
-    note = run.encoding.unknown_note("--prompt", unknown, len(ids))
-    return run.encoding.decode(drawn), -log_probabilities.mean() * metrics.BITS, note
+    kind = reading_inference.nesting(run.model) if reading == "detectors" else asked[0].description
+    layers = f"{len(z)} layer{'s' if len(z) > 1 else ''}"
+    lines = f"{count:,} segments of {layers}: {path}\n{how}; {kind}"
+    found = {"segments": count, "layers": len(z), "symbols": len(ids), "file": str(path)}
+    return Report(lines, found)
 
 
 def sample(run, prompt, length, temperature=1.0, seed=0):
     """Continues `prompt` by `length` symbols."""
-    text, bits, note = _draw(run, prompt, length, temperature, seed)
+    # Bytes that are no UTF-8 come from the command line as surrogates.
+    given = prompt.encode("utf-8", "surrogateescape") if run.encoding.unit == "bytes" else prompt
+    drawn = run.sample(given, length, temperature=temperature, seed=seed)
+    text, bits = drawn["text"], -drawn["log_probabilities"].mean() * metrics.BITS
+    note = run.encoding.unknown_note("--prompt", drawn["unknown"], drawn["read"])
     words = run.encoding.unit == "words"
     space = " " * (words and not prompt[-1].isspace() and not text.startswith("\n"))
     lines = [
@@ -218,7 +252,8 @@ def sample(run, prompt, length, temperature=1.0, seed=0):
         f"{length} symbols at {bits:.3f} bits each under the model itself",
         note,
     ]
-    return "\n".join(lines).rstrip()
+    found = {"prompt": prompt, "text": f"{space}{text}", "length": length, "bits": bits}
+    return Report("\n".join(lines).rstrip(), found)
 
 
 def poems(run, count, temperature=1.0, seed=0):
@@ -227,37 +262,40 @@ def poems(run, count, temperature=1.0, seed=0):
     Lines are drawn one after the other, state and all, as the training text has them.
     """
     if run.config.data.name != "quatrains":
-        raise UserError("--poems is for a model of verse; train one, configs/quatrains.py.")
+        raise UserError("Poems are drawn from a model of verse: train one, --config=quatrains.")
     if count < 1:
-        raise UserError(f"--poems is {count}; it must be 1 or more.")
-    text, *_ = _draw(run, "\n", _POEM * count, temperature, seed)
+        raise UserError(f"--count is {count}; it must be 1 or more.")
+    text = run.sample("\n", _POEM * count, temperature=temperature, seed=seed)["text"]
     known = set(run.encoding.decode(language.corpus(run.config).splits["train"]).split("\n"))
     drawn = quatrains.poems(text)[:count]
     share, lines = quatrains.form_report(drawn, known)
     repeated = quatrains.repeats(drawn, known)
     figures = {"poems": len(drawn), "keep_the_form": share, "repeat_training": repeated}
-    return f"{lines}\n{json.dumps(figures)}"
+    return Report(lines, figures)
 
 
-def stream_segments(run, source, seed=0, tell=None):
+def stream_segments(run, source, seed=0, tell=None, reading="detectors", length=None):
     """Yields a line of JSON for each segment of what `source` brings, as soon as it ends.
 
     Args:
       source: a binary file, UTF-8 unless the model reads bytes; what it has is taken at once.
       tell: called with a sentence on the symbols that the model does not know, if there were
         any, when the text ends or is read no further.
+      reading, length: as of `segment`, of readings that a `Stream` has.
 
     Raises:
-      UserError: the text is not UTF-8, or has a symbol that the model cannot read.
+      UserError: the text is not UTF-8, or has a symbol that the model cannot read; or as
+        `run.readings_of` and `Stream`.
     """
-    stream, unknown, total = Stream.of(run, seed), 0, 0
+    (by,) = runs.readings_of(run, [reading], length, seed)
+    stream, unknown, total = Stream.of(run, seed, by), 0, 0
     try:
         raw = True
         while raw:
             raw = source.read1(1 << 16)
-            reading = stream.push(raw) if raw else stream.finish()
-            unknown, total = unknown + reading.unknown, total + len(reading.symbols)
-            for row in reading.segments:
+            part = stream.push(raw) if raw else stream.finish()
+            unknown, total = unknown + part.unknown, total + len(part.symbols)
+            for row in part.segments:
                 yield json.dumps(row, ensure_ascii=False)
     except UserError as error:
         raise UserError(f"Standard input: {error}") from error

@@ -10,18 +10,24 @@ from hmrnn_jax import cells
 from hmrnn_jax.datasets import treebank
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.inference import sentences
+from hmrnn_jax.models import mixture
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _look(model, params, inputs, carry, slope, key):
+def _look(model, params, inputs, following, carry, slope, key):
     noise = jax.random.uniform(key, (*inputs.shape[:2], model.noise_width))
     out = model.apply({"params": params}, inputs, carry, slope=slope, noise=noise)
-    norms, boundaries = [], []
+    norms, boundaries, surprise = [], [], None
     for states in out.states:
         layers = states.h if isinstance(states.h, tuple) else (states.h,)
         norms += [jnp.linalg.norm(h, axis=-1) for h in layers]
         boundaries += getattr(states, "z", ())
-    return out.carry, jnp.stack(norms), boundaries
+    if following is not None:
+        values, event = following[..., : model.dimensions], None
+        if model.event:
+            event = following[..., model.dimensions]
+        surprise = mixture.negative_log_likelihood(out.mixture, values, event)
+    return out.carry, jnp.stack(norms), boundaries, surprise
 
 
 def look(model, params, inputs, slope=1.0, seed=0, window=256):
@@ -33,21 +39,51 @@ def look(model, params, inputs, slope=1.0, seed=0, window=256):
     Returns `(boundaries, norms)`: z of each detector, a list of `[N]` or `[N, B]` arrays,
     and the norms of each layer's h, `[L, N]` or `[L, N, B]`.
     """
-    model, inputs = model.inference, np.asarray(inputs)
+    inputs = np.asarray(inputs)
+    if inputs.ndim > 1:
+        return look_ahead(model, params, inputs, slope, seed, window)[:2]
+    ids = inputs.astype(np.int32)[:, None]
+    layers, norms, _ = _windows(model, params, ids, None, slope, seed, window)
+    return [z[:, 0] for z in layers], norms[..., 0]
+
+
+def look_ahead(model, params, inputs, slope=1.0, seed=0, window=256):
+    """As `look` for the steps `[N, B, C]` of B real-valued sequences, and their surprise.
+
+    Returns `(boundaries, norms, surprise)`: surprise `[N, B]` is the negative log-density of the
+    step after each, in nats; 0 at the last.
+    """
+    inputs = np.asarray(inputs, np.float32)
+    following = np.concatenate([inputs[1:], inputs[-1:]])
+    layers, norms, surprise = _windows(model, params, inputs, following, slope, seed, window)
+    surprise[-1] = 0
+    return layers, norms, surprise
+
+
+def _windows(model, params, inputs, following, slope, seed, window):
+    """`look_ahead` of `[N, B, ...]`; without what follows there is no surprise."""
+    model, length = model.inference, len(inputs)
     params = jax.device_put(params)  # once, not at every window
-    alone, length = inputs.ndim == 1, len(inputs)
-    inputs = inputs.astype(np.int32)[:, None] if alone else inputs.astype(np.float32)
     carry, key = model.initial_carry(inputs.shape[1]), jax.random.key(seed)
-    inputs = np.pad(inputs, [(0, -length % window)] + [(0, 0)] * (inputs.ndim - 1))
-    norms, boundaries = [], []
-    for number in range(len(inputs) // window):
-        part = inputs[number * window : (number + 1) * window]
-        carry, n, z = _look(model, params, part, carry, slope, jax.random.fold_in(key, number))
-        norms.append(np.asarray(n))
-        boundaries.append([np.asarray(layer) for layer in z])
+    found = []
+    for number, start in enumerate(range(0, length, window)):
+        part, after = (
+            None if x is None else _padded(x[start : start + window], window)
+            for x in (inputs, following)
+        )
+        draw = jax.random.fold_in(key, number)
+        carry, *values = _look(model, params, part, after, carry, slope, draw)
+        found.append(jax.device_get(values))
+    norms, boundaries, surprise = zip(*found, strict=True)
     layers = [np.concatenate(parts)[:length] for parts in zip(*boundaries, strict=True)]
     norms = np.concatenate(norms, axis=1)[:, :length]
-    return ([z[:, 0] for z in layers], norms[..., 0]) if alone else (layers, norms)
+    if following is not None:
+        surprise = np.concatenate(surprise)[:length]
+    return layers, norms, surprise
+
+
+def _padded(part, length):
+    return np.pad(part, [(0, length - len(part))] + [(0, 0)] * (part.ndim - 1))
 
 
 def distances(model, params, vocabulary, sentences_of_words):

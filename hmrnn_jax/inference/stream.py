@@ -10,6 +10,7 @@ symbols, sparsely where the model allows it (see `recurrence.sparse`).
 """
 
 import codecs
+import dataclasses
 import functools
 import hashlib
 import json
@@ -24,7 +25,7 @@ from hmrnn_jax import archives, files
 from hmrnn_jax.analysis import boundaries
 from hmrnn_jax.datasets.vocabulary import as_unit
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import sparse_model
+from hmrnn_jax.inference import reading, readings, sparse_model
 
 _CHUNK = 256  # most symbols that one call of the program reads
 
@@ -51,7 +52,7 @@ class Reading(NamedTuple):
 
     Attributes:
       symbols: their texts, strings; see `Vocabulary.as_written`.
-      z: int8 `[L - 1, n]`, the boundaries of each layer that has a detector.
+      z: int8 `[L - 1, n]`, the boundaries of each layer that has a detector, whatever is read.
       log_probabilities: float32 `[n]`, in nats, of each symbol given all before it; that of
         the first of all is nan, as nothing came before.
       segments: those that ended here, as `boundaries.segments` has them, by end and layer;
@@ -66,12 +67,15 @@ class Reading(NamedTuple):
     unknown: int
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _read(model, params, ids, count, held, knobs):
-    """Reads `ids[:count]`; `held` is `(carry, log-probabilities of what comes, position)`."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _read(model, curve, newline, params, ids, count, held, knobs):
+    """Reads `ids[:count]`; `held` is `(carry, log-probabilities of what comes, position)`.
+
+    `curve` names what else is read, see `reading.of_output`, () or a tuple of one.
+    """
 
     def body(t, results):
-        (carry, before, position), z, scores = results
+        (carry, before, position), z, scores, curves = results
         key = jax.random.fold_in(knobs["key"], position)
         noise = jax.random.uniform(key, (1, 1, model.noise_width))
         out = model.apply(
@@ -79,10 +83,15 @@ def _read(model, params, ids, count, held, knobs):
         )
         after = (out.carry, jax.nn.log_softmax(out.logits[0, 0]), position + 1)
         fired = [layer[0, 0] > 0.5 for states in out.states for layer in getattr(states, "z", ())]
-        return after, z.at[:, t].set(jnp.stack(fired)), scores.at[t].set(before[ids[t]])
+        found = reading.of_output(curve, out, newline=newline)
+        curves = {name: curves[name].at[:, t].set(found[name][:, 0, 0]) for name in curve}
+        fired = jnp.array(fired, bool)
+        return after, z.at[:, t].set(fired), scores.at[t].set(before[ids[t]]), curves
 
     z = jnp.zeros((_detectors(model), len(ids)), bool)
-    return jax.lax.fori_loop(0, count, body, (held, z, jnp.zeros(len(ids))))
+    rows = {name: len(model.cells) if name == "distance" else 1 for name in curve}
+    curves = {name: jnp.zeros((rows[name], len(ids))) for name in curve}
+    return jax.lax.fori_loop(0, count, body, (held, z, jnp.zeros(len(ids)), curves))
 
 
 def _detectors(model):
@@ -94,18 +103,26 @@ class Stream:
     """Reads one text from its beginning, keeping the model's state between calls of `push`.
 
     Args:
-      model, params: a `LanguageModel` with boundary detectors and its parameters.
+      model, params: a `LanguageModel` and its parameters.
       vocabulary: of its symbols. slope: of its detectors.
       seed: of the draws of `sample` detectors.
+      by: the `readings.Reading` that segments are cut by, the detectors by default. By another
+        one a segment is known to have ended one symbol later; two, by the surprise.
+
+    Raises:
+      UserError: the model has no such reading, or it looks far ahead.
     """
 
-    def __init__(self, model, params, vocabulary, slope=1.0, seed=0):
-        if not _detectors(model):
+    def __init__(self, model, params, vocabulary, slope=1.0, seed=0, by=readings.DETECTORS):
+        readings.check(model, by.name, vocabulary.line_end)
+        if by.name == "line_break":
             raise UserError(
-                "This model's cells have no boundary detectors: train one with"
-                " model.cell=hm_lstm and two layers or more."
+                f"The reading line_break looks {reading.AHEAD} symbols ahead, which a stream does"
+                " not have: segment a file by it, or take line_end."
             )
-        self.vocabulary = vocabulary
+        self.vocabulary, self._by = vocabulary, by
+        # The surprise is among what is read anyway.
+        self._curve = () if by.name in ("detectors", "surprise") else (by.name,)
         self._params = params
         self._model, weights = sparse_model.inference(model, params)
         self._weights = jax.device_put(weights)  # once, not at every call
@@ -114,20 +131,28 @@ class Stream:
         self.reset()
 
     @classmethod
-    def of(cls, run, seed=0):
+    def of(cls, run, seed=0, by=readings.DETECTORS):
         """A stream of a `run.Run`. Raises `UserError` if it is not of a language model."""
+        cls.check(run)
+        return cls(run.model, run.plain, run.encoding, run.slope, seed, by)
+
+    @staticmethod
+    def check(run):
+        """Raises `UserError` unless a `run.Run` is of a language model."""
         if run.config.task != "language":
             raise UserError(
                 f"{run.name} is a run of the task {run.config.task}: a stream reads text, with a"
                 " run of the task language."
             )
-        return cls(run.model, run.plain, run.encoding, run.slope, seed)
 
     def reset(self):
         """Back to the beginning: nothing read."""
         nothing = jnp.full(self.vocabulary.size, jnp.nan, jnp.float32)
         self._held = (self._model.initial_carry(1), nothing, jnp.uint32(0))
-        self._open = [[] for _ in range(_detectors(self._model))]
+        layers = len(self._model.cells) if self._by.name == "distance" else 1
+        layers = _detectors(self._model) if self._by.name == "detectors" else layers
+        self._open = [[] for _ in range(layers)]
+        self._decider = readings.Decider(self._by)
         self._read, self._pending, self._bytes = 0, "", _NO_BYTES
 
     def push(self, text):
@@ -157,9 +182,9 @@ class Stream:
                 begun = "\r"
             elif text and not text[-1].isspace():
                 begun = text.rsplit(None, 1)[-1]
-        reading = self._take(text[: len(text) - len(begun)])
+        taken_now = self._take(text[: len(text) - len(begun)])
         self._pending, self._bytes = begun, taken
-        return reading
+        return taken_now
 
     def _decoded(self, piece):
         """A piece as str, less what is half a character at its end, and `_Bytes` after it."""
@@ -198,41 +223,64 @@ class Stream:
                 f"The text is not UTF-8: it ends within a character ({self._bytes.half.hex(' ')});"
                 " push its rest, or convert it."
             )
-        reading = self._take(self._pending)
+        last = self._take(self._pending, final=True)
         rest = [
             self._moved(row, self._read - len(symbols))
             for number, symbols in enumerate(self._open, 1)
             for row in boundaries.segments(symbols, np.zeros(len(symbols), np.int8), number)
         ]
         self.reset()
-        return reading._replace(segments=reading.segments + rest)
+        return last._replace(segments=last.segments + rest)
 
-    def _take(self, text):
+    def _take(self, text, final=False):
         ids, unknown = self.vocabulary.encode(text)
         symbols = list(self.vocabulary.as_written(text, ids))
-        z = np.zeros((len(self._open), len(ids)), np.int8)
+        z = np.zeros((_detectors(self._model), len(ids)), np.int8)
         scores = np.zeros(len(ids), np.float32)
+        curves = np.zeros((len(self._open), len(ids)), np.float32)
         for start in range(0, len(ids), _CHUNK):
-            part = ids[start : start + _CHUNK]
+            part, place = ids[start : start + _CHUNK], slice(start, start + _CHUNK)
             padded = np.pad(part, (0, _CHUNK - len(part)))
-            self._held, fired, of_part = _read(
-                self._model, self._weights, padded, len(part), self._held, self._knobs
-            )
-            z[:, start : start + _CHUNK] = fired[:, : len(part)]
-            scores[start : start + _CHUNK] = of_part[: len(part)]
-        segments = [row for number in range(1, len(z) + 1) for row in self._cut(number, symbols, z)]
+            self._held, fired, of_part, more = _read(
+                self._model, self._curve, self.vocabulary.line_end, self._weights, padded,
+                len(part), self._held, self._knobs,
+            )  # fmt: skip
+            z[:, place], scores[place] = fired[:, : len(part)], of_part[: len(part)]
+            for rows in more.values():
+                curves[:, place] = rows[:, : len(part)]
+        if self._by.name == "detectors":
+            # The first `delay` symbols have boundaries of nothing.
+            decided = max(0, self._read - self._by.delay)
+            ends = z[:, max(0, self._by.delay - self._read) :]
+        else:
+            if self._by.name == "surprise":  # each belongs to the symbol before; to the last, none
+                curves = -scores[None, not self._read :]
+                curves = np.pad(curves, [(0, 0), (0, int(final and self._read + len(ids) > 0))])
+            decided = self._decider.decided
+            newlines = readings.line_ends(ids, self.vocabulary.line_end)
+            ends = self._decider(curves, newlines, final)
+        segments = [
+            row
+            for number in range(1, len(self._open) + 1)
+            for row in self._cut(number, symbols, ends[number - 1], decided)
+        ]
         self._read += len(symbols)
         segments.sort(key=lambda row: (row["end"], row["layer"]))
         return Reading(symbols, z, scores, segments, unknown)
 
-    def _cut(self, number, symbols, z):
-        """The segments of a layer that end among these symbols; the rest stays open."""
-        waiting, fired = self._open[number - 1], z[number - 1]
+    def _cut(self, number, symbols, fired, decided):
+        """The segments of a layer that have ended; the rest stays open.
+
+        Args:
+          symbols: those that came. fired: 0/1, boundaries of the symbols from `decided` on.
+        """
+        waiting = self._open[number - 1]
         first = self._read - len(waiting)
         waiting += symbols
         if not fired.any():
             return []
-        ends = np.concatenate([np.zeros(len(waiting) - len(fired), np.int8), fired])
+        ends = np.zeros(len(waiting), np.int8)
+        ends[decided - first : decided - first + len(fired)] = fired
         done = int(np.flatnonzero(ends)[-1]) + 1
         rows = boundaries.segments(waiting[:done], ends[:done], number)
         rows = [self._moved(row, first) for row in rows]
@@ -255,6 +303,7 @@ class Stream:
             "read": self._read,
             "pending": self._pending,
             "open": self._open,
+            "decider": self._decider.state,
             "bytes": self._bytes._asdict() | {"half": self._bytes.half.hex()},
         }
         arrays = {f"leaf{k}": leaf for k, leaf in enumerate(jax.tree.leaves(self._held))}
@@ -278,6 +327,7 @@ class Stream:
             same = notes["model"] == self._fingerprint
             read, pending, waiting = notes["read"], notes["pending"], notes["open"]
             # Older states say nothing of bytes, none of which were held back.
+            decider = readings.Decider(self._by, notes.get("decider"))
             taken = notes.get("bytes", {"half": "", "read": 0, "begun": bool(read or pending)})
             taken = _Bytes(**taken | {"half": bytes.fromhex(taken["half"])})
         except (ValueError, KeyError, TypeError, AttributeError):  # UserError is a ValueError
@@ -291,12 +341,22 @@ class Stream:
             )
         self._held = jax.tree.unflatten(tree, stored)
         self._read, self._pending, self._open, self._bytes = read, pending, waiting, taken
+        self._decider = decider
 
     @functools.cached_property
     def _fingerprint(self):
         """Of all that decides what comes next: parameters, symbols, cells, slope, seed."""
         digest = hashlib.sha256(self.vocabulary.to_json().encode())
-        digest.update(repr((self._model.cells, self._settings)).encode())
+        # Choices at their defaults count for nothing, so that a further one changes no fingerprint.
+        chosen = [
+            (type(config).__name__, field.name, getattr(config, field.name))
+            for config in self._model.cells
+            for field in dataclasses.fields(config)
+            if getattr(config, field.name) != field.default
+        ]
+        digest.update(repr((chosen, self._settings)).encode())
+        if self._by != readings.DETECTORS:  # as all older states are
+            digest.update(repr(self._by).encode())
         for leaf in jax.tree.leaves(self._params):
             digest.update(np.ascontiguousarray(leaf).tobytes())
         return digest.hexdigest()

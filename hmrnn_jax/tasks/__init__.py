@@ -1,4 +1,4 @@
-"""What a run learns: `config.task` names a module, whose `Task` tells train.py and eval.py
+"""What a run learns: `config.task` names a module, whose `Task` tells training and evaluation
 
 * `model`, `init_params(key)`, `initial_carry(rows)`: the network;
 * `stream`: `stream(step) -> batch`, and where its epochs end (`batches.text.Stream`);

@@ -6,15 +6,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from hmrnn_jax import datasets, parallel
 from hmrnn_jax.analysis import ngram
 from hmrnn_jax.analysis.boundaries import text_view
 from hmrnn_jax.batches.text import EvaluationStream, Stream, VariableStream
-from hmrnn_jax.datasets.vocabulary import LINE_END
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.inference import activations
+from hmrnn_jax.models import uncertainty
 from hmrnn_jax.models.language import language_model
 from hmrnn_jax.parallel import AXIS
 from hmrnn_jax.tasks import objectives
@@ -50,9 +49,9 @@ class Task:
         self.init_params = functools.partial(init_params, self.model)
         self.initial_carry = self.model.initial_carry
         penalties = Penalties(**config.penalties)
-        self.boundaries = objectives.Boundaries.of(config)
-        newline = line_end(self.encoding)
-        self.boundaries.check(objectives.detectors(self.model), newline is not None)
+        newline, wanted = self.encoding.line_end, objectives.Boundaries.of(config)
+        self.boundaries = wanted.of_model(objectives.detectors(self.model), newline is not None)
+        self._asked = self.boundaries.describe(wanted.lengths)
         self.loss = functools.partial(
             loss, self.model, penalties, boundaries=self.boundaries, newline=newline,
             padded=config.window_random and config.window_quantum < _PADDING,
@@ -78,7 +77,7 @@ class Task:
         return headline(result, self.encoding.unit)
 
     def describe(self):
-        return self.corpus.describe()
+        return self.corpus.describe() + self._asked
 
     def finish(self, params, result):
         if not self._view:
@@ -92,10 +91,19 @@ def corpus(config):
     return datasets.load(data.name, path=data.path or None, unit=data.unit)
 
 
-def line_end(vocabulary):
-    """The id of the symbol that ends a line, or None."""
-    symbol = {"characters": "\n", "bytes": ord("\n"), "words": LINE_END}[vocabulary.unit]
-    return vocabulary.symbols.index(symbol) if symbol in vocabulary.symbols else None
+def corpus_of(run):
+    """The text that a run was trained with.
+
+    Raises:
+      UserError: it is not here, or another one is.
+    """
+    found = corpus(run.config)
+    if found.vocabulary != run.encoding:
+        raise UserError(
+            f"The corpus {found.name} found here has another vocabulary than the run's; point"
+            " HMRNN_DATA to the data it was trained on, or give --text."
+        )
+    return found
 
 
 def model_of(config, vocabulary):
@@ -168,9 +176,12 @@ def loss(
             value += weight * total / jnp.maximum(jax.lax.psum(number, AXIS), 1)
     sums = {"nats": nats, "count": batch.mask.sum()}
     if boundaries.active:
+        taught = None
+        if boundaries.teacher != "none":
+            taught = uncertainty.of(boundaries.teacher, out.logits, batch.targets, newline)
         share, more = objectives.of_model(
             boundaries, model, params, params["embedding"][batch.inputs], carry, out, batch,
-            knobs["slope"], uncertainty(boundaries.teacher, out.logits, batch.targets, newline),
+            knobs["slope"], taught,
         )  # fmt: skip
         value += knobs["objectives"] * share
         sums |= more
@@ -180,21 +191,6 @@ def loss(
         last = batch.mask[:, 0].sum().astype(int) - 1
         after = jax.tree.map(lambda states: states[last], out.states)
     return value, (after, sums)
-
-
-def uncertainty(kind, logits, targets, newline=None):
-    """What a teacher or a reading takes the peaks of, `[T, B]`; a `kind` of `objectives.TEACHERS`.
-
-    Args:
-      logits: `[T, B, V]`. targets: int `[T, B]`. newline: id of the line end, for `line_end`.
-    """
-    if kind == "entropy":
-        return objectives.entropy(logits)
-    if kind == "line_end":
-        return objectives.line_end(logits, newline)
-    if kind == "surprise":
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return None
 
 
 def eval_step(model, params, carry, batch, knobs):

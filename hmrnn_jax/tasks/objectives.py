@@ -44,6 +44,9 @@ class Boundaries(NamedTuple):
       reaches_below: whether these losses' gradient goes on below the detectors, into the layers
         that they read. Where a boundary is a function of the symbol (a space) it need not;
         where it is not, the states must learn it.
+      delay: steps after a segment's last one at which its boundary is taught. With 1 a detector
+        has read what comes next, as a peak of `line_end` or `entropy` and any `surprise` is only
+        known then; its boundaries then say that a segment ended at the step before.
       start, ramp: updates before the objectives set in, and over which their weights then grow:
         an untrained model's uncertainty is noise.
     """
@@ -54,11 +57,17 @@ class Boundaries(NamedTuple):
     rate: str = "none"
     rate_weight: float = 0.03
     reaches_below: bool = True
+    delay: int = 0
     start: int = 0
     ramp: int = 0
 
-    def check(self, detectors, newline=True):
-        """Raises `UserError` for what cannot be asked of a model of so many `detectors`."""
+    def of_model(self, detectors, newline=True):
+        """What of it can be asked of a model of so many `detectors`: of their layers.
+
+        Raises:
+          UserError: it can be asked of no model, or not of this text, whose lines have no
+            `newline`.
+        """
         require("boundaries.teacher", self.teacher, TEACHERS)
         require("boundaries.rate", self.rate, RATES)
         if (self.teacher, self.rate) != ("none", "none") and not self.lengths:
@@ -68,13 +77,23 @@ class Boundaries(NamedTuple):
             )
         if any(not length > 1 for length in self.lengths):
             raise UserError(f"boundaries.lengths is {self.lengths}; each must be more than 1.")
-        if len(self.lengths) > detectors:
-            raise UserError(
-                f"boundaries.lengths names {len(self.lengths)} layers, but this model has"
-                f" {detectors} with a boundary detector."
-            )
         if self.teacher == "line_end" and not newline:
             raise UserError("boundaries.teacher=line_end needs a text with lines; it has none.")
+        return self._replace(lengths=self.lengths[:detectors])
+
+    def describe(self, wanted):
+        """A line for people: which of the `wanted` lengths are asked; nothing if none was wanted.
+
+        Args:
+          wanted: the lengths before `of_model`.
+        """
+        if not wanted or (self.teacher, self.rate) == ("none", "none"):
+            return ""
+        lengths = ", then ".join(f"{length:g}" for length in self.lengths)
+        asked = f"segments of about {lengths} are asked for" if lengths else "nothing is asked"
+        less = len(wanted) - len(self.lengths)
+        rest = f"; {less} of the wanted lengths: no detector has that layer" if less else ""
+        return f"\ndetectors: {asked}{rest}"
 
     @classmethod
     def of(cls, config):
@@ -101,21 +120,15 @@ class Boundaries(NamedTuple):
 NOTHING = Boundaries()
 
 
+def first_length(config):
+    """The wanted mean length of the first layer's segments in a run's `config`; 0 if none is."""
+    return next(iter(Boundaries.of(config).lengths), 0)
+
+
 def detectors(model):
     """Number of boundary detectors of a model; objectives need one HM-LSTM as its cells."""
     (config, *others) = model.cells
     return config.depth - 1 if config.uses_slope and not others else 0
-
-
-def entropy(logits):
-    """Entropy of the predictions in nats, `[...]` for `[..., V]`."""
-    log_p = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
-
-
-def line_end(logits, newline):
-    """Log-probability that symbol `newline` comes next, `[...]`; it peaks where that does."""
-    return jax.nn.log_softmax(logits)[..., newline]
 
 
 def peaks(values, allowed, length, ahead):
@@ -170,14 +183,16 @@ def loss(boundaries, uncertainty, x, z, mask, slope):
     `teachable` (number of steps), `[layers]` each, with a teacher.
     """
     share, sums, allowed = 0.0, [], mask > 0
-    ahead = boundaries.teacher != "entropy"
+    ahead = boundaries.teacher != "entropy" or boundaries.delay > 0
+    if boundaries.teacher != "none":
+        u = jnp.roll(jax.lax.stop_gradient(uncertainty), boundaries.delay, axis=0)
+        told = (jnp.arange(len(u)) >= boundaries.delay)[:, None]  # not rolled in from the end
     for length, pre, fired in zip(boundaries.lengths, x, z, strict=False):
         logit = 2 * slope * pre
         if boundaries.rate != "none":
             share += boundaries.rate_weight * _rate(boundaries.rate, length, logit, fired, allowed)
         if boundaries.teacher != "none":
-            u = jax.lax.stop_gradient(uncertainty)
-            targets, known = peaks(u, allowed, length, ahead)
+            targets, known = peaks(u, allowed & told, length, ahead)
             costs = optax.sigmoid_binary_cross_entropy(logit, targets.astype(logit.dtype))
             cost, number = jnp.sum(costs * known), jnp.sum(known)
             total = jnp.maximum(jax.lax.psum(number, AXIS), 1)

@@ -44,8 +44,9 @@ class Task:
         self.model.check(config.window or _QUANTUM)
         self.initial_carry = self.model.initial_carry
         self.init_params = functools.partial(init_params, self.model)
-        self.boundaries = objectives.Boundaries.of(config)
-        self.boundaries.check(objectives.detectors(self.model))
+        wanted = objectives.Boundaries.of(config)
+        self.boundaries = wanted.of_model(objectives.detectors(self.model))
+        self._asked = self.boundaries.describe(wanted.lengths)
         require("boundaries.teacher", self.boundaries.teacher, ("none", "surprise"))
         self.loss = functools.partial(loss, self.model, boundaries=self.boundaries)
         self.summary = summary
@@ -82,6 +83,7 @@ class Task:
         return (
             f"{self.data.describe()}\n"
             f"padded to {lengths} steps: {stream.padding:.1%} of an epoch's steps are padding"
+            f"{self._asked}"
         )
 
     def finish(self, params, result):

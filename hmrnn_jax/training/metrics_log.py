@@ -37,7 +37,8 @@ class Logger:
     Args:
       workdir: the run's folder.
       step: the step training goes on from; later lines, of a run that was cut off after its last
-        checkpoint, are dropped, so that no step is told twice.
+        checkpoint, are dropped, and a line that is there already is not written again, so that
+        no step is told twice.
     """
 
     def __init__(self, workdir, step=0):
@@ -61,7 +62,10 @@ class Logger:
         lines = list(dict.fromkeys(line for part in parts for line in part.split(b"\n") if line))
         if lines and _row(lines[-1]) is None:
             del lines[-1]  # cut short
-        kept = b"".join(line + b"\n" for line in lines if _step(line) <= step)
+        lines = [line for line in lines if _step(line) <= step]
+        kept = b"".join(line + b"\n" for line in lines)
+        # What a finished run that is started once more would log again.
+        self._logged = {line.decode() for line in lines if _step(line) == step}
         if found != [self._path] or parts != [kept]:
             files.write_bytes(self._path, kept)
         for file in found:
@@ -72,7 +76,10 @@ class Logger:
         """Writes `{name: number}` of a step; in a bucket `flush` does."""
         if not self.active:
             return
-        self._pending.append(json.dumps({"step": step} | metrics) + "\n")
+        line = json.dumps({"step": step} | metrics)
+        if line in self._logged:
+            return
+        self._pending.append(line + "\n")
         if self._local:
             self.flush()
         if self._board:

@@ -1,7 +1,7 @@
 """What every field of a configuration means and may be: one table for checks and for help.
 
 `defaults` has their values. `check` comes before anything is compiled or written, and
-`train.py --help` prints the table.
+`hmrnn train --help` prints the table.
 """
 
 from ml_collections.config_dict import RequiredValueError
@@ -27,18 +27,6 @@ from hmrnn_jax.training.fields import (
 
 ROWS, STEPS = 2**17, 10**5  # bounds of a batch and of a window, for the memory that they take
 SEEDS = 2**32 - 1  # the largest of a seed
-_INITIALISATION = Choice(
-    "Initial matrices: orthogonal or uniform, see cells.base.init_affine.",
-    ("orthogonal", "uniform"),
-)
-
-
-def _layer_norm(meaning="Where layer normalisation goes: on the sum, on each term, or nowhere."):
-    return Choice(meaning, ("none", "sum", "ba"))
-
-
-def _forget_bias():
-    return Number("Initial bias of the forget gate.")
 
 
 def _width(meaning):
@@ -51,6 +39,51 @@ def _probability(meaning):
 
 def _seed(meaning):
     return Whole(meaning, 0, SEEDS)
+
+
+# The choices of the cells, see the `Config` of each: those of the same name and meaning everywhere,
+# and those of one cell.
+SHARED = {
+    "layer_norm": Choice(
+        "Where layer normalisation goes: on the sum, on each term, or nowhere.",
+        ("none", "sum", "ba"),
+    ),
+    "forget_bias": Number("Initial bias of the forget gate; of a GRU, of the update gate."),
+    "initialisation": Choice(
+        "Initial matrices: orthogonal or uniform, see cells.base.init_affine.",
+        ("orthogonal", "uniform"),
+    ),
+}
+OF_CELL = {
+    "hm_lstm.boundary": Choice("Hard, drawn, or not discrete.", ops.BOUNDARY_MODES),
+    "hm_lstm.gradient": Choice(
+        "Whether the choice of operation passes gradient to the detectors.", ("blend", "select")
+    ),
+    "hm_lstm.z_init": Number("Boundary before the first step.", least=0, most=1),
+    "hm_lstm.detector_bias": Number("Initial bias of the detectors."),
+    "hm_lstm.detector_scale": Number("Factor of the detectors' initial weights.", least=0),
+    "hm_lstm.top_down": Switch("Whether a layer reads the one above; False ablates it."),
+    "hm_lstm.flush": Switch("Whether a closed segment is FLUSHed; False ablates it."),
+    "hm_lstm.surrogate": Choice(
+        "Derivative of a detector's step: the paper's, or one without a dead zone.", ops.SURROGATES
+    ),
+    "hm_lstm.nested": Switch("A layer fires only where the one below does."),
+    "hm_lstm.detector_reads_h": Switch("A detector reads its layer's new state, too."),
+    "hm_lstm.reset_recurrent": Switch("FLUSH drops the recurrent term, too."),
+    "lstm.recurrent_bias": Switch("A second bias beside the first, as in PyTorch's LSTM."),
+    "nested_lstm.depth": Whole("Levels of memory; 1 is an LSTM.", 1, 32),
+    "nested_lstm.proposal": Choice("Activation of the outermost proposal.", ("identity", "tanh")),
+    "on_lstm.chunk": Whole("Units that share a master gate; divides sizes.", 1, WIDEST),
+}
+
+
+def _of_cells():
+    """`{"model.CELL.CHOICE": field}` of every cell."""
+    return {
+        f"model.{cell}.{name}": OF_CELL.get(f"{cell}.{name}") or SHARED[name]
+        for cell, module in cells.MODULES.items()
+        for name in cells.choices(module)
+    }
 
 
 # The fields that every task has.
@@ -70,36 +103,7 @@ COMMON = {
     "model.skip_copies": Switch("Weight gradients of the HM-LSTM's active columns alone."),
     "model.remat": Whole("Steps of a rematerialised chunk; 0 keeps everything.", 0, STEPS),
     "model.unroll": Whole("Steps for each iteration of the compiled loop.", 1, 256),
-    "model.hm_lstm.boundary": Choice("Hard, drawn, or not discrete.", ops.BOUNDARY_MODES),
-    "model.hm_lstm.gradient": Choice(
-        "Whether the choice of operation passes gradient to the detectors.", ("blend", "select")
-    ),
-    "model.hm_lstm.layer_norm": _layer_norm(),
-    "model.hm_lstm.z_init": Number("Boundary before the first step.", least=0, most=1),
-    "model.hm_lstm.forget_bias": _forget_bias(),
-    "model.hm_lstm.detector_bias": Number("Initial bias of the detectors."),
-    "model.hm_lstm.detector_scale": Number("Factor of the detectors' initial weights.", least=0),
-    "model.hm_lstm.top_down": Switch("Whether a layer reads the one above; False ablates it."),
-    "model.hm_lstm.flush": Switch("Whether a closed segment is FLUSHed; False ablates it."),
-    "model.hm_lstm.surrogate": Choice(
-        "Derivative of a detector's step: the paper's, or one without a dead zone.", ops.SURROGATES
-    ),
-    "model.hm_lstm.nested": Switch("A layer fires only where the one below does."),
-    "model.hm_lstm.detector_reads_h": Switch("A detector reads its layer's new state, too."),
-    "model.hm_lstm.reset_recurrent": Switch("FLUSH drops the recurrent term, too."),
-    "model.lstm.layer_norm": _layer_norm(),
-    "model.lstm.forget_bias": _forget_bias(),
-    "model.lstm.initialisation": _INITIALISATION,
-    "model.lstm.recurrent_bias": Switch("A second bias beside the first, as in PyTorch's LSTM."),
-    "model.nested_lstm.depth": Whole("Levels of memory; 1 is an LSTM.", 1, 32),
-    "model.nested_lstm.proposal": Choice(
-        "Activation of the outermost proposal.", ("identity", "tanh")
-    ),
-    "model.nested_lstm.forget_bias": _forget_bias(),
-    "model.nested_lstm.initialisation": _INITIALISATION,
-    "model.on_lstm.chunk": Whole("Units that share a master gate; divides sizes.", 1, WIDEST),
-    "model.on_lstm.forget_bias": _forget_bias(),
-    "model.on_lstm.initialisation": _INITIALISATION,
+    **_of_cells(),
     # Annealing of the detectors' slope.
     "slope.start": Number("Slope of the detectors in the first epoch.", above=0),
     "slope.increment": Number("Added after each epoch.", least=0),
@@ -142,6 +146,7 @@ BOUNDARIES = {
     "boundaries.rate": Choice("Loss of the firing rate, see objectives.", objectives.RATES),
     "boundaries.rate_weight": Number("Its weight.", least=0),
     "boundaries.reaches_below": Switch("Whether their gradient goes on below the detectors."),
+    "boundaries.delay": Whole("Steps after its segment at which a boundary is taught.", high=50),
     "boundaries.start": Whole("Updates before these losses set in."),
     "boundaries.ramp": Whole("Updates over which their weights then grow."),
 }

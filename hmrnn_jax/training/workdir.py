@@ -160,7 +160,7 @@ def load_run(workdir):
     folder = epath.Path(workdir)
     if not (folder / "config.json").exists():
         raise UserError(
-            f"{workdir} is not a run: it has no config.json; give the --workdir of a train.py run."
+            f"{workdir} is not a run: it has no config.json; give the --workdir of a training."
         )
     config = _load_config(folder / "config.json")
     for name, kind in ENCODINGS.items():

@@ -6,7 +6,7 @@ global state, nothing to close.
 
 import numpy as np
 
-from hmrnn_jax.analysis.boundaries import update_counts
+from hmrnn_jax.analysis.boundaries import numbers
 from hmrnn_jax.analysis.figures import style
 from hmrnn_jax.analysis.glyphs import glyph
 from hmrnn_jax.errors import UserError
@@ -22,7 +22,7 @@ def new_figure(**settings):
     return Figure(**settings)
 
 
-def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
+def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH, updates=True):
     """The paper's figure of a stretch of text: boundaries of every layer and norms of h.
 
     Rows of `width` symbols, each with three strips: the detectors' bars (one
@@ -41,6 +41,7 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
       h_norms: `[L, T]` Euclidean norms of the layers' h, layer 1 first.
       title: put before the counts.
       width: symbols in a row.
+      updates: whether z is that of the detectors; else it is any number of rows of boundaries.
 
     Raises:
       UserError: lengths disagree, the text is empty or needs more than 40
@@ -49,8 +50,9 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
     symbols = [glyph(symbol) for symbol in text]
     h_norms = np.asarray(h_norms, float)
     fired = np.array([np.asarray(layer) for layer in z])
-    layers, steps = len(fired) + 1, len(symbols)
-    if not steps or fired.shape != (layers - 1, steps) or h_norms.shape != (layers, steps):
+    layers, steps = len(h_norms), len(symbols)
+    strips = layers - 1 if updates else len(fired)
+    if not steps or fired.shape != (strips, steps) or h_norms.shape != (layers, steps):
         raise UserError(
             f"z has shape {fired.shape} and the norms {h_norms.shape} beside {steps} symbols: "
             "give z as [L-1, T] and norms as [L, T] for a text of T symbols, T > 0."
@@ -60,7 +62,6 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
         raise UserError(
             f"{steps} symbols make {rows} rows: choose {_MOST_ROWS * width} symbols or fewer."
         )
-    updates = " / ".join(map(str, update_counts(fired)))
     fonts, drawable = style.fonts()
     shown = ["".join(c if ord(c) in drawable else "□" for c in symbol) for symbol in symbols]
     peaks = h_norms.max(axis=1, keepdims=True)
@@ -68,7 +69,7 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
 
     across = min(width, steps)
     line, gap = 0.19, 0.22  # inches: a layer's line in both strips, the text between them
-    row_height = line * (2 * layers - 1) + gap + 0.3
+    row_height = line * (strips + layers) + gap + 0.3
     left, right, top, bottom = 0.65, 0.75, 0.75, 0.0
     size = (max(0.128 * across, 5.0) + left + right, rows * row_height + top + bottom)
     figure = new_figure(figsize=size, facecolor="white")
@@ -86,7 +87,7 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
     for row in range(rows):
         here = slice(row * width, min((row + 1) * width, steps))
         long = here.stop - here.start
-        height = line * (layers - 1)
+        height = line * strips
         bars = place(row, 0, height)
         _draw_bars(bars, fired[:, here], long)
         for position, symbol in enumerate(shown[here]):
@@ -116,7 +117,8 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH):
     scale.set_ticks([0, 1], labels=["0", "max"])
     scale.ax.tick_params(length=0, labelsize=8)
     scale.outline.set_visible(False)
-    heading = f"updates per layer: {updates} over {steps} symbols; ‖h‖ scaled per layer"
+    name, counts = numbers(fired, updates)
+    heading = f"{name}: {counts} over {steps} symbols; ‖h‖ scaled per layer"
     for down, words, look in (
         (0.25, title, {"fontsize": 11, "fontweight": "bold"}),
         (0.5, heading, {"fontsize": 9, "color": "#444444"}),

@@ -1,0 +1,196 @@
+"""What the study of discovery trains: settings of one network, and taught models."""
+
+import copy
+import dataclasses
+import fnmatch
+import functools
+from pathlib import Path
+from typing import Any
+
+from hmrnn_jax import cli, datasets, defaults
+from hmrnn_jax.batches.text import Stream
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.tasks import objectives
+from hmrnn_jax.training import settings
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+UPDATES, SIZE = 2600, 128  # of the settings
+HEADLINE = "headline"
+DATA = ("ptb_char", "brent_text")
+# Wanted mean length of each layer's segments, and whose peaks teach them.
+ASKED = {
+    "ptb_char": ((5.5, 4.0), "entropy"),
+    "brent_text": ((3.0,), "line_end"),
+    "brent_phono": ((3.0,), "line_end"),
+    "chinese_simplified": ((2.0,), "entropy"),
+    "oscillators": ((40.0,), "surprise"),
+    "iam_ondb": ((25.0, 5.0), "surprise"),
+}
+SETTINGS = {
+    "paper": "the paper's",
+    "defaults": "defaults, untaught",
+    "rate": "rate alone",
+    "nested": "nested alone",
+    "teacher": "teacher alone",
+    "teacher_stopped": "teacher, gradient stopped",
+    "all": "all",
+    "slope_.04": "defaults, slope +.04 an epoch",
+    "slope_.2": "defaults, slope +.2 an epoch",
+    "slope_5": "defaults, slope 5",
+    "lstm": "LSTM",
+}
+# Taught models: file in configs/, data, updates.
+TAUGHT = {
+    "ptb": ("quickstart.py", "ptb_char", UPDATES),
+    "brent_text": ("brent.py:text", "brent_text", 1500),
+    "brent_phono": ("brent.py:phono", "brent_phono", 1500),
+    "chinese": ("chinese_words.py:simplified", "chinese_simplified", 1500),
+    "oscillators": ("hm_lstm_oscillators.py", "oscillators", 1500),
+    "handwriting": ("hm_lstm_iam_ondb.py", "iam_ondb", 2000),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+      group: the settings' data, or `HEADLINE`. setting: of `SETTINGS`, or of `TAUGHT`.
+      config: the configuration; its `steps` say how long the training is, its `seed` which it is.
+    """
+
+    group: str
+    setting: str
+    config: Any
+
+    @property
+    def name(self):
+        """Its folder within the study's."""
+        return f"{self.group}/{self.setting}/{self.config.seed}"
+
+    @property
+    def data(self):
+        """The name of its data."""
+        return self.config.data.name
+
+    @property
+    def wanted(self):
+        """Mean length of the segments that readings are asked for, as a user would."""
+        return ASKED[self.data][0][0]
+
+
+def plan(only=(), seeds=(0,), updates=None, size=None):
+    """`(jobs, notes)`: what is asked for, seed after seed, and what is left out and why.
+
+    Args:
+      only: patterns of `group/setting`; all if there are none. seeds: of each.
+      updates, size: of every training, units of each of three layers; None: `UPDATES` and `SIZE`
+        of the settings, and what each taught model has.
+
+    Raises:
+      UserError: a pattern names nothing, or data are missing.
+    """
+    known = [f"{data}/{setting}" for data in DATA for setting in SETTINGS]
+    known += [f"{HEADLINE}/{name}" for name in TAUGHT]
+    for pattern in only:
+        if not fnmatch.filter(known, pattern):
+            raise UserError(f"--only={pattern} names no job; choose from {', '.join(known)}.")
+    chosen, notes = {}, []
+    for name in known:
+        if only and not any(fnmatch.fnmatch(name, pattern) for pattern in only):
+            continue
+        group, setting = name.split("/")
+        if group == HEADLINE:
+            chosen[name] = taught(setting, updates, size)
+            continue
+        config = chosen[name] = studied(group, setting, updates or UPDATES, size or SIZE)
+        if setting.startswith("slope_") and config.slope.increment and _one_epoch(config):
+            del chosen[name]
+            notes.append(
+                f"{name} is left out: {config.steps:,} updates are less than an epoch, in which"
+                f" the slope does not grow; it would be {group}/defaults"
+            )
+    jobs = []
+    for seed in seeds:
+        for name, config in chosen.items():
+            own = copy.deepcopy(config)
+            own.seed = seed
+            jobs.append(Job(*name.split("/"), own))
+    return jobs, notes
+
+
+def studied(data, setting, updates, size):
+    """The configuration of a setting: that of `configs/brent.py`, untaught, and one thing more."""
+    config = defaults.text()
+    config.data.name = data
+    _sized(config, size)
+    config.batch, config.window, config.steps = 16, 50, updates
+    config.learning_rate, config.schedule = 5e-3, "cosine"
+    config.evaluation.update(batch=16, window=50, warmup=500)
+    hm, asked = config.model.hm_lstm, config.boundaries
+    if setting == "paper":
+        defaults.as_published(config)
+        config.slope.increment = 0.04
+    elif setting == "rate":
+        asked.update(lengths=ASKED[data][0], rate="ratio")
+    elif setting == "nested":
+        hm.nested = True
+    elif setting in ("teacher", "teacher_stopped"):
+        lengths, teacher = ASKED[data]
+        reaches = setting == "teacher"
+        asked.update(lengths=lengths, teacher=teacher, reaches_below=reaches)
+    elif setting == "all":
+        _teach(config)
+    elif setting == "slope_5":
+        config.slope.start = 5.0
+    elif setting.startswith("slope_"):
+        config.slope.increment = float(setting.removeprefix("slope_"))
+    elif setting == "lstm":
+        config.model.cell = "lstm"
+    return _ready(config)
+
+
+def taught(name, updates=None, size=None):
+    """The configuration of a taught model: a file's, taught as `all` is unless it is so already."""
+    file, data, own = TAUGHT[name]
+    config = cli.load(CONFIGS / file)
+    config.data.name = data
+    config.steps = updates or own
+    if size:
+        _sized(config, size)
+    if config.task == "language":
+        config.finish = "metrics"
+    if not objectives.Boundaries.of(config).active:
+        _teach(config)
+    return _ready(config)
+
+
+def _sized(config, size):
+    config.model.sizes, config.model.output = (size,) * 3, size
+
+
+def _teach(config):
+    lengths, teacher = ASKED[config.data.name]
+    config.boundaries.update(lengths=lengths, teacher=teacher, rate="ratio")
+    config.model.hm_lstm.update(surrogate="logistic", nested=True, detector_reads_h=True)
+
+
+def _ready(config):
+    """Validates four times, whatever a setting says of epochs: the best parameters are scored.
+
+    Twice on real values: IAM-OnDB's validation part takes as long as 300 updates.
+    """
+    config.evaluation.every = max(1, config.steps // (4 if config.task == "language" else 2))
+    settings.check(config)
+    return config
+
+
+def _one_epoch(config):
+    stream = Stream(corpus(config.data.name).splits["train"], config.batch, config.window)
+    return config.steps <= stream.steps_per_epoch
+
+
+@functools.cache
+def corpus(name):
+    """The text of that name, read once."""
+    return datasets.load(name)

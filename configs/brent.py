@@ -1,0 +1,52 @@
+"""Words in speech to children, written without spaces: does a network find them by itself?
+
+The field's standard text for finding words without supervision (Brent, Siskind 2001), a line an
+utterance. The HM-LSTM is trained on the characters alone; its detectors are taught by its own
+probability that the utterance ends here, see `tasks.objectives`, a symbol later, when that is known
+to be a peak. Its boundaries, or other readings of the same model, are then scored against the
+words. By argument:
+
+    text     in spelling, 30 symbols                     (default)  584,864
+    phono    one symbol a phoneme, 51 symbols                       590,261
+
+Parameters of three layers of 128 units, and 3,840 of layer normalisation. Reads
+`$HMRNN_DATA/brent`, or a file of your own lines of words separated by spaces, `data.path`.
+
+    python train.py --config=configs/brent.py:text --workdir=runs/brent
+    python train.py --config=configs/brent.py --config.data.path=my.txt --workdir=runs/mine
+    hmrnn boundaries --workdir=runs/brent --reading=line_break
+"""
+
+from hmrnn_jax import defaults
+from hmrnn_jax.datasets.brent import KINDS
+from hmrnn_jax.errors import require
+
+
+def get_config(kind="text"):
+    require("The argument", kind, KINDS)
+    config = defaults.text()
+    config.data.name = f"brent_{kind}"
+    config.model.sizes = (128, 128, 128)
+    config.model.output = 128
+    config.model.hm_lstm.surrogate = "logistic"
+    config.model.hm_lstm.nested = True
+    config.model.hm_lstm.detector_reads_h = True
+    config.boundaries.lengths = (3.0,)
+    config.boundaries.teacher = "line_end"
+    config.boundaries.teacher_weight = 0.5
+    config.boundaries.rate = "ratio"
+    config.boundaries.rate_weight = 0.3
+    config.boundaries.delay = 1
+    config.boundaries.start = 150
+    # The text is short: without dropout the network is at its best after 900 of these updates.
+    config.model.dropout.input, config.model.dropout.output = 0.2, 0.3
+    config.batch = 16
+    config.window = 50
+    config.steps = 1500
+    config.learning_rate = 5e-3
+    config.schedule = "cosine"
+    config.evaluation.every = 300
+    config.evaluation.batch = 16
+    config.evaluation.window = 50
+    config.evaluation.warmup = 500
+    return config

@@ -1,0 +1,112 @@
+"""What the sub-commands share: flags, how a run is opened, where a figure goes."""
+
+import os
+
+from hmrnn_jax import files, parallel
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.run import from_official, restore
+from hmrnn_jax.training.fields import Choice, Text, Whole
+from hmrnn_jax.training.settings import SEEDS
+from hmrnn_jax.training.workdir import load_run
+
+LANGUAGE, SEQUENCES = "language", "strokes"  # tasks
+
+
+def file(meaning):
+    """A flag for the name of a file or folder."""
+    return Text(meaning, empty=False)
+
+
+RUN = {"workdir": ("runs/quickstart", file("Folder of the run."))}
+SPLIT = {"split": ("test", Choice("Split of the run's own data.", ("train", "valid", "test")))}
+TEXT = {"text": (None, file("A UTF-8 file that is read instead of a split."))}
+SEED = {"seed": (0, Whole("Of whatever is drawn at random.", 0, SEEDS))}
+OFFICIAL = {
+    "config": (None, file("With --weights: the model's configuration, a name or FILE.py.")),
+    "weights": (None, file("The ON-LSTM authors' weights, .pt or .npz, instead of a run.")),
+}
+
+
+def output(meaning):
+    """The flag for the file that is written."""
+    return {"output": (None, file(meaning))}
+
+
+def say(*lines, to=None):
+    """Prints lines at once, on stdout if not `to` another file."""
+    for line in lines:
+        print(line, flush=True, file=to)
+
+
+def open_run(given, name, tasks=(), only=(), notes=None):
+    """The run of --workdir, or the model of --weights, once what is asked fits its task.
+
+    Args:
+      name: of the sub-command. tasks: those that it is for; all if there are none.
+      only: `{flag: tasks}` of flags that are not for all of them.
+      notes: the file that the run's notes go to, stdout by default.
+
+    Raises:
+      UserError: it is a run of another task, or cannot be opened.
+    """
+    weights = getattr(given, "weights", None)
+    if getattr(given, "config", None) and not weights:
+        raise UserError("--config goes with --weights; a run has a configuration of its own.")
+    config = given.config if weights else load_run(given.workdir)[0]
+    where = weights or given.workdir
+    asked = {f"hmrnn {name}": tasks} | {
+        f"--{flag}": for_it for flag, for_it in dict(only).items() if flag in given.named
+    }
+    for what, allowed in asked.items():
+        if config and allowed and config.task not in allowed:
+            raise UserError(
+                f"{what} is for runs of the task {' or '.join(allowed)}; {where} is one of"
+                f" {config.task}."
+            )
+    mesh = parallel.make_mesh()
+    run = from_official(config, weights, mesh) if weights else restore(where, mesh)
+    say(*run.notes, to=notes)
+    return run
+
+
+def at_most_one(given, *names):
+    """Raises `UserError` if the command line has more than one of these flags."""
+    asked = [name for name in names if name in given.named]
+    if len(asked) > 1:
+        raise UserError(f"--{asked[0]} and --{asked[1]} are asked at once; give one of them.")
+
+
+def with_control(run, given):
+    """The run, and that of --control if there is one, which is of the same task."""
+    if not given.control:
+        return [run]
+    control = restore(given.control, run.mesh)
+    say(*control.notes)
+    if control.config.task != run.config.task:
+        raise UserError(
+            f"{given.control} is a run of the task {control.config.task}, {given.workdir} of"
+            f" {run.config.task}; they cannot be compared."
+        )
+    return [run, control]
+
+
+def place(given, name, folder=None):
+    """--output, or the file `name` in a folder: the run's, or here where there is no run.
+
+    Raises:
+      UserError: it could not be written, or the folder is no run's; that is known before the work
+        is done.
+    """
+    if folder is None and not given.output:
+        folder = "" if getattr(given, "weights", None) else given.workdir
+        if folder:
+            load_run(folder)
+    path = given.output or os.path.join(folder, name)
+    files.check_writable(path)
+    return path
+
+
+def shown(report):
+    """Prints an evaluation's report; returns its data."""
+    say(report)
+    return report.data

@@ -1,0 +1,192 @@
+"""A training run: one flat story from a configuration to the test score."""
+
+import contextlib
+import functools
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from hmrnn_jax import parallel, tasks
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.recurrence.execution import noted
+from hmrnn_jax.tasks.metrics import collapsed
+from hmrnn_jax.training import config_file, optim, profiling, settings
+from hmrnn_jax.training import state as train_state
+from hmrnn_jax.training.checkpoint import Checkpoints
+from hmrnn_jax.training.lock import Lock
+from hmrnn_jax.training.metrics_log import Logger
+from hmrnn_jax.training.progress import Progress, devices, parameter_table, validation_line
+from hmrnn_jax.training.signals import Stopping
+from hmrnn_jax.training.workdir import check_new, open_run, set_aside
+
+_print = functools.partial(print, flush=True)
+
+
+def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None):
+    """Trains `config` in `workdir` to its end, or goes on with the run that is there.
+
+    Args:
+      config: a `ConfigDict`, see `defaults`; or the name or file of one, see `config_file.load`.
+      workdir: folder of the run, local or in a bucket.
+      say: takes each line for people.
+      profile: updates to trace, see `profiling.Trace`.
+      fresh: whether a run that is there already is set aside.
+      stopping: a `Stopping` that tells afterwards which signal came.
+
+    Returns the metrics of the test split, `{name: number}`, of the parameters that validated
+    best; None after SIGTERM or SIGINT, with everything saved.
+
+    Raises:
+      UserError: bad input, before anything is compiled or written; or a loss that is not finite.
+    """
+    if not isinstance(config, ConfigDict):
+        config = config_file.load(config)
+    stopping = Stopping() if stopping is None else stopping
+    with Lock(workdir, say) as lock:
+        if fresh:
+            say(parallel.from_first(set_aside, workdir))
+        return _train(config, workdir, say, profile, stopping, lock)
+
+
+def _train(config, workdir, say, profile, stopping, lock):
+    # 1. Data, devices, model: everything that can be wrong is found here.
+    settings.check(config)
+    mesh = parallel.make_mesh()
+    task = tasks.make(config, mesh)
+    stream = task.stream
+    total = optim.total_steps(config, stream)
+    plan = optim.schedule(config)
+    trace = profiling.Trace(profile, total, workdir, say)
+
+    # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
+    # Data, slope and random draws are functions of the update's number.
+    optimizer = optim.optimizer_from(config)
+    averages = config.schedule == "nonmonotone"
+    state = train_state.create(task.init_params, optimizer, config.seed, averages)
+    state = parallel.replicate(state, mesh)
+    rows = parallel.local_rows(config.batch, mesh)
+    carry = jax.device_get(task.initial_carry(rows.stop - rows.start))
+    carry = parallel.shard_rows(carry, mesh)
+    changed = parallel.from_first(open_run, workdir, config, task.encoding)
+    say(parameter_table(state.params))
+    say(devices())
+    say(task.describe())
+    for line in changed:
+        say(f"changed since the run began: {line}")
+
+    def whole(slope):
+        progress = parallel.replicate(plan.progress(), mesh)
+        return {"state": state, "carry": carry, "progress": progress, "slope": _scalar(slope, mesh)}
+
+    with Checkpoints(workdir, say=say) as checkpoints, contextlib.ExitStack() as context, trace:
+        saved = checkpoints.restore(whole(0.0))
+        if saved:
+            state, carry = saved["state"], saved["carry"]
+            plan.resume(saved["progress"])
+            say(f"resumed after update {int(state.step):,}")
+        else:
+            # From here on there is always a state to go on from, even if this process is killed.
+            parallel.from_first(check_new, workdir)
+            checkpoints.save(0, whole(0.0))
+            checkpoints.wait()
+        first = int(state.step)
+        logger = Logger(workdir, first)
+        context.callback(logger.flush)
+
+        # 3. The loop: update, now and then report, validate, save.
+        step = parallel.pmapped(
+            functools.partial(train_state.train_step, task.loss, optimizer), mesh
+        )
+        progress = Progress(task, first, total)
+        context.enter_context(stopping)
+        pending = []  # metrics still on the devices: nothing is waited for before a report
+        notes, told = context.enter_context(noted()), 0
+        for done in range(first + 1, total + 1):
+            if plan.finished:
+                break
+            epoch = stream.epoch(done - 1)
+            slope = optim.slope_at(epoch, **config.slope)
+            rate = optim.learning_rate_at(config, plan, done - 1, total) * stream.scale(done - 1)
+            batch = parallel.shard_batch(stream(done - 1), mesh)
+            averaged = plan.averaged(done)
+            knobs = {"learning_rate": rate, "slope": slope, "averaged": averaged}
+            knobs |= task.knobs(done - 1)
+            knobs = {name: _scalar(value, mesh) for name, value in knobs.items()}
+            state, carry, metrics = trace(done, step, state, carry, batch, knobs)
+            parallel.settle(metrics)
+            pending.append(metrics)
+
+            ends = stream.epoch(done) > epoch
+            every = config.evaluation.every
+            validating = (done % every == 0 if every else ends) or done == total
+            saving = config.save and done % config.save == 0
+            reporting = validating or saving or done % config.report == 0
+            stop = parallel.any_process(bool(stopping)) if reporting else _alone(stopping)
+            if reporting or stop:
+                lock.check()
+                for line in notes[told:]:
+                    say(f"recurrence: {line}")
+                told = len(notes)
+                result = _finite(task, jax.device_get(pending), done, config, checkpoints)
+                pending.clear()
+                more = {"epoch": epoch, "slope": slope, "learning_rate": rate}
+                line, result = progress.report(done, result | more)
+                logger.log(done, result)
+                say(line)
+            if validating:
+                params = state.average if averaged else state.params
+                result = task.evaluate(params, "valid", slope)
+                best = plan.update(task.score(result), done, epoch + ends)
+                logger.log(done, {f"valid/{name}": value for name, value in result.items()})
+                say(validation_line(done, task.headline(result), result, best))
+                for warning in collapsed(result):
+                    say(f"warning: {warning}")
+                if best:
+                    best_tree = {"params": params, "slope": _scalar(slope, mesh)}
+                    checkpoints.save_best(done, best_tree, plan.best)
+                if plan.averaged(done + 1) == 1:
+                    say("averaging of the parameters begins")
+            if validating or saving or stop:
+                logger.flush()
+                checkpoints.save(done, whole(slope))
+                progress.skip()
+            if stop:
+                checkpoints.wait()
+                say(f"stopped after update {done:,}; all is saved, the same command resumes.")
+                return None
+
+        # 4. The test score of the parameters that validated best.
+        checkpoints.wait()
+        target = {"params": state.params, "slope": _scalar(0.0, mesh)}
+        chosen = checkpoints.restore_best(target)
+    params = chosen.tree["params"]
+    result = task.evaluate(params, "test", float(chosen.tree["slope"]))
+    logger.log(int(state.step), {f"test/{name}": value for name, value in result.items()})
+    logger.close()
+    say(f"test {task.headline(result)} on {task.name} ({chosen.origin})")
+    if jax.process_count() == 1 and (view := task.finish(jax.device_get(params), result)):
+        say(view)
+    return result
+
+
+def _scalar(value, mesh):
+    return parallel.scalar(np.float32(value), mesh)
+
+
+def _finite(task, metrics, done, config, checkpoints):
+    """The summary of the updates up to `done`; one that is not finite ends the run."""
+    for number, m in enumerate(metrics, start=done - len(metrics) + 1):
+        if not np.isfinite(m["nats"]) or not np.isfinite(m["gradient_norm"]):
+            raise UserError(
+                f"The loss of update {number} is not finite; {checkpoints.kept()}. Try a learning"
+                f" rate below {config.learning_rate:g}, or a smaller clip."
+            )
+    sums = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *metrics)
+    result = task.summary(sums)
+    return result | {"gradient_norm": float(np.mean([m["gradient_norm"] for m in metrics]))}
+
+
+def _alone(stopping):
+    # With several processes all must stop at the same update: they ask at reports.
+    return bool(stopping) and jax.process_count() == 1

@@ -1,0 +1,40 @@
+"""What headings call trained runs."""
+
+from etils import epath
+
+from hmrnn_jax import cells
+from hmrnn_jax.training import settings
+
+# Data that may be somebody's own, at a path.
+OWN = ("text", "signals", "quatrains", "brent_text", "brent_phono")
+_MOST_TOLD = 3  # settings that tell two runs of one title apart
+
+
+def title(config):
+    """A run's model and data in words: "HM-LSTM 3 x 512 on ptb_char"."""
+    sizes, data = tuple(config.model.sizes), config.data
+    alike = len(sizes) > 1 and len(set(sizes)) == 1
+    shape = f"{len(sizes)} x {sizes[0]}" if alike else " + ".join(map(str, sizes))
+    name = data.get("name", "") or config.task
+    if name in OWN and data.path:
+        name = epath.Path(data.path).name
+    return f"{cells.MODULES[config.model.cell].NAME} {shape} on {name}"
+
+
+def titles(configs):
+    """`{folder: title}` of several runs, `{folder: config}`, no two alike.
+
+    Where model and data are the same, the settings that differ follow; the folder's name, if
+    these are none or many.
+    """
+    found = {folder: title(config) for folder, config in configs.items()}
+    fields = {folder: settings.flat(config.to_dict()) for folder, config in configs.items()}
+    for one in set(found.values()):
+        same = [folder for folder in found if found[folder] == one]
+        names = {name for folder in same for name in fields[folder]}
+        differ = [n for n in sorted(names) if len({str(fields[f].get(n)) for f in same}) > 1]
+        for folder in same if len(same) > 1 else ():
+            told = ", ".join(f"{n.rpartition('.')[2]} {fields[folder].get(n)}" for n in differ)
+            few = 0 < len(differ) <= _MOST_TOLD
+            found[folder] = f"{one}, {told if few else epath.Path(folder).name}"
+    return found
