@@ -140,7 +140,9 @@ def show_boundaries(
     readings.check(run.model, reading, newline)
     names = (reading,)
     if run.encoding.unit != "words":
-        names += tuple(n for n in readings.available(run.model, newline) if n != reading)
+        # Line breaks are read only if asked for: each is tried at a cost of several symbols.
+        others = (n for n in readings.available(run.model, newline) if n != "line_break")
+        names += tuple(name for name in others if name != reading)
     try:
         corpus, notes = language.corpus_of(run), []
     except UserError as error:
