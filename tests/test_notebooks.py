@@ -12,7 +12,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 # What each prints, among other things.
 SHOWN = {
-    "quickstart": ("bits per character", "updates per layer over 270 symbols"),
+    "quickstart": ("bits per character", "updates per layer over 270 symbols", "F1 beside"),
     "handwriting": ("log-likelihood of a line", "boundaries against pen_up", "6 sequences of"),
     "trees": ("test perplexity", "biased    (", "against right-branching ones"),
 }
