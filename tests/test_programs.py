@@ -24,7 +24,7 @@ TINY = [
     "--config.model.sizes=(16,12,8)", "--config.model.output=16", "--config.model.embedding=8",
     "--config.batch=4", "--config.window=20", "--config.evaluation.batch=4",
     "--config.evaluation.every=20", "--config.evaluation.warmup=20", "--config.report=5",
-    "--config.finish=metrics",
+    "--config.finish=metrics", "--config.boundaries.teacher=none", "--config.boundaries.rate=none",
 ]  # fmt: skip
 
 
