@@ -32,6 +32,12 @@ VARIANTS = {
     ),
 }  # fmt: skip
 AUTODIFF = Policy(gradient="autodiff")
+POLICIES = {
+    "deferred": Policy(),
+    "autodiff": AUTODIFF,
+    "remat": Policy(remat=2),
+    "rounded": Policy(precision="bfloat16"),
+}
 
 
 def test_every_cell_is_here():
@@ -140,15 +146,10 @@ def reverse_over_reverse(loss, direction, params):
 
 
 @pytest.mark.parametrize(
-    "name, ways",
-    [
-        ("hm_lstm", [forward_over_reverse, reverse_over_reverse]),
-        ("sample", [forward_over_reverse]),
-        ("logistic", [forward_over_reverse]),
-        ("on_lstm", [forward_over_reverse, reverse_over_reverse]),
-    ],
+    "name, both", [("hm_lstm", True), ("sample", False), ("logistic", False), ("on_lstm", True)]
 )
-def test_second_derivatives_over_deferred_gradients_are_those_over_plain_ones(name, ways, x64):
+def test_second_derivatives_over_deferred_gradients_are_those_over_plain_ones(name, both, x64):
+    """Forward mode over them and, for some, reverse mode."""
     config = (CONFIGS | VARIANTS)[name]
     params, *rest = problem(config)
     direction = along(params)
@@ -158,7 +159,7 @@ def test_second_derivatives_over_deferred_gradients_are_those_over_plain_ones(na
 
     expected = run(forward_over_reverse, AUTODIFF)
     assert max(float(jnp.abs(v).max()) for v in jax.tree.leaves(expected)) > 0.1
-    for way in ways:
+    for way in [forward_over_reverse] + both * [reverse_over_reverse]:
         actual = run(way, Policy())
         jax.tree.map(lambda a, b: assert_close(a, b, 1e-10), actual, expected)
 
@@ -225,15 +226,18 @@ def traced(config, policy, params, state, x, keywords):
     return jax.eval_shape(jax.grad(loss, has_aux=True), params)
 
 
-@pytest.mark.parametrize("name", CONFIGS | VARIANTS)
-def test_a_batch_of_no_rows_and_a_window_of_no_steps(name):
+@pytest.mark.parametrize(
+    "name, batch, steps, policy",
+    [(name, 0, STEPS, "remat") for name in CONFIGS | VARIANTS]
+    + [(name, 0, STEPS, "autodiff") for name in CONFIGS]
+    + [(name, BATCH, 0, "remat") for name in CONFIGS],
+)
+def test_a_batch_of_no_rows_and_a_window_of_no_steps(name, batch, steps, policy):
     config = (CONFIGS | VARIANTS)[name]
-    for batch, steps in ((0, STEPS), (BATCH, 0)):
-        params, state, x, keywords = problem(config, np.float32, np.float32, batch, steps)
-        for policy in (AUTODIFF, Policy(remat=2)):
-            _, out = traced(config, policy, params, state, x, keywords)
-            assert jax.tree.leaves(out.states)[0].shape[:2] == (steps, batch)
-            assert jax.tree.map(jnp.shape, out.final) == jax.tree.map(jnp.shape, state)
+    params, state, x, keywords = problem(config, np.float32, np.float32, batch, steps)
+    _, out = traced(config, POLICIES[policy], params, state, x, keywords)
+    assert jax.tree.leaves(out.states)[0].shape[:2] == (steps, batch)
+    assert jax.tree.map(jnp.shape, out.final) == jax.tree.map(jnp.shape, state)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -246,23 +250,18 @@ def test_a_step_of_no_rows_runs(name):
 
 
 @pytest.mark.parametrize(
-    "dtype, carry, policy",
-    [
-        ("bfloat16", "float32", Policy()),
-        ("bfloat16", "float64", AUTODIFF),
-        ("float32", "bfloat16", AUTODIFF),
-        ("float64", "float16", Policy(precision="bfloat16")),
-        ("float64", "float32", Policy()),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    "name, dtype, carry, policy",
+    [(name, "bfloat16", "float32", "deferred") for name in CONFIGS | VARIANTS]
+    + [(name, "float32", "bfloat16", "autodiff") for name in CONFIGS | VARIANTS]
+    + [(name, "bfloat16", "float64", "autodiff") for name in CONFIGS]
+    + [(name, "float64", "float16", "rounded") for name in CONFIGS],
 )
-@pytest.mark.parametrize("name", CONFIGS | VARIANTS)
 def test_states_and_gradients_keep_the_dtypes_of_states_and_parameters(
     name, dtype, carry, policy, x64
 ):
     config = (CONFIGS | VARIANTS)[name]
     params, state, x, keywords = problem(config, jnp.dtype(dtype), jnp.dtype(carry))
-    gradient, out = traced(config, policy, params, state, x, keywords)
+    gradient, out = traced(config, POLICIES[policy], params, state, x, keywords)
     assert {v.dtype for v in jax.tree.leaves(gradient)} == {jnp.dtype(dtype)}
     assert {v.dtype for v in jax.tree.leaves((out.final, out.states))} == {jnp.dtype(carry)}
     noise = {"noise": keywords["per_step"]["noise"][0].T} if config.uses_noise else {}
