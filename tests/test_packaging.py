@@ -71,7 +71,7 @@ def test_wheel_and_source_archive_work_in_an_empty_environment(tmp_path):
     told = call(hmrnn, "train", "--workdir=run", *TINY, "--json", folder=elsewhere)
     assert json.loads(told.splitlines()[-1])["bpc"] > 0
     shown = call(hmrnn, "boundaries", "--workdir=run", "--scored=500", "--json", folder=elsewhere)
-    assert json.loads(shown.splitlines()[-1])["scores"][0]["layer"] == 1
+    assert json.loads(shown.splitlines()[-1])["rows"][0]["reading"] == "detectors"
     assert (elsewhere / "run" / "boundaries.png").read_bytes().startswith(b"\x89PNG")
     shapes = call(programs / "python", "-c", CELL, folder=elsewhere)
     assert shapes.startswith("(5, 2) (1, 12) ") and str(tmp_path / "venv") in shapes
