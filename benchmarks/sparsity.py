@@ -54,7 +54,8 @@ def untrained(sizes, precision):
     config.model.update(cell="hm_lstm", sizes=sizes, embedding=128, output=512)
     config.model.update(head="gated", precision=precision)
     model = language_model(config.model, 50)
-    return model, language.init_params(model, jax.random.key(0))
+    init = functools.partial(language.init_params, model)
+    return model, jax.jit(init)(jax.random.key(0))
 
 
 def forced(model):
