@@ -8,7 +8,7 @@ import optax
 import pytest
 from fixtures import assert_close
 from flax import nnx
-from test_cells import CONFIGS as ONE_OF_EACH
+from test_cell_guests import CONFIGS as ONE_OF_EACH
 
 from hmrnn_jax import recurrence
 from hmrnn_jax.cells import hm_lstm, linen, lstm
