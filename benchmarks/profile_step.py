@@ -161,6 +161,7 @@ def measure(config, updates):
     carry = parallel.shard_rows(carry, mesh)
     batch = parallel.shard_batch(task.stream(0), mesh)
     knobs = {"learning_rate": config.learning_rate, "slope": 1.0, "averaged": 0.0}
+    knobs |= task.knobs(0)
     knobs = {name: np.float32(value) for name, value in knobs.items()}
     step = functools.partial(train_state.train_step, task.loss, optimizer)
     compiled = parallel.pmapped(step, mesh).lower(state, carry, batch, knobs).compile()

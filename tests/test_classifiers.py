@@ -267,7 +267,7 @@ def test_logic_runs_and_resumes_bit_for_bit(config, tmp_path):
         ({"evaluation.batch": 7}, "7 rows cannot be divided over 2 devices"),
         ({"data.longest": 13}, "longest is 13"),
         ({"data.path": "nowhere"}, "nowhere"),
-        ({"model.cell": "gru"}, "model.cell is 'gru'"),
+        ({"model.cell": "rnn"}, "model.cell is 'rnn'"),
         ({"model.on_lstm.chunk": 4}, "6 units cannot be cut in chunks of 4"),
         ({"model.dropout": 1.0}, "dropout is 1.0"),
         ({"model.precision": "int8"}, "precision is 'int8'"),

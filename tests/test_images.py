@@ -330,7 +330,7 @@ def test_run_resumes_bit_for_bit_and_validation_nats_choose_the_epoch(config, tm
         ({"evaluation.batch": 7}, "7 rows cannot be divided over 2 devices"),
         ({"data.path": "nowhere"}, "nowhere lacks train-images"),
         ({"model.patch": 5}, "model.patch is 5"),
-        ({"model.cell": "gru"}, "model.cell is 'gru'"),
+        ({"model.cell": "rnn"}, "model.cell is 'rnn'"),
         ({"model.dropout": -0.1}, "dropout is -0.1"),
         ({"model.remat": 5}, "remat is 5; it must divide the window, 16 steps"),
         (

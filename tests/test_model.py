@@ -216,7 +216,7 @@ def test_sampling_models_ask_for_one_draw_a_detector():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"cell": "gru"}, "model.cell is 'gru'; it must be one of hm_lstm, lstm"),
+        ({"cell": "rnn"}, "model.cell is 'rnn'; it must be one of hm_lstm, lstm"),
         ({"sizes": ()}, r"model.sizes is \(\); it must hold at least one positive width"),
         ({"sizes": (4, 0)}, r"model.sizes is \(4, 0\); it must hold at least one positive width"),
         ({"hm_lstm": {"layer_norm": "batch"}}, "layer_norm is 'batch'; it must be one of none"),

@@ -120,7 +120,7 @@ def test_the_log_names_the_lengths_while_they_are_few(small_oscillators):
         ({"data.name": "signals", "data.path": "nowhere"}, "no file or folder nowhere"),
         ({"model.components": 0}, "model.components is 0; it must be a whole number from 1"),
         ({"model.head": "tied"}, "model.head is 'tied'; it must be one of gated, plain"),
-        ({"model.cell": "gru"}, "model.cell is 'gru'"),
+        ({"model.cell": "rnn"}, "model.cell is 'rnn'"),
         ({"buckets": 0}, "buckets is 0; it must be a whole number from 1"),
         ({"longest": -1}, "longest is -1; it must be a whole number from 0"),
         ({"model.remat": 7}, "remat is 7; it must divide the window, 20 steps"),

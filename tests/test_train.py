@@ -359,7 +359,7 @@ def test_loss_that_is_not_finite_stops_with_the_update_named(config, tmp_path):
         ({"batch": 7}, "7 rows cannot be divided over 2 devices"),
         ({"window": 100_000}, "symbols"),
         ({"data.path": "nowhere.txt"}, "nowhere.txt"),
-        ({"model.cell": "gru"}, "gru"),
+        ({"model.cell": "rnn"}, "rnn"),
         ({"model.precision": "int8"}, "precision is .int8."),
         ({"model.remat": 7}, "remat"),
         ({"schedule": "linear"}, "schedule"),
