@@ -30,12 +30,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import train  # noqa: E402
 from benchmarks import discovery_jobs, discovery_report, discovery_scores, timing  # noqa: E402
 from benchmarks.compare import whole  # noqa: E402
 from hmrnn_jax import cli, files  # noqa: E402
 from hmrnn_jax.errors import BAD_INPUT, UserError  # noqa: E402
-from hmrnn_jax.training import metrics_log, settings, workdir  # noqa: E402
+from hmrnn_jax.training import loop, metrics_log, settings, workdir  # noqa: E402
 from hmrnn_jax.training.signals import Stopping  # noqa: E402
 
 # Of an update of 800 symbols and 3 x 128 units on two cores, before anything has been timed.
@@ -106,7 +105,7 @@ def fit(folder, job, say):
     """Trains a job, or goes on with it; returns the exit status if it was stopped, else 0."""
     first, stopping = metrics_log.last_step(folder), Stopping()
     hardware, start = timing.hardware(), time.perf_counter()
-    result = train.train(
+    result = loop.train(
         job.config,
         str(folder),
         lambda text: "\n" in text or say(f"{job.name}: {text}"),  # without the tables

@@ -7,11 +7,11 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from hmrnn_jax import cli, datasets, defaults
+from hmrnn_jax import datasets, defaults
 from hmrnn_jax.batches.text import Stream
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.tasks import objectives
-from hmrnn_jax.training import settings
+from hmrnn_jax.training import config_file, settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 UPDATES, SIZE = 2600, 128  # of the settings
@@ -153,7 +153,7 @@ def studied(data, setting, updates, size):
 def taught(name, updates=None, size=None):
     """The configuration of a taught model: a file's, taught as `all` is unless it is so already."""
     file, data, own = TAUGHT[name]
-    config = cli.load(CONFIGS / file)
+    config = config_file.load(CONFIGS / file)
     config.data.name = data
     config.steps = updates or own
     if size:

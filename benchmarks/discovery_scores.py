@@ -39,7 +39,7 @@ def score(folder, job, flags):
         shown = sequences.show_boundaries(
             run, flags.part, held_out, figure, segment_length=job.wanted
         )
-        for row in shown.rows:
+        for row in shown.data["rows"]:
             found.setdefault(row["against"], []).append(row)
     else:
         first = readings.available(run.model, run.encoding.line_end)[0]
@@ -48,7 +48,7 @@ def score(folder, job, flags):
                 run, title, inputs, ends, figure, scored=flags.symbols, reading=first,
                 segment_length=job.wanted,
             )  # fmt: skip
-            found[title] = shown.rows
+            found[title] = shown.data["rows"]
         for row in above_words(run, job, flags.part):
             found.setdefault(row["against"], []).append(row)
     everything = {"settings": _settings(job, flags), "texts": found}
@@ -78,9 +78,9 @@ def above_words(run, job, part):
     if job.group != HEADLINE:
         return []
     if job.data == "ptb_char":
-        return phrases.of_treebank(run, syntax.read_treebank("nltk", SECTIONS, None)).rows
+        return phrases.of_treebank(run, syntax.read_treebank("nltk", SECTIONS, None)).data["rows"]
     if job.data in ("brent_text", "brent_phono"):
-        return phrases.of_utterances(run, part).rows
+        return phrases.of_utterances(run, part).data["rows"]
     return []
 
 

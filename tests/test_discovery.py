@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import discovery, discovery_jobs, discovery_report, discovery_scores
 from hmrnn_jax import run as runs
-from hmrnn_jax.analysis import comparison
 from hmrnn_jax.errors import STOPPED, UserError
+from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.models.language import language_model
 from hmrnn_jax.training import settings
 from hmrnn_jax.training.workdir import load_run, open_run
@@ -134,10 +134,10 @@ def work(monkeypatch):
 
     def show(run, title, inputs, ends, path, **more):
         scored.append((title, len(inputs[0]), int(ends.sum()), more["reading"]))
-        return comparison.Shown("", job("defaults", 0, 2.0, 0.5, 0.25)["scores"]["valid"])
+        return Report("", {"rows": job("defaults", 0, 2.0, 0.5, 0.25)["scores"]["valid"]})
 
     for module, name, double in (
-        (discovery.train, "train", train),
+        (discovery.loop, "train", train),
         (discovery_scores.runs, "restore", restore),
         (discovery_scores.text, "show_boundaries", show),
     ):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from hmrnn_jax.analysis import boundaries
 from hmrnn_jax.cells import hm_lstm, lstm
@@ -139,7 +140,7 @@ def test_words_are_held_back_until_they_end():
 
 def run_of(vocabulary, task="language"):
     model, params = trained(vocabulary=vocabulary)
-    config = types.SimpleNamespace(task=task)
+    config = ConfigDict({"task": task})
     return types.SimpleNamespace(
         name="mine", config=config, model=model, plain=params, encoding=vocabulary, slope=1.0
     )

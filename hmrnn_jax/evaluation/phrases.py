@@ -33,7 +33,7 @@ def of_treebank(run, bank, seed=0):
     ids, _ = run.encoding.encode(text)
     truths = {"constituents": (phrases, words & ~lines), "sentences": (lines, words)}
     shown = _show(run, ids, truths, seed)
-    return shown._replace(text=f"{bank.describe()}\n{shown.text}")
+    return Report(f"{bank.describe()}\n{shown}", shown.data)
 
 
 def of_utterances(run, split, seed=0, most=20_000):
