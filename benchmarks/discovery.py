@@ -32,8 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import discovery_jobs, discovery_report, discovery_scores, timing  # noqa: E402
 from benchmarks.compare import whole  # noqa: E402
-from hmrnn_jax import cli, files  # noqa: E402
+from hmrnn_jax import cli, files, parallel  # noqa: E402
 from hmrnn_jax.errors import BAD_INPUT, UserError  # noqa: E402
+from hmrnn_jax.evaluation import text  # noqa: E402
+from hmrnn_jax.run import restore  # noqa: E402
 from hmrnn_jax.training import loop, metrics_log, settings, workdir  # noqa: E402
 from hmrnn_jax.training.signals import Stopping  # noqa: E402
 
@@ -46,7 +48,9 @@ def study(flags, say):
 
     Raises `UserError` for bad input, before anything is trained.
     """
-    jobs, notes = discovery_jobs.plan(flags.only, flags.seeds, flags.updates, flags.size)
+    jobs, notes = discovery_jobs.plan(
+        flags.only, flags.seeds, flags.updates, flags.size, flags.output
+    )
     for job in jobs:
         check(flags.output / job.name, job)
     for note in notes:
@@ -70,6 +74,8 @@ def work(flags, job, jobs, say):
     """Does what a job still needs; returns the exit status if it was stopped, else 0."""
     folder = flags.output / job.name
     if trained(folder) is None:
+        if job.first:
+            cut(flags.output / job.first, say)
         say(f"{job.name}: training; {remaining(flags, jobs)} in all")
         if stopped := fit(folder, job, say):
             return stopped
@@ -99,6 +105,18 @@ def trained(folder):
     """What `fit` wrote of a training that has ended, None if it has not."""
     path = folder / discovery_report.TRAINED
     return json.loads(files.read_text(path)) if path.exists() else None
+
+
+def cut(folder, say):
+    """Cuts the training text of a trained job in segments, which teach another one."""
+    path = folder / discovery_jobs.SEGMENTS
+    if path.exists():
+        return
+    if trained(folder) is None:
+        raise UserError(f"{folder} is not trained yet: leave out --only, or name its job too.")
+    run = restore(str(folder), parallel.make_mesh())
+    *inputs, _ = text.split(run, "train")
+    say(str(text.segment(run, inputs, path, reading="line_break")))
 
 
 def fit(folder, job, say):

@@ -20,7 +20,7 @@ DATA = ("ptb_char", "brent_text")
 # Wanted mean length of each layer's segments, and whose peaks teach them.
 ASKED = {
     "ptb_char": ((5.5, 4.0), "entropy"),
-    "brent_text": ((3.0,), "line_end"),
+    "brent_text": ((4.0,), "line_end"),
     "brent_phono": ((3.0,), "line_end"),
     "chinese_simplified": ((2.0,), "entropy"),
     "oscillators": ((40.0,), "surprise"),
@@ -39,11 +39,16 @@ SETTINGS = {
     "slope_5": "defaults, slope 5",
     "lstm": "LSTM",
 }
-# Taught models: file in configs/, data, updates.
+# Taught models: file in configs/, data, updates. Those of `AGAIN` are taught by the segments that
+# another, of the same seed, cuts its training text in.
+AGAIN = {"brent_text_again": "brent_text", "brent_phono_again": "brent_phono"}
+SEGMENTS = "train.segments.jsonl"
 TAUGHT = {
     "ptb": ("quickstart.py", "ptb_char", UPDATES),
     "brent_text": ("brent.py:text", "brent_text", 1500),
+    "brent_text_again": ("brent.py:text", "brent_text", 1500),
     "brent_phono": ("brent.py:phono", "brent_phono", 1500),
+    "brent_phono_again": ("brent.py:phono", "brent_phono", 1500),
     "chinese": ("chinese_words.py:simplified", "chinese_simplified", 1500),
     "oscillators": ("hm_lstm_oscillators.py", "oscillators", 1500),
     "handwriting": ("hm_lstm_iam_ondb.py", "iam_ondb", 2000),
@@ -74,18 +79,24 @@ class Job:
         return self.config.data.name
 
     @property
+    def first(self):
+        """The name of the job whose segments teach it; None if it needs none."""
+        first = AGAIN.get(self.setting) if self.group == HEADLINE else None
+        return first and f"{HEADLINE}/{first}/{self.config.seed}"
+
+    @property
     def wanted(self):
         """Mean length of the segments that readings are asked for, as a user would."""
         return ASKED[self.data][0][0]
 
 
-def plan(only=(), seeds=(0,), updates=None, size=None):
+def plan(only=(), seeds=(0,), updates=None, size=None, output=Path()):
     """`(jobs, notes)`: what is asked for, seed after seed, and what is left out and why.
 
     Args:
       only: patterns of `group/setting`; all if there are none. seeds: of each.
       updates, size: of every training, units of each of three layers; None: `UPDATES` and `SIZE`
-        of the settings, and what each taught model has.
+        of the settings, and what each taught model has. output: the study's folder.
 
     Raises:
       UserError: a pattern names nothing, or data are missing.
@@ -115,7 +126,10 @@ def plan(only=(), seeds=(0,), updates=None, size=None):
         for name, config in chosen.items():
             own = copy.deepcopy(config)
             own.seed = seed
-            jobs.append(Job(*name.split("/"), own))
+            job = Job(*name.split("/"), own)
+            if job.first:
+                own.boundaries.segments = str(output / job.first / SEGMENTS)
+            jobs.append(job)
     return jobs, notes
 
 
@@ -153,7 +167,7 @@ def studied(data, setting, updates, size):
 def taught(name, updates=None, size=None):
     """The configuration of a taught model: a file's, taught as `all` is unless it is so already."""
     file, data, own = TAUGHT[name]
-    config = config_file.load(CONFIGS / file)
+    config = config_file.load(CONFIGS / (f"{file},{SEGMENTS}" if name in AGAIN else file))
     config.data.name = data
     config.steps = updates or own
     if size:

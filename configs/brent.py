@@ -9,20 +9,31 @@ words. By argument:
     text     in spelling, 30 symbols                     (default)  584,864
     phono    one symbol a phoneme, 51 symbols                       590,261
 
+Such a model knows more than its detectors: by how much a line break anywhere would make the text
+likelier, the reading `line_break`, which looks ahead. The segments that it cuts the training text
+in teach a second model, whose detectors then find words in one pass. Their file is named behind a
+comma: `brent.py:text,runs/brent/train.segments.jsonl`.
+
 Parameters of three layers of 128 units, and 3,840 of layer normalisation. Reads
 `$HMRNN_DATA/brent`, or a file of your own lines of words separated by spaces, `data.path`.
 
     python train.py --config=configs/brent.py:text --workdir=runs/brent
     python train.py --config=configs/brent.py --config.data.path=my.txt --workdir=runs/mine
-    hmrnn boundaries --workdir=runs/brent --reading=line_break
+
+    hmrnn segment --workdir=runs/brent --split=train --reading=line_break
+    hmrnn train --config=brent:text,runs/brent/train.segments.jsonl --workdir=runs/again
+    hmrnn boundaries --workdir=runs/again
 """
 
 from hmrnn_jax import defaults
 from hmrnn_jax.datasets.brent import KINDS
 from hmrnn_jax.errors import require
 
+LENGTHS = {"text": 4.0, "phono": 3.0}  # symbols of a word, about
 
-def get_config(kind="text"):
+
+def get_config(argument="text"):
+    kind, _, segments = argument.partition(",")
     require("The argument", kind, KINDS)
     config = defaults.text()
     config.data.name = f"brent_{kind}"
@@ -31,13 +42,16 @@ def get_config(kind="text"):
     config.model.hm_lstm.surrogate = "logistic"
     config.model.hm_lstm.nested = True
     config.model.hm_lstm.detector_reads_h = True
-    config.boundaries.lengths = (3.0,)
+    config.boundaries.lengths = (LENGTHS[kind],)
     config.boundaries.teacher = "line_end"
     config.boundaries.teacher_weight = 0.5
     config.boundaries.rate = "ratio"
     config.boundaries.rate_weight = 0.3
     config.boundaries.delay = 1
     config.boundaries.start = 150
+    if segments:
+        config.boundaries.teacher, config.boundaries.segments = "segments", segments
+        config.boundaries.delay, config.boundaries.start = 2, 0
     # The text is short: without dropout the network is at its best after 900 of these updates.
     config.model.dropout.input, config.model.dropout.output = 0.2, 0.3
     config.batch = 16

@@ -1,8 +1,10 @@
 """Vocabularies, streams and a user's own text, against computations done another way."""
 
+import functools
 import gzip
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ from hmrnn_jax.errors import UserError
 
 def collect(batches):
     """Arrays [steps, B] of a list of batches laid end to end."""
-    return [np.concatenate(field) for field in zip(*batches, strict=True)]
+    return [np.concatenate(field) for field in zip(*map(jax.tree.leaves, batches), strict=True)]
 
 
 # Vocabulary
@@ -154,8 +156,8 @@ def test_a_batch_is_a_pure_function_of_the_step():
     assert all(map(np.array_equal, forward[n], forward[0]))
     assert [stream.epoch(k) for k in (0, n - 1, n, 2 * n)] == [0, 0, 1, 2]
     batch = forward[0]
-    assert [a.dtype for a in batch] == [np.int32, np.int32, np.float32, bool]
-    assert all(a.shape == (20, 8) for a in batch)
+    assert [a.dtype for a in jax.tree.leaves(batch)] == [np.int32, np.int32, np.float32, bool]
+    assert all(a.shape == (20, 8) for a in jax.tree.leaves(batch))
 
 
 def test_rows_of_a_process_are_the_rows_of_the_whole():
@@ -165,8 +167,20 @@ def test_rows_of_a_process_are_the_rows_of_the_whole():
         part = Stream(ids, 6, 10, rows)
         assert part.steps_per_epoch == whole.steps_per_epoch
         for k in (0, 3, whole.steps_per_epoch - 1):
-            for owned, all_rows in zip(part(k), whole(k), strict=True):
+            for owned, all_rows in zip(*map(jax.tree.leaves, (part(k), whole(k))), strict=True):
                 assert np.array_equal(owned, all_rows[:, rows])
+
+
+@pytest.mark.parametrize("kind", [Stream, functools.partial(VariableStream, quantum=1, padding=5)])
+def test_what_is_taught_of_a_symbol_comes_with_it(kind):
+    ids = np.arange(1, 124)
+    taught = (ids * 7 % 4).astype(np.uint8)
+    stream, plain = kind(ids, 3, 10, slice(1, 3), taught=taught), kind(ids, 3, 10, slice(1, 3))
+    for step in range(2 * stream.steps_in(1)):
+        batch, other = stream(step), plain(step)
+        np.testing.assert_array_equal(batch.inputs, other.inputs)
+        np.testing.assert_array_equal(batch.taught, batch.inputs * 7 % 4 * (batch.mask > 0))
+        assert batch.taught.dtype == np.uint8 and other.taught is None
 
 
 def test_a_text_too_short_tells_how_much_is_needed():
@@ -306,7 +320,7 @@ def test_variable_windows_do_not_depend_on_the_order_of_calls():
     assert make(seed=3).epoch(len(steps) - 1) == 2 and make(seed=3).epoch(len(steps)) == 3
     assert make(seed=3).steps_in(3) == stream.steps_in(3) and stream.steps_in(0) == 0
     batch = forward[0]
-    assert [a.dtype for a in batch] == [np.int32, np.int32, np.float32, bool]
+    assert [a.dtype for a in jax.tree.leaves(batch)] == [np.int32, np.int32, np.float32, bool]
     others = [make(seed=4)(k).inputs.shape for k in range(20)]
     assert others != [batch.inputs.shape for batch in forward[:20]]
 
@@ -318,7 +332,7 @@ def test_processes_cut_variable_windows_alike():
         part = VariableStream(ids, 6, 20, rows, seed=1)
         assert part.steps_in(2) == whole.steps_in(2)
         for k in range(whole.steps_in(2)):
-            for owned, all_rows in zip(part(k), whole(k), strict=True):
+            for owned, all_rows in zip(*map(jax.tree.leaves, (part(k), whole(k))), strict=True):
                 assert np.array_equal(owned, all_rows[:, rows])
 
 
@@ -339,7 +353,7 @@ def test_each_symbol_is_predicted_once_after_its_own_past(n, batch, window, warm
     stream = EvaluationStream(ids, batch, window, warmup)
     batches = list(stream)
     assert len(batches) == len(stream)
-    assert all(a.shape == (window, batch) for b in batches for a in b)
+    assert all(a.shape == (window, batch) for a in jax.tree.leaves(batches))
     inputs, targets, mask, resets = collect(batches)
     predicted = targets[mask == 1].tolist()
     assert sorted(predicted) == sorted(ids[1:].tolist())

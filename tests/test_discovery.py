@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import discovery, discovery_jobs, discovery_report, discovery_scores
 from hmrnn_jax import run as runs
-from hmrnn_jax.errors import STOPPED, UserError
+from hmrnn_jax.errors import BAD_INPUT, STOPPED, UserError
 from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.models.language import language_model
 from hmrnn_jax.training import settings
@@ -53,9 +53,9 @@ def changed(setting, data="brent_text", updates=2600):
 
 def test_settings_change_one_thing_at_a_time():
     assert changed("defaults") == {}
-    assert changed("rate") == {"lengths": (3.0,), "rate": "ratio"}
+    assert changed("rate") == {"lengths": (4.0,), "rate": "ratio"}
     assert changed("nested") == {"nested": True}
-    assert changed("teacher") == {"lengths": (3.0,), "teacher": "line_end"}
+    assert changed("teacher") == {"lengths": (4.0,), "teacher": "line_end"}
     assert changed("teacher_stopped") == changed("teacher") | {"reaches_below": False}
     assert changed("teacher", "ptb_char")["teacher"] == "entropy"
     assert changed("slope_.2") == {"increment": 0.2} and changed("slope_5") == {"start": 5.0}
@@ -114,6 +114,21 @@ def test_a_whole_study(study):
     assert max(row.get("seeds", 0) for row in rows) == 5
     _, said = run()
     assert "training; " not in said and "scoring" not in said
+
+
+@pytest.mark.slow
+def test_a_model_is_taught_by_the_segments_of_another_of_its_seed(study):
+    folder, run = study
+    again, file = "headline/brent_text_again", folder / "headline/brent_text/0/train.segments.jsonl"
+    status, said = run(f"--only={again}")
+    assert status == BAD_INPUT and "brent_text/0 is not trained yet" in said
+    status, said = run(f"--only={again},headline/brent_text")
+    assert status == 0 and "training" in said
+    assert "".join(json.loads(line)["text"] for line in file.open()) == (
+        LINES.replace(" ", "") * 20
+    )
+    config = load_run(folder / again / "0")[0]
+    assert (config.boundaries.teacher, config.boundaries.segments) == ("segments", str(file))
 
 
 @pytest.fixture

@@ -129,6 +129,24 @@ def test_a_delay_teaches_the_same_peaks_later(delay):
     jax.tree.map(np.testing.assert_array_equal, sums["targets"], same["targets"])
 
 
+def test_given_segments_are_taught_to_the_layers_that_their_bits_name():
+    """At every such step that counts; to the second layer, where the first ends a segment."""
+    asked, slope = Boundaries((3, 4), "segments", 0.5, segments="mine.jsonl"), 1.5
+    _, x, z, mask = rows()
+    targets, known = np.random.default_rng(1).uniform(size=(2, 2, *mask.shape)) < 0.5
+    taught = sum(objectives.given(layer, targets[layer]) * known[layer] for layer in range(2))
+    value, sums = on_axis(lambda *a: objectives.loss(asked, *a, slope), taught, x, z, mask)
+    allowed, expected = np.asarray(mask) > 0, 0.0
+    for layer in range(2):
+        p = 1 / (1 + np.exp(-2 * slope * np.asarray(x[layer], "float64")))
+        where = allowed & known[layer]
+        expected += 0.5 * -np.where(targets[layer], np.log(p), np.log(1 - p))[where].mean()
+        assert sums["targets"][layer] == (targets[layer] & where).sum()
+        assert sums["teachable"][layer] == where.sum()
+        allowed &= np.asarray(z[layer]) > 0
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("rate", ["ratio", "hinge"])
 def test_the_number_of_devices_changes_nothing(rate):
     asked = ALL._replace(rate=rate)
@@ -258,6 +276,9 @@ def test_weights_set_in_and_grow():
         (Boundaries((6,), "line_end"), "needs a text with lines"),
         (Boundaries((6,), "entropie"), "must be one of none, entropy"),
         (Boundaries((6,), rate="loss"), "must be one of none, ratio"),
+        (Boundaries((6,) * 5, "segments", segments="a"), "has 4 layers at most"),
+        (Boundaries((6,), "segments"), "the teacher segments, and no other, reads a file"),
+        (Boundaries((6,), "entropy", segments="a.jsonl"), "hmrnn segment --split=train"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(asked, message):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hmrnn_jax import datasets
-from hmrnn_jax.analysis import scores
+from hmrnn_jax.analysis import boundaries, scores
+from hmrnn_jax.datasets import segmented
 from hmrnn_jax.datasets.chinese import FILES, FOLDER, chinese
 from hmrnn_jax.datasets.segmented import read_words, unspaced
 from hmrnn_jax.errors import UserError
@@ -167,6 +168,51 @@ def test_words_scored_without_the_line_ends():
     # One step later, the pairs inside a sentence are two and three, and three of them ends.
     every = by_key[scores.EVERY, 1]
     assert (every["precision"], every["recall"]) == (3 / 5, 1)
+
+
+def cut(path, symbols, z):
+    """A file of segments, as `hmrnn segment` writes it."""
+    boundaries.write_segments(path, boundaries.segment_lines(symbols, z))
+    return path
+
+
+@pytest.mark.parametrize("symbols", ["ab\u2028c\nd é", ["a ", "b ", "<eos> ", "c "] * 2])
+def test_segments_are_read_as_they_are_written(tmp_path, symbols):
+    z = np.random.default_rng(0).integers(0, 2, (3, len(symbols)))
+    z[:, -1] = 1
+    path = cut(tmp_path / "a.jsonl", symbols, z)
+    for layers in (1, 2, 3):
+        found, reached = segmented.read_segments(path, symbols, layers)
+        np.testing.assert_array_equal(found, z[:layers])
+        assert reached == [len(symbols)] * layers
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [lines[0], '{"start": 2}', *lines[1:]], "line 2: it must be a segment with"),
+        (lambda lines: ["3"], "line 1: it must be a segment with"),
+        (lambda lines: [line.replace('"layer": 1', '"layer": 0') for line in lines], "must be a s"),
+        (lambda lines: [lines[0], *lines[2:]], "line 2: this is not the training text's next"),
+        (lambda lines: [line.replace("cd", "cD") for line in lines], "line 2: this is not"),
+        (lambda lines: [line.replace('"layer": 1', '"layer": 3') for line in lines], "no segment"),
+        (lambda lines: lines + lines[:1], "line 4: this is not"),
+    ],
+)
+def test_segments_of_another_text_are_refused(tmp_path, change, message):
+    z = np.array([[0, 1, 0, 1, 0, 0, 1]])
+    lines = cut(tmp_path / "a.jsonl", "abcdefg", z).read_text().splitlines()
+    (tmp_path / "b.jsonl").write_text("\n".join(change(lines)))
+    with pytest.raises(UserError, match=message):
+        segmented.read_segments(tmp_path / "b.jsonl", "abcdefg", 2)
+
+
+def test_segments_may_stop_before_the_text_does(tmp_path):
+    lines = cut(tmp_path / "a.jsonl", "abcdefg", np.array([[0, 1, 0, 1, 0, 0, 1]])).read_text()
+    (tmp_path / "a.jsonl").write_text(lines.rpartition("{")[0])
+    found, reached = segmented.read_segments(tmp_path / "a.jsonl", "abcdefg", 2)
+    np.testing.assert_array_equal(found, [[0, 1, 0, 1, 0, 0, 0], [0] * 7])
+    assert reached == [4, 0]
 
 
 @pytest.fixture

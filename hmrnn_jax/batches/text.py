@@ -30,12 +30,14 @@ class Batch(NamedTuple):
       mask: float32 [T, B], 1 where the prediction counts and 0 where it does not.
       resets: bool [T, B]; where True, the recurrent state of the row is put back to the
         initial state before the step.
+      taught: uint8 [T, B] of a text whose segments are given, see `Stream`; else None.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     mask: np.ndarray
     resets: np.ndarray
+    taught: np.ndarray | None = None
 
 
 class Stream(Epochs):
@@ -51,12 +53,14 @@ class Stream(Epochs):
       batch: number of rows B of the whole run.
       window: steps T per batch.
       rows: the rows that this process owns; None for all of them.
+      taught: uint8 [N], what the detectors are taught at each symbol, see
+        `tasks.objectives.given`.
 
     Raises:
       UserError: the text is shorter than one window for each row.
     """
 
-    def __init__(self, ids, batch: int, window: int, rows: slice | None = None):
+    def __init__(self, ids, batch: int, window: int, rows: slice | None = None, taught=None):
         ids = _check_stream(ids, batch, window)
         length = (len(ids) - 1) // batch
         if length < window:
@@ -70,6 +74,7 @@ class Stream(Epochs):
         self.steps_per_epoch = -(-length // window)
         self._inputs = ids[:used].reshape(batch, length)[rows]
         self._targets = ids[1 : used + 1].reshape(batch, length)[rows]
+        self._taught = None if taught is None else taught[:used].reshape(batch, length)[rows]
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step (from 0, without end): arrays [T, rows owned]."""
@@ -88,7 +93,11 @@ class Stream(Epochs):
         )  # fmt: skip
         batch.inputs[:steps], batch.targets[:steps], batch.mask[:steps] = inputs, targets, 1
         batch.resets[0] = start == 0
-        return batch
+        if self._taught is None:
+            return batch
+        taught = np.zeros(shape, np.uint8)
+        taught[:steps] = self._taught[:, columns].T
+        return batch._replace(taught=taught)
 
 
 class VariableStream(Stream):
@@ -107,8 +116,8 @@ class VariableStream(Stream):
       quantum: steps, 1 for lengths as they are drawn. padding: steps.
     """
 
-    def __init__(self, ids, batch, window, rows=None, seed=0, quantum=5, padding=1):
-        super().__init__(ids, batch, window, rows)
+    def __init__(self, ids, batch, window, rows=None, seed=0, quantum=5, padding=1, taught=None):
+        super().__init__(ids, batch, window, rows, taught)
         if quantum < 1:
             raise UserError(f"window_quantum is {quantum}; it must be 1 or more.")
         self.seed, self.quantum = seed, quantum

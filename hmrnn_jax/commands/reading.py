@@ -120,17 +120,25 @@ def segment(given):
 
         hmrnn segment --workdir=runs/quickstart --text=my.txt
         hmrnn segment --workdir=runs/logs --text=my/other.csv
+        hmrnn segment --workdir=runs/mine --split=train --reading=line_break
 
-    Writes my.txt.segments.jsonl: layer, start, end and text of each segment of each layer. A long
-    text is read in rows side by side; --batch=1 reads any text in one pass.
+    Writes my.txt.segments.jsonl, or train.segments.jsonl in --workdir: layer, start, end and text
+    of each segment of each layer. A long text is read in rows side by side; --batch=1 reads any
+    text in one pass.
     """
-    path = place(given, f"{given.text.rstrip('/')}.segments.jsonl", "")
-    run = open_run(given, "segment", _DETECTING, {"batch": [LANGUAGE], "warmup": [LANGUAGE]})
+    at_most_one(given, "text", "split")
+    if not given.text and not given.split:
+        raise UserError("Give the file to cut, --text=FILE, or a split of the run's data, --split.")
+    if given.text:
+        path = place(given, f"{given.text.rstrip('/')}.segments.jsonl", "")
+    else:
+        path = place(given, f"{given.split}.segments.jsonl")
+    of_text = {"batch": [LANGUAGE], "warmup": [LANGUAGE], "split": [LANGUAGE]}
+    run = open_run(given, "segment", _DETECTING, of_text)
     if run.config.task == SEQUENCES:
         read = sequences.read(run, given.text)
         return shown(sequences.segment(run, read, path, given.seed, given.reading, given.length))
-    *inputs, note = text.read(given.text, run.encoding)
-    say(*filter(None, [note]))
+    _, inputs, _ = _read(run, given)
     return shown(
         text.segment(
             run, inputs, path, given.seed, given.batch, given.warmup, _progress, given.reading,
@@ -203,9 +211,8 @@ COMMANDS = {
     "segment": Command(
         segment,
         RUN | {"text": (None, file("The file to cut: UTF-8 text, or .csv or .npz for sequences."))}
-        | _READING | _ROWS | SEED
+        | {"split": (None, SPLIT["split"][1])} | _READING | _ROWS | SEED
         | output("File of the segments, JSON lines; beside --text by default.") | JSON,
-        needs=("text",),
         meant="--text={0}",
     ),
     "stream": Command(stream, RUN | _READING | SEED | JSON),

@@ -1,5 +1,6 @@
 """Texts whose words are known, and the same texts as a model reads them: without the spaces."""
 
+import json
 import os
 
 import numpy as np
@@ -101,6 +102,48 @@ def read_words(path) -> list[list[str]]:
       UserError: an unreadable file, text that is not UTF-8 (the line is named), no words.
     """
     return words_of(files.read_bytes(path, files.room() // 4), path)
+
+
+def read_segments(path, symbols, layers) -> tuple[np.ndarray, list[int]]:
+    """Where the segments of a file end in the text that they are of.
+
+    Args:
+      path: JSON lines, each with `layer`, from 1, `start`, `end` and `text` of a segment, as
+        `hmrnn segment` writes them; plain or `.gz`. A layer's are in order from the beginning of
+        the text, and may stop before its end.
+      symbols: the text, a str or a sequence of N symbols. layers: that are read.
+
+    Returns bool `[layers, N]`, True where a segment ends with a symbol; and to how many symbols
+    each layer's segments reach.
+
+    Raises:
+      UserError: an unreadable file, or one that is not of this text, or has no segment of layer 1.
+    """
+    found, reached = np.zeros((layers, len(symbols)), bool), [0] * layers
+    for number, line in lines_of(files.read_bytes(path, files.room() // 4), path):
+        try:
+            row = json.loads(line)
+            layer, start, end, text = (row[name] for name in ("layer", "start", "end", "text"))
+            if layer > layers:
+                continue
+            if layer < 1:
+                raise ValueError
+            fits = start == reached[layer - 1] and text == "".join(symbols[start:end])
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise UserError(
+                f"{path}, line {number}: it must be a segment with layer, start, end and text, as"
+                " hmrnn segment writes it."
+            ) from None
+        if not fits or not start < end:
+            raise UserError(
+                f"{path}, line {number}: this is not the training text's next segment of layer"
+                f" {layer}; cut this very text, hmrnn segment --split=train."
+            )
+        found[layer - 1, end - 1] = True
+        reached[layer - 1] = end
+    if not reached[0]:
+        raise UserError(f"{path} has no segment of layer 1: give one as hmrnn segment writes it.")
+    return found, reached
 
 
 def unspaced(sentences) -> tuple[str, np.ndarray]:

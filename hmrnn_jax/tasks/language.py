@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hmrnn_jax import datasets, parallel
 from hmrnn_jax.analysis import ngram
 from hmrnn_jax.analysis.boundaries import text_view
 from hmrnn_jax.batches.text import EvaluationStream, Stream, VariableStream
+from hmrnn_jax.datasets import segmented
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.inference import activations
 from hmrnn_jax.models import uncertainty
@@ -36,12 +38,6 @@ class Task:
         self.name, self.encoding = self.corpus.name, self.corpus.vocabulary
         unit = self.encoding.unit
         self.unit = "chars" if unit == "characters" else unit
-        rows = parallel.local_rows(config.batch, mesh)
-        arguments = (self.corpus.splits["train"], config.batch, config.window, rows)
-        if config.window_random:
-            self.stream = VariableStream(*arguments, config.seed, config.window_quantum, _PADDING)
-        else:
-            self.stream = Stream(*arguments)
         self.model = model_of(config.model, self.encoding).on(mesh)
         if config.window_random and self.model.policy.remat:
             raise UserError("model.remat needs windows of one length; set window_random=False.")
@@ -51,7 +47,15 @@ class Task:
         penalties = Penalties(**config.penalties)
         newline, wanted = self.encoding.line_end, objectives.Boundaries.of(config)
         self.boundaries = wanted.of_model(objectives.detectors(self.model), newline is not None)
-        self._asked = self.boundaries.describe(wanted.lengths)
+        train = self.corpus.splits["train"]
+        taught, said = given_segments(self.boundaries, train, self.encoding)
+        self._asked = self.boundaries.describe(wanted.lengths) + said
+        arguments = (train, config.batch, config.window, parallel.local_rows(config.batch, mesh))
+        if config.window_random:
+            quantum = config.window_quantum
+            self.stream = VariableStream(*arguments, config.seed, quantum, _PADDING, taught)
+        else:
+            self.stream = Stream(*arguments, taught)
         self.loss = functools.partial(
             loss, self.model, penalties, boundaries=self.boundaries, newline=newline,
             padded=config.window_random and config.window_quantum < _PADDING,
@@ -83,6 +87,26 @@ class Task:
         if not self._view:
             return ""
         return view(self.model, params, self.corpus, result["bpc"])
+
+
+def given_segments(boundaries, ids, vocabulary):
+    """`(taught, said)`: what a `Stream` of a text has for the teacher `segments`, and a line on it.
+
+    taught is uint8 [N], see `objectives.given`, and None for another teacher.
+    """
+    if boundaries.teacher != "segments" or not boundaries.lengths:
+        return None, ""
+    path, delay, layers = boundaries.segments, boundaries.delay, len(boundaries.lengths)
+    ends, reached = segmented.read_segments(path, vocabulary.spelled(ids), layers)
+    taught = np.zeros(len(ids), np.uint8)
+    for layer, (fired, end) in enumerate(zip(ends, reached, strict=True)):
+        taught[delay:] |= objectives.given(layer, fired[: len(ids) - delay])
+        taught[end + delay :] &= ~objectives.given(layer, True)
+        taught[:delay] = 0
+    shares = ", ".join(
+        f"layer {layer} along {end / len(ids):.0%}" for layer, end in enumerate(reached, 1) if end
+    )
+    return taught, f"\nsegments of {path} are taught: {shares} of the training text"
 
 
 def corpus(config):
@@ -177,7 +201,9 @@ def loss(
     sums = {"nats": nats, "count": batch.mask.sum()}
     if boundaries.active:
         taught = None
-        if boundaries.teacher != "none":
+        if boundaries.teacher == "segments":
+            taught = batch.taught
+        elif boundaries.teacher != "none":
             taught = uncertainty.of(boundaries.teacher, out.logits, batch.targets, newline)
         share, more = objectives.of_model(
             boundaries, model, params, params["embedding"][batch.inputs], carry, out, batch,

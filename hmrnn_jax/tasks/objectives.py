@@ -8,6 +8,8 @@ hard sigmoid's derivative at 0:
 
 * the teacher: targets e_t = 1 at the peaks of an uncertainty u_t, the highest 1/N of them, and
   the mean of the cross-entropy BCE(p_t, e_t) is added to the loss. u has no gradient;
+* or segments that are given for the training text, such as those that another reading of a first
+  model finds, whose ends are the targets e_t;
 * the rate: N/(N-1) ((N-1) F G + (1-F)(1-G)) with F = mean z, without gradient, and G = mean p
   (the ratio loss of Hwang, Wang, Gu 2025), least where F = G = 1/N; or a hinge on G, which acts
   outside 2/3 to 3/2 of 1/N alone.
@@ -20,14 +22,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hmrnn_jax.cells import hm_lstm
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.parallel import AXIS
 
-TEACHERS = ("none", "entropy", "line_end", "surprise")
+TEACHERS = ("none", "entropy", "line_end", "surprise", "segments")
 RATES = ("none", "ratio", "hinge")
+MOST_GIVEN = 4  # layers of given segments
 
 
 class Boundaries(NamedTuple):
@@ -37,7 +41,8 @@ class Boundaries(NamedTuple):
       lengths: wanted mean length of each layer's segments, lowest first, in segments of the layer
         below (symbols or steps under the first); of so many layers. () asks nothing.
       teacher: whose peaks are taught: `entropy` of the prediction; `line_end`, the probability of
-        a newline in it; `surprise`, the negative log-likelihood of what does come next; `none`.
+        a newline in it; `surprise`, the negative log-likelihood of what does come next; or
+        `segments`, those of a file; `none`.
       teacher_weight: of the cross-entropy.
       rate: `ratio`, `hinge` or `none`.
       rate_weight: of the rate's loss.
@@ -47,6 +52,9 @@ class Boundaries(NamedTuple):
       delay: steps after a segment's last one at which its boundary is taught. With 1 a detector
         has read what comes next, as a peak of `line_end` or `entropy` and any `surprise` is only
         known then; its boundaries then say that a segment ended at the step before.
+      segments: the file of the teacher `segments`, of the training text, see
+        `datasets.segmented.read_segments`; so many layers of it are read as there are lengths.
+        Where it has none, as beyond its end, nothing is taught.
       start, ramp: updates before the objectives set in, and over which their weights then grow:
         an untrained model's uncertainty is noise.
     """
@@ -60,6 +68,7 @@ class Boundaries(NamedTuple):
     delay: int = 0
     start: int = 0
     ramp: int = 0
+    segments: str = ""
 
     def of_model(self, detectors, newline=True):
         """What of it can be asked of a model of so many `detectors`: of their layers.
@@ -77,6 +86,14 @@ class Boundaries(NamedTuple):
             )
         if any(not length > 1 for length in self.lengths):
             raise UserError(f"boundaries.lengths is {self.lengths}; each must be more than 1.")
+        if (self.teacher == "segments") != bool(self.segments):
+            raise UserError(
+                f"boundaries.teacher is {self.teacher!r} and boundaries.segments"
+                f" {self.segments!r}: the teacher segments, and no other, reads a file of segments,"
+                " as hmrnn segment --split=train writes it."
+            )
+        if self.segments and len(self.lengths) > MOST_GIVEN:
+            raise UserError(f"The teacher segments has {MOST_GIVEN} layers at most.")
         if self.teacher == "line_end" and not newline:
             raise UserError("boundaries.teacher=line_end needs a text with lines; it has none.")
         return self._replace(lengths=self.lengths[:detectors])
@@ -169,12 +186,12 @@ def threshold(values, allowed, length):
     return ordered[jnp.clip(ordered.size - above.astype(int), 0, ordered.size - 1)]
 
 
-def loss(boundaries, uncertainty, x, z, mask, slope):
+def loss(boundaries, teacher, x, z, mask, slope):
     """This device's share of the objectives' losses, and sums for the metrics.
 
     Args:
       boundaries: `Boundaries`, static.
-      uncertainty: u `[T, B]`; None without a teacher.
+      teacher: u `[T, B]`; uint8 of given segments, see `given`; None without a teacher.
       x, z: pre-activations and boundaries of the detectors, lowest first, `[T, B]` each.
       mask: `[T, B]`, 1 where a step counts.
       slope: a, a scalar.
@@ -183,16 +200,21 @@ def loss(boundaries, uncertainty, x, z, mask, slope):
     `teachable` (number of steps), `[layers]` each, with a teacher.
     """
     share, sums, allowed = 0.0, [], mask > 0
-    ahead = boundaries.teacher != "entropy" or boundaries.delay > 0
-    if boundaries.teacher != "none":
-        u = jnp.roll(jax.lax.stop_gradient(uncertainty), boundaries.delay, axis=0)
+    by_file, ahead = boundaries.teacher == "segments", _ahead(boundaries)
+    if not by_file and boundaries.teacher != "none":
+        u = jnp.roll(jax.lax.stop_gradient(teacher), boundaries.delay, axis=0)
         told = (jnp.arange(len(u)) >= boundaries.delay)[:, None]  # not rolled in from the end
-    for length, pre, fired in zip(boundaries.lengths, x, z, strict=False):
+    for layer, (length, pre, fired) in enumerate(zip(boundaries.lengths, x, z, strict=False)):
         logit = 2 * slope * pre
         if boundaries.rate != "none":
             share += boundaries.rate_weight * _rate(boundaries.rate, length, logit, fired, allowed)
         if boundaries.teacher != "none":
-            targets, known = peaks(u, allowed & told, length, ahead)
+            if by_file:
+                targets, known = (teacher & bits > 0 for bits in _bits(layer))
+                known &= allowed
+                targets &= known
+            else:
+                targets, known = peaks(u, allowed & told, length, ahead)
             costs = optax.sigmoid_binary_cross_entropy(logit, targets.astype(logit.dtype))
             cost, number = jnp.sum(costs * known), jnp.sum(known)
             total = jnp.maximum(jax.lax.psum(number, AXIS), 1)
@@ -204,7 +226,28 @@ def loss(boundaries, uncertainty, x, z, mask, slope):
     return share, {name: jnp.stack(column) for name, column in columns}
 
 
-def of_model(boundaries, model, params, x, carry, out, batch, slope, uncertainty):
+def given(layer, fired):
+    """uint8 `[N]`: how given segments are told to the loss, of one layer, counted from 0.
+
+    A bit says that the layer is taught at a step, another that it is taught a boundary there.
+
+    Args:
+      fired: bool `[N]`, where a segment ends.
+    """
+    boundary, known = _bits(layer)
+    return np.where(fired, boundary | known, known).astype(np.uint8)
+
+
+def _bits(layer):
+    return 1 << layer, 1 << layer + MOST_GIVEN
+
+
+def _ahead(boundaries):
+    """Whether the step after a possible peak is known when its boundary is taught."""
+    return boundaries.teacher != "entropy" or boundaries.delay > 0
+
+
+def of_model(boundaries, model, params, x, carry, out, batch, slope, teacher):
     """`loss` of a model's output.
 
     Args:
@@ -217,7 +260,7 @@ def of_model(boundaries, model, params, x, carry, out, batch, slope, uncertainty
         before = hm_lstm.before_each_step(config, first, states, batch.resets)
         known = jax.lax.stop_gradient((x, before, states))
         pre = hm_lstm.detectors(config, params["cell1"], *known)
-    return loss(boundaries, uncertainty, pre, states.z, batch.mask, slope)
+    return loss(boundaries, teacher, pre, states.z, batch.mask, slope)
 
 
 def _rate(kind, length, logit, fired, allowed):

@@ -147,6 +147,7 @@ BOUNDARIES = {
     "boundaries.rate_weight": Number("Its weight.", least=0),
     "boundaries.reaches_below": Switch("Whether their gradient goes on below the detectors."),
     "boundaries.delay": Whole("Steps after its segment at which a boundary is taught.", high=50),
+    "boundaries.segments": Text("File of the teacher segments, of the training text."),
     "boundaries.start": Whole("Updates before these losses set in."),
     "boundaries.ramp": Whole("Updates over which their weights then grow."),
 }

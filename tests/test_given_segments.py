@@ -1,0 +1,113 @@
+"""Segments that a file gives for the training text teach the detectors, as a user would do it."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from runs import run
+
+from hmrnn_jax import commands, defaults, files, parallel
+from hmrnn_jax.analysis import boundaries, scores
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.run import load
+from hmrnn_jax.tasks import language, objectives
+
+WORDS = "the cat sat on a mat and then it went to see who was there by sun light again".split()
+DELAY = 2
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    make_mesh = parallel.make_mesh
+    monkeypatch.setattr(parallel, "make_mesh", lambda *_: make_mesh(jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A stream of words without separators, the ends of all, and the training part's segments."""
+    folder = tmp_path_factory.mktemp("given")
+    words = np.random.default_rng(0).choice(WORDS, 3000)
+    ends = np.concatenate([np.arange(len(word)) == len(word) - 1 for word in words])
+    (folder / "text.txt").write_text("".join(words))
+    config = make(folder)
+    train = language.corpus(config).splits["train"]
+    text = language.corpus(config).vocabulary.spelled(train)
+    z = ends[None, : len(train)]
+    boundaries.write_segments(folder / "first.jsonl", boundaries.segment_lines(text, z))
+    return folder, ends
+
+
+def make(folder, segments="first.jsonl"):
+    config = defaults.text()
+    config.data.name, config.data.path = "text", str(folder / "text.txt")
+    config.model.sizes, config.model.output, config.model.embedding = (24, 12), 16, 8
+    config.model.hm_lstm.update(surrogate="logistic", detector_reads_h=True)
+    config.batch, config.window, config.steps, config.report = 8, 20, 150, 50
+    config.evaluation.update(batch=8, window=20, warmup=20, every=75)
+    config.learning_rate = 2e-2
+    config.boundaries.update(
+        lengths=(3.3,), teacher="segments", segments=str(folder / segments), delay=DELAY,
+        teacher_weight=1.0,
+    )  # fmt: skip
+    return config
+
+
+def test_they_are_taught_later_and_read_where_they_end(given, tmp_path):
+    folder, ends = given
+    config = make(folder)
+    corpus = language.corpus(config)
+    task = language.Task(config, parallel.make_mesh())
+    assert "are taught: layer 1 along 100% of the training text" in task.describe()
+    taught = task.stream(0).taught
+    length = (len(corpus.splits["train"]) - 1) // config.batch
+    for row in range(1, config.batch):
+        start = row * length - DELAY
+        fired = ends[start : start + config.window]
+        np.testing.assert_array_equal(taught[:, row], objectives.given(0, fired))
+    assert not taught[:DELAY, 0].any()
+    run(config, tmp_path)
+    rows = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    last = [row for row in rows if "target/layer1" in row][-1]
+    assert 0.2 < last["target/layer1"] < 0.4 and last["teacher/layer1"] < 0.4
+    trained, test = load(tmp_path), corpus.splits["test"]
+    z = trained.boundaries(test)
+    found = scores.precision_recall_f1(z[0], ends[-len(test) :])
+    assert found[2] > 0.8  # a boundary at every symbol has 0.49
+    # What it finds in the training text can teach another run.
+    commands.execute(["hmrnn", "segment", f"--workdir={tmp_path}", "--split=train"])
+    again = make(tmp_path, "train.segments.jsonl")
+    again.data.path = config.data.path
+    (found,) = {language.Task(again, parallel.make_mesh()).stream(0).taught.shape}
+    assert found == (config.window, config.batch)
+
+
+def test_a_file_that_ends_early_teaches_so_far(given, tmp_path):
+    folder, _ = given
+    lines = files.read_text(folder / "first.jsonl").splitlines()
+    (tmp_path / "some.jsonl").write_text("\n".join(lines[: len(lines) // 10]))
+    end = json.loads(lines[len(lines) // 10 - 1])["end"]
+    whole, config = make(folder), make(folder)
+    config.boundaries.segments = str(tmp_path / "some.jsonl")
+    task = language.Task(config, parallel.make_mesh())
+    assert "layer 1 along 10% of" in task.describe()
+    every = range(task.stream.steps_per_epoch)
+    ours = np.concatenate([task.stream(step).taught for step in every]).T.ravel()
+    task = language.Task(whole, parallel.make_mesh())
+    theirs = np.concatenate([task.stream(step).taught for step in every]).T.ravel()
+    np.testing.assert_array_equal(ours[: end + DELAY], theirs[: end + DELAY])
+    assert not ours[end + DELAY :].any()
+
+
+def test_segments_of_another_text_are_refused_before_anything_is_written(given, tmp_path):
+    folder, _ = given
+    config = make(folder)
+    lines = files.read_text(folder / "first.jsonl").splitlines()
+    config.boundaries.segments = str(tmp_path / "other.jsonl")
+    (tmp_path / "other.jsonl").write_text("\n".join(lines[1:]))
+    with pytest.raises(UserError, match="cut this very text, hmrnn segment --split=train"):
+        run(config, tmp_path / "run")
+    config.boundaries.segments = str(tmp_path / "gone.jsonl")
+    with pytest.raises((UserError, OSError), match="gone.jsonl"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
