@@ -1,6 +1,7 @@
 """Before JAX starts: eight virtual CPU devices, quick compilation, a cache for what recurs."""
 
 import os
+import signal
 import tempfile
 from importlib.metadata import version
 
@@ -12,6 +13,9 @@ if "XLA_FLAGS" not in os.environ:
         # Three times as fast; later versions lack it.
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
+# Started in the background, the suite and what it starts would ignore a Control-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -22,9 +26,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def pytest_collection_modifyitems(items):
-    """Whole programs and notebooks first: the longest files must not run last, one at a time."""
+    """Whole programs and trainings first: the longest files must not run last, one at a time."""
+    long = ("notebooks", "test_train", "test_tasks_words", "test_kernels.py", "test_recurrence")
 
     def is_short(item):
-        return not (item.get_closest_marker("whole_program") or "notebooks" in item.nodeid)
+        if item.get_closest_marker("whole_program"):
+            return False
+        return not any(name in item.nodeid for name in long)
 
     items.sort(key=is_short)

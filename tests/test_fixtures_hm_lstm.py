@@ -118,11 +118,20 @@ def dtype(request):
         yield request.param
 
 
+# Rounding is that of the cell, whichever way its gradient is taken.
+EVERY_WAY = pytest.mark.parametrize(
+    ("dtype", "policy"),
+    [("float32", POLICIES["deferred"]), *(("float64", policy) for policy in POLICIES.values())],
+    ids=["float32", *(f"float64-{name}" for name in POLICIES)],
+    indirect=["dtype"],
+)
+
+
 CELLS = [name for name in names("hm_lstm") if "output_module" not in name]
 SELECT = [name for name in CELLS if any("grad_select/" in key for key in load(name)[0])]
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@EVERY_WAY
 @pytest.mark.parametrize("name", CELLS)
 def test_values_and_gradients(name, policy, dtype):
     arrays, meta = load(name)
@@ -134,7 +143,7 @@ def test_values_and_gradients(name, policy, dtype):
         state = check(arrays, meta, policy, dtype, window=f"window{window}/", state=state)
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@EVERY_WAY
 @pytest.mark.parametrize("name", SELECT)
 def test_select_gradients(name, policy, dtype):
     arrays, meta = load(name)

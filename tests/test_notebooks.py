@@ -18,7 +18,12 @@ SHOWN = {
 }
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem == "handwriting" else ())
+     for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)  # fmt: skip
 def test_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("HMRNN_SMALL", "1")
     notebook = nbformat.read(path, as_version=4)

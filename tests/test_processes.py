@@ -73,6 +73,7 @@ def two(tmp_path_factory):
     return workdir, finish(launch(workdir))
 
 
+@pytest.mark.slow
 @pytest.mark.whole_program
 def test_two_processes_equal_one_of_two_devices(two, tmp_path):
     workdir, outputs = two
@@ -84,6 +85,7 @@ def test_two_processes_equal_one_of_two_devices(two, tmp_path):
     assert difference(parameters(workdir), parameters(tmp_path / "one")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.whole_program
 def test_a_lost_process_ends_the_others_and_all_resume(two, tmp_path):
     often = ["--config.save=1", "--config.report=1"]
@@ -192,6 +194,7 @@ def test_two_hosts_of_a_tpu_slice_find_each_other_and_read_every_row_once(
     assert_like_one(tmp_path / "two", outputs, of_one_process)
 
 
+@pytest.mark.slow
 @pytest.mark.whole_program
 def test_four_processes_of_slurm_find_each_other_and_read_every_row_once(
     text, of_one_process, tmp_path

@@ -41,6 +41,7 @@ def events(workdir):
     return [(event["name"], event.get("args", {})) for event in found if event.get("ph") == "X"]
 
 
+@pytest.mark.slow
 def test_a_trace_holds_the_updates_asked_for_and_changes_nothing(config, tmp_path):
     lines = traced(config, tmp_path / "traced", "3:4")
     (told,) = [line for line in lines if line.startswith("trace of updates 3 to 4 in ")]

@@ -97,6 +97,7 @@ def test_training_tells_what_a_stranger_wants_to_know(whole):
     assert "interpolated n-gram" in out and "updates per layer over" in out
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_saving_resumes_to_the_same_parameters(whole, tmp_path):
     """kill -9 while every update is being saved; more than once."""
     killed = 0

@@ -58,6 +58,7 @@ def test_training_tells_what_the_data_are_and_keeps_their_scale(scribbles):
     assert saved == synthetic.scribbles(0).scale and saved.event == "pen_up"
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_a_batch_resumes_to_the_same_parameters(scribbles, tmp_path):
     """The state of half-read lines is carried over the stop."""
     lines = synthetic.scribbles(0).splits["train"]
@@ -152,6 +153,7 @@ def signals(folder, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_segments_of_an_own_file_are_those_on_the_scale_of_the_run(signals, folder, tmp_path):
     """Not on the file's own: its mean and deviation are others."""
     path = tmp_path / "one.csv"

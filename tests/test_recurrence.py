@@ -253,8 +253,10 @@ def test_columns_without_gradient_are_left_out(layout, rate):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"flush": False}, {"z_init": 1.0}, {"layer_norm": "none", "gradient": "select"},
-     {"boundary": "sample"}, {"boundary": "soft"}, {"layer_norm": "ba"}],
+    [{}, {"layer_norm": "none", "gradient": "select"}]
+    + [pytest.param(changes, marks=pytest.mark.slow)
+       for changes in ({"flush": False}, {"z_init": 1.0}, {"boundary": "sample"},
+                       {"boundary": "soft"}, {"layer_norm": "ba"})],
 )  # fmt: skip
 def test_gradients_that_skip_copies_are_all_gradients(changes):
     config = hm_lstm.Config(3, (4, 6, 5), **changes)

@@ -91,6 +91,7 @@ def whole(text, tmp_path_factory):
     return folder, result, said, begins
 
 
+@pytest.mark.slow
 def test_resumes_bit_for_bit_while_it_averages(config, tmp_path, whole):
     """Stopped at a validation, and in between by a signal."""
     folder, result, _, begins = whole
