@@ -30,6 +30,7 @@ from hmrnn_jax.datasets.brent import KINDS
 from hmrnn_jax.errors import require
 
 LENGTHS = {"text": 4.0, "phono": 3.0}  # symbols of a word, about
+WORDS = 3.0  # of a segment of the second layer
 
 
 def get_config(argument="text"):
@@ -42,7 +43,7 @@ def get_config(argument="text"):
     config.model.hm_lstm.surrogate = "logistic"
     config.model.hm_lstm.nested = True
     config.model.hm_lstm.detector_reads_h = True
-    config.boundaries.lengths = (LENGTHS[kind],)
+    config.boundaries.lengths = (LENGTHS[kind], WORDS)
     config.boundaries.teacher = "line_end"
     config.boundaries.teacher_weight = 0.5
     config.boundaries.rate = "ratio"

@@ -144,6 +144,7 @@ def small(text, tmp_path_factory):
     ], folder  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_whole_run_and_its_resumption(small, capsys):
     command, folder = small
     compare.main(command)

@@ -20,7 +20,7 @@ SHOWN = {
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=pytest.mark.slow if path.stem == "handwriting" else ())
+    [pytest.param(path, marks=() if path.stem == "quickstart" else pytest.mark.slow)
      for path in NOTEBOOKS],
     ids=lambda path: path.stem,
 )  # fmt: skip

@@ -173,6 +173,7 @@ def assert_like_one(workdir, outputs, of_one_process):
     assert_same_losses(workdir, of_one_process[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.whole_program
 def test_two_hosts_of_a_tpu_slice_find_each_other_and_read_every_row_once(
     text, of_one_process, tmp_path

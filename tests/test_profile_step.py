@@ -86,7 +86,7 @@ def test_the_table_adds_up():
 
 
 @pytest.mark.whole_program
-@pytest.mark.parametrize("layer", ["hm_lstm", "lstm"])
+@pytest.mark.parametrize("layer", [pytest.param("hm_lstm", marks=pytest.mark.slow), "lstm"])
 def test_a_real_step_has_all_parts(layer):
     command = [
         sys.executable, ROOT / "benchmarks" / "profile_step.py", f"--config.model.cell={layer}",

@@ -117,6 +117,7 @@ def test_killed_in_the_middle_of_saving_resumes_to_the_same_parameters(whole, tm
     assert difference(parameters(whole[0]), parameters(tmp_path / "run")) == 0
 
 
+@pytest.mark.slow
 def test_sigterm_saves_first_and_exits_with_a_status_of_its_own(whole, tmp_path):
     process = start(tmp_path / "run", "--config.steps=40", "--config.report=1")
     lines = []
@@ -143,6 +144,7 @@ def test_evaluation_ends_with_one_json_object(whole):
     assert last["bpc"] == pytest.approx(_test_bpc(whole[1]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_boundaries_segments_and_samples(whole, tmp_path):
     text = "Some text with naïve “quotes”, and a second line.\nEnd\n"
     (tmp_path / "mine.txt").write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ from hmrnn_jax.tasks import sequences
 from hmrnn_jax.training.checkpoint import Checkpoints
 from hmrnn_jax.training.workdir import load_run
 
-pytestmark = pytest.mark.whole_program
+pytestmark = [pytest.mark.whole_program, pytest.mark.slow]
 # One set of shapes for both runs: what one has compiled the other need not.
 TINY = [
     "--config.model.sizes=8,8", "--config.model.head=plain", "--config.model.components=2",
@@ -58,7 +58,6 @@ def test_training_tells_what_the_data_are_and_keeps_their_scale(scribbles):
     assert saved == synthetic.scribbles(0).scale and saved.event == "pen_up"
 
 
-@pytest.mark.slow
 def test_a_run_stopped_within_a_batch_resumes_to_the_same_parameters(scribbles, tmp_path):
     """The state of half-read lines is carried over the stop."""
     lines = synthetic.scribbles(0).splits["train"]
@@ -153,7 +152,6 @@ def signals(folder, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
 def test_segments_of_an_own_file_are_those_on_the_scale_of_the_run(signals, folder, tmp_path):
     """Not on the file's own: its mean and deviation are others."""
     path = tmp_path / "one.csv"

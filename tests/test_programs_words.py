@@ -6,7 +6,7 @@ import json
 import pytest
 from test_programs import call
 
-pytestmark = pytest.mark.whole_program
+pytestmark = [pytest.mark.whole_program, pytest.mark.slow]
 SENTENCES = [
     "the author laughs", "the authors laugh", "the author that likes the guards laughs",
     "the authors that the guard likes laugh", "no author ever laughs",
@@ -94,7 +94,6 @@ def test_pairs_are_scored(runs, tmp_path):
     assert row["construction"] == "simple_agrmt" and row["items"] == 2 and row["known_items"] == 1
 
 
-@pytest.mark.slow
 def test_official_weights_there_and_back_score_alike(runs, tmp_path):
     weights = tmp_path / "on.npz"
     evaluate(runs, "export", f"--output={weights}")
@@ -112,7 +111,6 @@ def test_official_weights_there_and_back_score_alike(runs, tmp_path):
     assert result.returncode == 2 and "--weights needs --config" in result.stderr
 
 
-@pytest.mark.slow
 def test_logic_is_scored_by_length_beside_another_run(tmp_path):
     for split in ("train", "test"):
         for length in range(13):
