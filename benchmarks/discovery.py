@@ -66,6 +66,7 @@ def study(flags, say):
         except UserError as error:  # one that diverged, or that another process is at
             say(f"{job.name}: {error}")
             failed = BAD_INPUT
+    flags.output.mkdir(parents=True, exist_ok=True)
     say(discovery_report.write(flags, jobs))
     return failed
 
