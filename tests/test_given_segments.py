@@ -45,7 +45,7 @@ def make(folder, segments="first.jsonl"):
     config.model.hm_lstm.update(surrogate="logistic", detector_reads_h=True)
     config.batch, config.window, config.steps, config.report = 8, 20, 150, 50
     config.evaluation.update(batch=8, window=20, warmup=20, every=75)
-    config.learning_rate = 2e-2
+    config.learning_rate, config.finish = 2e-2, "view"
     config.boundaries.update(
         lengths=(3.3,), teacher="segments", segments=str(folder / segments), delay=DELAY,
         teacher_weight=1.0,
@@ -66,7 +66,7 @@ def test_they_are_taught_later_and_read_where_they_end(given, tmp_path):
         fired = ends[start : start + config.window]
         np.testing.assert_array_equal(taught[:, row], objectives.given(0, fired))
     assert not taught[:DELAY, 0].any()
-    run(config, tmp_path)
+    _, said = run(config, tmp_path)
     rows = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     last = [row for row in rows if "target/layer1" in row][-1]
     assert 0.2 < last["target/layer1"] < 0.4 and last["teacher/layer1"] < 0.4
@@ -74,6 +74,8 @@ def test_they_are_taught_later_and_read_where_they_end(given, tmp_path):
     z = trained.boundaries(test)
     found = scores.precision_recall_f1(z[0], ends[-len(test) :])
     assert found[2] > 0.8  # a boundary at every symbol has 0.49
+    view = boundaries.text_view(corpus.vocabulary.spelled(test[:540]), list(z[:, :540]))
+    assert view.splitlines()[:3] == said.splitlines()[-len(view.splitlines()) :][:3]
     # What it finds in the training text can teach another run.
     commands.execute(["hmrnn", "segment", f"--workdir={tmp_path}", "--split=train"])
     again = make(tmp_path, "train.segments.jsonl")

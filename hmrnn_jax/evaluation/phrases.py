@@ -92,9 +92,8 @@ def _show(run, ids, truths, seed):
     """The detectors' boundaries against `{name: (true ends, steps that count)}`."""
 
     def read(one):
-        return readings.read(
-            one.model, one.plain, ids, [readings.DETECTORS], None, one.slope, seed
-        )["detectors"]
+        asked = runs.readings_of(one, ["detectors"])
+        return readings.read(one.model, one.plain, ids, asked, None, one.slope, seed)["detectors"]
 
     own, fresh = read(run), [read(one) for one in runs.untrained(run)]
     found = [

@@ -86,7 +86,7 @@ class Task:
     def finish(self, params, result):
         if not self._view:
             return ""
-        return view(self.model, params, self.corpus, result["bpc"])
+        return view(self.model, params, self.corpus, result["bpc"], self.boundaries.delay)
 
 
 def given_segments(boundaries, ids, vocabulary):
@@ -304,12 +304,17 @@ class Evaluator:
         return summary(sums)
 
 
-def view(model, params, corpus, bpc, length=540):
-    """The score beside an n-gram baseline's, and the boundaries at the start of the test text."""
+def view(model, params, corpus, bpc, delay=0, length=540):
+    """The score beside an n-gram baseline's, and the boundaries at the start of the test text.
+
+    Args:
+      delay: steps after a segment's last one at which its boundary was taught.
+    """
     train, test = corpus.splits["train"], corpus.splits["test"]
     size = corpus.vocabulary.size
     baseline = ngram.interpolated_ngram_bpc(train, test, size, order=4)
     z, _ = activations.look(model, params, test[:length])
+    z = [np.append(fired[delay:], fired[:delay] * 0) for fired in z]
     text = corpus.vocabulary.spelled(test[:length])
     return "\n".join(
         [
