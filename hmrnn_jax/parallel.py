@@ -307,13 +307,17 @@ def shard_batch(batch, mesh):
     return jax.tree.map(place, batch)
 
 
-def row_noise(key, width, steps, rows):
-    """Uniform draws `[steps, rows, width]`, a function of each row's place in the whole batch.
+def row_keys(key, first, rows):
+    """A key for each of `rows` rows, by its place in the whole batch, `first` that of the first.
 
-    So a row's draws are the same on one device and on many.
+    What is drawn with them is the same on one device and on many.
     """
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
+
+
+def row_noise(key, width, steps, rows):
+    """Uniform draws `[steps, rows, width]` of this device's rows, by `row_keys`."""
     if not width:
         return None
-    first = jax.lax.axis_index(AXIS) * rows
-    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
+    keys = row_keys(key, jax.lax.axis_index(AXIS) * rows, rows)
     return jax.vmap(lambda k: jax.random.uniform(k, (steps, width)), out_axes=1)(keys)

@@ -14,6 +14,7 @@ import numpy as np
 from hmrnn_jax import files
 from hmrnn_jax.analysis.glyphs import columns, glyph, wrap
 from hmrnn_jax.analysis.scores import checked, score_against
+from hmrnn_jax.cells import hm_lstm
 from hmrnn_jax.errors import UserError
 
 _encoded = json.encoder.encode_basestring  # what json.dumps makes of a str, kept as it is in UTF-8
@@ -70,19 +71,14 @@ def operations(z, layers=None, z_initial=None):
     if len(z_initial) != len(z):
         raise UserError(f"z_initial holds {len(z_initial)} entries, z holds {len(z)}: match them.")
 
-    never = np.zeros_like(z[0])
-    always = np.ones_like(z[0])
-    result = {}
-    below = always
-    for number, own in enumerate([*z, never], 1):
-        before = np.empty_like(own)
-        before[1:] = own[:-1]
-        before[:1] = z_initial[number - 1] if number <= len(z) else 0
-        result[f"layer{number}"] = np.where(before, FLUSH, np.where(below, UPDATE, COPY)).astype(
-            np.int8
-        )
-        below = own
-    return result
+    before = []
+    for own, first in zip(z, z_initial, strict=True):
+        before.append(np.concatenate([np.broadcast_to(first, own[:1].shape), own[:-1]]))
+    update, _, flush = hm_lstm.operations(before, z)
+    return {
+        f"layer{number}": (UPDATE * u + FLUSH * f).astype(np.int8)
+        for number, (u, f) in enumerate(zip(update, flush, strict=True), start=1)
+    }
 
 
 def counts(done):

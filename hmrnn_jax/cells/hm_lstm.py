@@ -374,6 +374,25 @@ def before_each_step(config, first, states, resets):
     return jax.tree.map(shifted, start, first, states)
 
 
+def operations(before, after, flush=True):
+    """What each layer did at a step: `(update, copy, flush)`, 0 or 1 of each layer (eq. 2, 3).
+
+    A layer does FLUSH if its boundary before the step is 1; else UPDATE if the layer below has one
+    after the step, and the lowest always; else COPY. A boundary between 0 and 1 is a share of each.
+
+    Args:
+      before, after: boundaries z of each layer but the last, of numpy or of JAX, of any one shape.
+      flush: whether the cell has FLUSH, `Config.flush`.
+
+    Returns three lists of arrays, the lowest layer first; of a single layer without boundaries ones
+    and zeros, of whatever shape broadcasts.
+    """
+    flushes = [p if flush else 0 * p for p in before] + [0 * after[-1] if after else 0]
+    below = [1 + 0 * after[0] if after else 1, *after]
+    pairs = list(zip(flushes, below, strict=True))
+    return [(1 - p) * q for p, q in pairs], [(1 - p) * (1 - q) for p, q in pairs], flushes
+
+
 def _preactivation(config, params, layer, operands, linear):
     """s of eq. 5-7: gate rows, and the detector row last; `operands[name] = (gate, vector)`."""
     name = _name(layer)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hmrnn_jax import ops, recurrence
+from hmrnn_jax import ops, parallel, recurrence
 from hmrnn_jax.cells.base import exportable
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import stack as cell_stack
@@ -59,22 +59,19 @@ class _Reader(cell_stack.CellStack):
         return cell_stack.dense(x, kernel, self.policy.precision, bias)
 
     def masks(self, key, rows, first_row):
-        """Dropout's factors `[rows, width]` for each of `dropped`; None without dropout.
-
-        A row's are drawn from its place in the whole batch, alike on one device and on many.
-        """
+        """Dropout's factors `[rows, width]` for each of `dropped`; None without dropout."""
         if not self.dropout:
             return None
         widths = self.dropped
 
-        def row(number):
-            keys = jax.random.split(jax.random.fold_in(key, number), len(widths))
+        def row(key):
+            keys = jax.random.split(key, len(widths))
             return tuple(
                 jax.random.bernoulli(k, 1 - self.dropout, (width,)) / (1 - self.dropout)
                 for k, width in zip(keys, widths, strict=True)
             )
 
-        return jax.vmap(row)(first_row + jnp.arange(rows))
+        return jax.vmap(row)(parallel.row_keys(key, first_row, rows))
 
 
 class PairClassifier(_Reader, nn.Module):

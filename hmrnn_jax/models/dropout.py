@@ -8,8 +8,8 @@ its place in the whole batch, not on the number of devices.
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from hmrnn_jax import parallel
 from hmrnn_jax.errors import UserError
 
 
@@ -67,13 +67,12 @@ def draw(dropout, key, rows, first_row, vocabulary, widths, kernels):
       kernels: for each cell, the shapes of its recurrent kernels.
     """
     keys = jax.random.split(key, 4 + len(kernels))
-    numbers = first_row + jnp.arange(rows)
 
     def locked(key, p, width):
         if not p:
             return None
-        row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(numbers)
-        kept = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - p, (width,)))(row_keys)
+        own = parallel.row_keys(key, first_row, rows)
+        kept = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - p, (width,)))(own)
         return kept / (1 - p)
 
     embedding = None

@@ -36,12 +36,8 @@ def diagnostics(model, carry, out, batch, slope):
     for config, before, states, aux in zip(model.cells, carry, out.states, out.aux, strict=True):
         if not config.uses_slope:
             continue
-        one, zero = jnp.ones_like(batch.mask), jnp.zeros_like(batch.mask)
-        own = [*hm_lstm.before_each_step(config, before, states, batch.resets).z, zero]
-        below = [one, *states.z]
-        flush = [p if config.flush else zero for p in own]
-        update = [(1 - p) * q for p, q in zip(flush, below, strict=True)]
-        copy = [(1 - p) * (1 - q) for p, q in zip(flush, below, strict=True)]
+        own = hm_lstm.before_each_step(config, before, states, batch.resets).z
+        update, copy, flush = hm_lstm.operations(own, states.z, config.flush)
         alive = [ops.surrogate_derivative(x, slope, config.surrogate) * 2 / slope for x in aux.x]
         rows = {"fired": states.z, "alive": alive, "update": update, "copy": copy, "flush": flush}
         for name, values in rows.items():
