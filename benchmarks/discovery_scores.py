@@ -46,7 +46,7 @@ def score(folder, job, flags):
         for title, inputs, ends in texts(run, job, flags.part):
             shown = text.show_boundaries(
                 run, title, inputs, ends, figure, scored=flags.symbols, reading=first,
-                segment_length=job.wanted,
+                segment_length=job.wanted, every_reading=job.group == HEADLINE,
             )  # fmt: skip
             found[title] = shown.data["rows"]
         for row in above_words(run, job, flags.part):

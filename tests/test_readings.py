@@ -289,8 +289,9 @@ def test_words_of_a_split_are_scored_by_every_reading_beside_every_control(run, 
     *inputs, _ = evaluation.split(run, "test")
     ends = evaluation.word_ends(run, "test")
     shown = evaluation.show_boundaries(
-        run, "test", inputs, ends, tmp_path / "a.png", reading="line_end", segment_length=3
-    )
+        run, "test", inputs, ends, tmp_path / "a.png", reading="line_end", segment_length=3,
+        every_reading=True,
+    )  # fmt: skip
     rows = {(row["reading"], row["layer"], row["control"]): row for row in shown.data["rows"]}
     assert len(rows) == len(shown.data["rows"]) and shown.data["rows"][0]["reading"] == "line_end"
     json.dumps(shown.data["rows"])
@@ -325,6 +326,8 @@ def test_words_of_a_split_are_scored_by_every_reading_beside_every_control(run, 
     every = rows[None, None, "every"]
     assert every["recall"] == every["rate"] == 1
     assert "against words" in shown and "line_end            1" in shown
+    asked = readings.available(run.model, NEWLINE)
+    assert {reading for reading, _, control in rows if control is None} == set(asked)
 
 
 def test_segments_by_a_reading_are_written_and_streamed(run, tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def _read(run, ids, asked, rows=None, warmup=None, seed=0, progress=lambda done:
 
 def show_boundaries(
     run, title, inputs, ends, path, length=270, scored=20_000, seed=0, reading="detectors",
-    segment_length=None,
+    segment_length=None, every_reading=False,
 ):  # fmt: skip
     """Figure and text view of the first `length` symbols, and the boundaries' scores.
 
@@ -131,6 +131,8 @@ def show_boundaries(
         ends a word. path: of the figure. scored: symbols that are scored.
       reading: what is drawn, see `inference.readings`.
       segment_length: see `run.readings_of`.
+      every_reading: whether line breaks are scored though another reading is asked; each is tried
+        at a cost of several symbols.
 
     Returns a `Report`, with the `rows` of `comparison.compare`.
     """
@@ -140,9 +142,8 @@ def show_boundaries(
     readings.check(run.model, reading, newline)
     names = (reading,)
     if run.encoding.unit != "words":
-        # Line breaks are read only if asked for: each is tried at a cost of several symbols.
-        others = (n for n in readings.available(run.model, newline) if n != "line_break")
-        names += tuple(name for name in others if name != reading)
+        left_out = {reading} | (set() if every_reading else {"line_break"})
+        names += tuple(n for n in readings.available(run.model, newline) if n not in left_out)
     try:
         corpus, notes = language.corpus_of(run), []
     except UserError as error:
