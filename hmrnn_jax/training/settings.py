@@ -55,25 +55,32 @@ SHARED = {
     ),
 }
 OF_CELL = {
-    "hm_lstm.boundary": Choice("Hard, drawn, or not discrete.", ops.BOUNDARY_MODES),
+    "hm_lstm.boundary": Choice(
+        "Boundaries: binary (step), sampled, or continuous (soft).", ops.BOUNDARY_MODES
+    ),
     "hm_lstm.gradient": Choice(
-        "Whether the choice of operation passes gradient to the detectors.", ("blend", "select")
+        "Whether the choice of operation passes its gradient on to the detectors.",
+        ("blend", "select"),
     ),
-    "hm_lstm.z_init": Number("Boundary before the first step.", least=0, most=1),
+    "hm_lstm.z_init": Number("Initial boundary z, before the first step.", least=0, most=1),
     "hm_lstm.detector_bias": Number("Initial bias of the detectors."),
-    "hm_lstm.detector_scale": Number("Factor of the detectors' initial weights.", least=0),
-    "hm_lstm.top_down": Switch("Whether a layer reads the one above; False ablates it."),
-    "hm_lstm.flush": Switch("Whether a closed segment is FLUSHed; False ablates it."),
+    "hm_lstm.detector_scale": Number("Scale of the detectors' initial weights.", least=0),
+    "hm_lstm.top_down": Switch("Top-down connections; False ablates them."),
+    "hm_lstm.flush": Switch("The FLUSH operation; False ablates it."),
     "hm_lstm.surrogate": Choice(
-        "Derivative of a detector's step: the paper's, or one without a dead zone.", ops.SURROGATES
+        "Straight-through derivative: the paper's, or one without a dead zone.", ops.SURROGATES
     ),
-    "hm_lstm.nested": Switch("A layer fires only where the one below does."),
-    "hm_lstm.detector_reads_h": Switch("A detector reads its layer's new state, too."),
-    "hm_lstm.reset_recurrent": Switch("FLUSH drops the recurrent term, too."),
-    "lstm.recurrent_bias": Switch("A second bias beside the first, as in PyTorch's LSTM."),
+    "hm_lstm.nested": Switch("Nested boundaries: a layer fires only where the layer below does."),
+    "hm_lstm.detector_reads_h": Switch("Detectors also read their own layer's new state h."),
+    "hm_lstm.reset_recurrent": Switch("FLUSH also drops the recurrent term."),
+    "lstm.recurrent_bias": Switch("A second bias vector, as in PyTorch's LSTM."),
     "nested_lstm.depth": Whole("Levels of memory; 1 is an LSTM.", 1, 32),
-    "nested_lstm.proposal": Choice("Activation of the outermost proposal.", ("identity", "tanh")),
-    "on_lstm.chunk": Whole("Units that share a master gate; divides sizes.", 1, WIDEST),
+    "nested_lstm.proposal": Choice(
+        "Activation of the outermost cell proposal.", ("identity", "tanh")
+    ),
+    "on_lstm.chunk": Whole(
+        "Units that share a master gate (chunk size); it must divide the sizes.", 1, WIDEST
+    ),
 }
 
 
@@ -88,16 +95,20 @@ def _of_cells():
 
 # The fields that every task has.
 COMMON = {
-    "task": Choice("What is learned, see hmrnn_jax.tasks.", tuple(MODULES)),
-    "seed": _seed("Of the initial parameters, the order of the data and all that is drawn."),
-    "data.path": Text("Your own file or folder; where the data set is, if it is none of yours."),
+    "task": Choice("The task, see hmrnn_jax.tasks.", tuple(MODULES)),
+    "seed": _seed("Random seed: initial parameters, data order, dropout, samples."),
+    "data.path": Text("Your own file or folder; of a published data set, where it is."),
     # The network.
-    "model.cell": Choice("The cell; a section of its name has its choices.", tuple(cells.MODULES)),
+    "model.cell": Choice(
+        "The cell; its options are in the section of its name.", tuple(cells.MODULES)
+    ),
     "model.sizes": Wholes("Units of each layer, the lowest first.", 1, WIDEST),
-    "model.gradient": Choice("How gradients are made; the numbers are the same.", GRADIENTS),
-    "model.precision": Choice("Operands of products; sums are in float32.", ops.PRECISIONS),
+    "model.gradient": Choice("How gradients are computed; the numbers are the same.", GRADIENTS),
+    "model.precision": Choice(
+        "Precision of the operands of products; sums are in float32.", ops.PRECISIONS
+    ),
     "model.backend": Choice(
-        "Of the recurrence: kernels for TPUs and GPUs (pallas), a loop, or what fits.",
+        "Back end of the recurrence: a scan, kernels (pallas), or the faster one (auto).",
         BACKENDS,
     ),
     "model.skip_copies": Switch("Weight gradients of the HM-LSTM's active columns alone."),
@@ -109,29 +120,35 @@ COMMON = {
     "slope.increment": Number("Added after each epoch.", least=0),
     "slope.maximum": Number("The slope's end; start or more.", above=0),
     # Training.
-    "batch": Whole("Rows that are trained on at once; the devices share them.", 1, ROWS),
-    "epochs": Whole("Passes over the data, at most; validation decides.", 1, 100_000),
-    "steps": Whole("Ends the run after that many updates, if not 0."),
-    "optimizer": Choice("Direction of an update.", optim.OPTIMIZERS),
-    "learning_rate": Number("At the start.", above=0),
-    "adam_epsilon": Number("Added to Adam's root.", above=0),
-    "weight_decay": Number("Times the parameters, added to the clipped gradient.", least=0),
-    "clip": Number("Largest global norm of the gradient; inf cuts none.", above=0, infinite=True),
-    "detector_rate": Number("Learning rate of detectors, over that of the rest.", least=0),
+    "batch": Whole("Batch size, divided among the devices.", 1, ROWS),
+    "epochs": Whole("Most epochs; validation may end training earlier.", 1, 100_000),
+    "steps": Whole("Number of updates, if not 0; it overrides epochs."),
+    "optimizer": Choice("Optimiser.", optim.OPTIMIZERS),
+    "learning_rate": Number("Initial learning rate.", above=0),
+    "adam_epsilon": Number("Epsilon of Adam.", above=0),
+    "weight_decay": Number(
+        "L2 penalty: this times the parameters is added to the clipped gradient.", least=0
+    ),
+    "clip": Number(
+        "Gradient clipping: the largest global norm; inf for none.", above=0, infinite=True
+    ),
+    "detector_rate": Number(
+        "Learning rate of the detectors relative to the other parameters'.", least=0
+    ),
     "schedule": Choice(
         "Of the rate: drops when validation stalls, cosine over the run's steps, or constant"
         " with averaged parameters once it stalls (NT-ASGD).",
         optim.SCHEDULES,
     ),
-    "drop_factor": Number("plateau: divisor of the rate at a drop.", least=1),
+    "drop_factor": Number("plateau: divisor of the learning rate at a drop.", least=1),
     "patience": Whole("plateau: validations without a new best before a drop.", 1),
-    "drops": Whole("plateau: drops of the rate; a further one ends the run."),
+    "drops": Whole("plateau: number of drops; a further one ends training."),
     "nonmono": Whole("nonmonotone: the latest losses, which the switch looks past.", 1, 10_000),
     "finetune": Whole("nonmonotone: epoch after which the average starts afresh; 0 never."),
-    "report": Whole("Updates between lines on the terminal.", 1),
+    "report": Whole("Updates between progress lines.", 1),
     "save": Whole("Updates between checkpoints; 0: at validations only."),
     "evaluation.every": Whole("Updates between validations; 0: at the end of each epoch."),
-    "evaluation.batch": Whole("Rows that are scored at once; the devices share them.", 1, ROWS),
+    "evaluation.batch": Whole("Batch size of evaluation, divided among the devices.", 1, ROWS),
 }
 
 # What is asked of the detectors, of tasks without labels.
@@ -140,12 +157,14 @@ BOUNDARIES = {
         "Wanted mean length of each layer's segments, in segments of the layer below.", above=1
     ),
     "boundaries.teacher": Choice(
-        "What teaches the detectors by its peaks, see objectives.", objectives.TEACHERS
+        "What teaches the detectors, see tasks.objectives.", objectives.TEACHERS
     ),
     "boundaries.teacher_weight": Number("Weight of the teacher's cross-entropy.", least=0),
-    "boundaries.rate": Choice("Loss of the firing rate, see objectives.", objectives.RATES),
-    "boundaries.rate_weight": Number("Its weight.", least=0),
-    "boundaries.reaches_below": Switch("Whether their gradient goes on below the detectors."),
+    "boundaries.rate": Choice("Loss of the firing rate, see tasks.objectives.", objectives.RATES),
+    "boundaries.rate_weight": Number("Weight of that loss.", least=0),
+    "boundaries.reaches_below": Switch(
+        "Gradients of these losses reach the layers below the detectors."
+    ),
     "boundaries.delay": Whole("Steps after its segment at which a boundary is taught.", high=50),
     "boundaries.segments": Text("File of the teacher segments, of the training text."),
     "boundaries.start": Whole("Updates before these losses set in."),
@@ -153,43 +172,51 @@ BOUNDARIES = {
 }
 
 LANGUAGE = BOUNDARIES | {
-    "data.name": Choice("The text; text is your own.", datasets.NAMES),
+    "data.name": Choice("The corpus; text is your own.", datasets.NAMES),
     "data.unit": Choice("Symbols of your own text.", ("characters", "bytes", "words")),
-    "model.embedding": _width("Width of the symbols' embedding."),
-    "model.embedding_scale": Number("Size of its initial values, see LanguageModel.", above=0),
-    "model.embedding_uniform": Switch("Whether these are uniform in +-embedding_scale."),
-    "model.head": Choice("What the softmax reads, see LanguageModel.", HEADS),
-    "model.output": _width("Width of the gated output module."),
-    "model.dropout.embedding": _probability("That a word is dropped from the table."),
-    "model.dropout.input": _probability("That a unit of the input is."),
-    "model.dropout.hidden": _probability("That a unit between two layers of a stack is."),
-    "model.dropout.output": _probability("That a unit before the softmax is."),
-    "model.dropout.weight": _probability("That a recurrent weight is (DropConnect)."),
-    "model.dropout.weight_inverted": Switch(
-        "Whether kept weights are scaled in training, as in AWD-LSTM's code."
+    "model.embedding": _width("Width of the symbol embedding."),
+    "model.embedding_scale": Number("Scale of its initial values, see LanguageModel.", above=0),
+    "model.embedding_uniform": Switch(
+        "Uniform initial values in +-embedding_scale, rather than normal ones."
     ),
-    "penalties.activation": Number("Weight of AR, see language.Penalties.", least=0),
-    "penalties.temporal": Number("Weight of TAR.", least=0),
-    "penalties.after_dropout": Switch("Whether AR reads the dropped output."),
-    "window": Whole("Steps of truncated back-propagation; the state is carried on.", 1, STEPS),
-    "window_random": Switch("Windows of random length, see data.VariableStream."),
-    "window_quantum": Whole("What random lengths are rounded to; 1: not at all.", 1, STEPS),
-    "evaluation.window": Whole("Steps that are scored by one call.", 1, STEPS),
+    "model.head": Choice("Input of the softmax, see LanguageModel.", HEADS),
+    "model.output": _width("Width of the gated output module."),
+    "model.dropout.embedding": _probability("Dropout probability of whole words of the embedding."),
+    "model.dropout.input": _probability("Dropout probability of the input units."),
+    "model.dropout.hidden": _probability(
+        "Dropout probability of the units between two layers of a stack."
+    ),
+    "model.dropout.output": _probability("Dropout probability of the units before the softmax."),
+    "model.dropout.weight": _probability("DropConnect probability of the recurrent weights."),
+    "model.dropout.weight_inverted": Switch(
+        "Inverted DropConnect: kept weights are scaled in training, as in AWD-LSTM's code."
+    ),
+    "penalties.activation": Number(
+        "Weight of activation regularisation (AR), see language.Penalties.", least=0
+    ),
+    "penalties.temporal": Number("Weight of temporal activation regularisation (TAR).", least=0),
+    "penalties.after_dropout": Switch("AR is applied after dropout."),
+    "window": Whole("Steps of truncated back-propagation; the state is carried over.", 1, STEPS),
+    "window_random": Switch("Windows of random length, see batches.text.VariableStream."),
+    "window_quantum": Whole("Random lengths are multiples of this; 1: any length.", 1, STEPS),
+    "evaluation.window": Whole("Steps of a compiled evaluation window.", 1, STEPS),
     "evaluation.warmup": Whole("Symbols that each row reads, unscored, before its part."),
-    "finish": Choice("view: at the end also the n-gram and the boundaries.", ("metrics", "view")),
+    "finish": Choice(
+        "view: finish with an n-gram baseline and the boundaries found.", ("metrics", "view")
+    ),
 }
 
 LOGIC = {
     "data.longest": Whole("The largest number of operators in training.", 0, 12),
-    "model.embedding": _width("Width of the symbols' embedding."),
+    "model.embedding": _width("Width of the symbol embedding."),
     "model.hidden": _width("Width of the classifier's layer."),
-    "model.dropout": _probability("That a unit is dropped, before and after that layer."),
+    "model.dropout": _probability("Dropout probability, before and after that layer."),
 }
 
 STROKES = BOUNDARIES | {
     "data.name": Choice("The sequences; signals are your own.", sequences.NAMES),
     "data.split": Choice("Of iam_ondb; hm_lstm is the paper's own.", ("official", "hm_lstm")),
-    "data.seed": _seed("Of the paper's split, and of what is made up."),
+    "data.seed": _seed("Seed of the paper's split, and of synthetic data."),
     "data.event": Text("Of signals: the 0/1 column that is an event."),
     "data.columns": Names("Of signals: the columns that are read; all if there are none."),
     "data.header": Choice(
@@ -197,18 +224,20 @@ STROKES = BOUNDARIES | {
         ("yes", "no", "guess"),
     ),
     "data.clip": Number("Deviations beyond which values are clipped; 0 clips none.", least=0),
-    "model.head": Choice("What the mixture reads: all layers, or the last.", ("gated", "plain")),
+    "model.head": Choice(
+        "Input of the mixture: all layers (gated), or the last (plain).", ("gated", "plain")
+    ),
     "model.output": _width("Width of the gated output module."),
     "model.components": Whole("Gaussians of the mixture.", 1, 10_000),
     "window": Whole("Steps of truncated back-propagation; 0 for whole sequences.", 0, STEPS),
     "buckets": Whole("With window 0: lengths that batches are padded to, at most.", 1, 1000),
     "longest": Whole("Longer sequences are cut in pieces for training; 0 cuts none."),
-    "evaluation.window": Whole("Steps that are scored by one call.", 1, STEPS),
+    "evaluation.window": Whole("Steps of a compiled evaluation window.", 1, STEPS),
 }
 
 IMAGES = {
-    "model.patch": Whole("Side of the squares that are read, a divisor of 28.", 1, 28),
-    "model.dropout": _probability("That a unit of the final state is dropped."),
+    "model.patch": Whole("Side of the square patches, a divisor of 28.", 1, 28),
+    "model.dropout": _probability("Dropout probability of the final state."),
 }
 
 OF_TASK = {"language": LANGUAGE, "logic": LOGIC, "strokes": STROKES, "images": IMAGES}
