@@ -43,6 +43,12 @@ SETTINGS = {
 # another, of the same seed, cuts its training text in.
 AGAIN = {"brent_text_again": "brent_text", "brent_phono_again": "brent_phono"}
 SEGMENTS = "train.segments.jsonl"
+# The same without a teacher, as they stand and with another cell: what teaching costs and gives.
+BESIDE = {
+    f"{taught}_{kind}": (taught, kind)
+    for taught in ("brent_text", "brent_phono")
+    for kind in ("untaught", "lstm")
+}
 TAUGHT = {
     "ptb": ("quickstart.py", "ptb_char", UPDATES),
     "brent_text": ("brent.py:text", "brent_text", 1500),
@@ -102,7 +108,7 @@ def plan(only=(), seeds=(0,), updates=None, size=None, output=Path()):
       UserError: a pattern names nothing, or data are missing.
     """
     known = [f"{data}/{setting}" for data in DATA for setting in SETTINGS]
-    known += [f"{HEADLINE}/{name}" for name in TAUGHT]
+    known += [f"{HEADLINE}/{name}" for name in (*TAUGHT, *BESIDE)]
     for pattern in only:
         if not fnmatch.filter(known, pattern):
             raise UserError(f"--only={pattern} names no job; choose from {', '.join(known)}.")
@@ -112,7 +118,8 @@ def plan(only=(), seeds=(0,), updates=None, size=None, output=Path()):
             continue
         group, setting = name.split("/")
         if group == HEADLINE:
-            chosen[name] = taught(setting, updates, size)
+            make = taught if setting in TAUGHT else beside
+            chosen[name] = make(setting, updates, size)
             continue
         config = chosen[name] = studied(group, setting, updates or UPDATES, size or SIZE)
         if setting.startswith("slope_") and config.slope.increment and _one_epoch(config):
@@ -176,6 +183,16 @@ def taught(name, updates=None, size=None):
         config.finish = "metrics"
     if not objectives.Boundaries.of(config).active:
         _teach(config)
+    return _ready(config)
+
+
+def beside(name, updates=None, size=None):
+    """The configuration of one of `BESIDE`."""
+    like, kind = BESIDE[name]
+    config = taught(like, updates, size)
+    config.boundaries.update(teacher="none", rate="none")
+    if kind == "lstm":
+        config.model.cell = "lstm"
     return _ready(config)
 
 

@@ -108,7 +108,12 @@ def _by(items, key):
 
 def _label(job):
     known = discovery_jobs.SETTINGS
-    return "taught" if job["group"] == discovery_jobs.HEADLINE else known[job["setting"]]
+    if job["group"] != discovery_jobs.HEADLINE:
+        return known[job["setting"]]
+    if job["setting"] in discovery_jobs.BESIDE:
+        kind = discovery_jobs.BESIDE[job["setting"]][1]
+        return {"untaught": "not taught", "lstm": "LSTM"}[kind]
+    return "taught by its segments" if job["setting"] in discovery_jobs.AGAIN else "taught"
 
 
 def _trainings(seeds, part):

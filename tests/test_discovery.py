@@ -74,6 +74,17 @@ def test_taught_models_are_taught():
         assert discovery_jobs.taught(name, size=7).model.sizes == (7, 7, 7)
 
 
+def test_beside_them_stand_the_same_without_a_teacher():
+    for name, (like, kind) in discovery_jobs.BESIDE.items():
+        one, other = (
+            settings.flat(config.to_dict())
+            for config in (discovery_jobs.beside(name), discovery_jobs.taught(like))
+        )
+        found = {field: one[field] for field in one if one[field] != other[field]}
+        cell = {"model.cell": "lstm"} if kind == "lstm" else {}
+        assert found == {"boundaries.teacher": "none", "boundaries.rate": "none"} | cell
+
+
 def test_patterns_choose_and_slopes_that_never_move_are_left_out(study):
     def names(*only, **more):
         jobs, notes = discovery_jobs.plan(only, **more)

@@ -123,7 +123,7 @@ COMMON = {
     "batch": Whole("Batch size, divided among the devices.", 1, ROWS),
     "epochs": Whole("Most epochs; validation may end training earlier.", 1, 100_000),
     "steps": Whole("Number of updates, if not 0; it overrides epochs."),
-    "optimizer": Choice("Optimiser.", optim.OPTIMIZERS),
+    "optimizer": Choice("The optimiser, see training.optim.", optim.OPTIMIZERS),
     "learning_rate": Number("Initial learning rate.", above=0),
     "adam_epsilon": Number("Epsilon of Adam.", above=0),
     "weight_decay": Number(
