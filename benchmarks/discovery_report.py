@@ -113,7 +113,12 @@ def _label(job):
     if job["setting"] in discovery_jobs.BESIDE:
         kind = discovery_jobs.BESIDE[job["setting"]][1]
         return {"untaught": "not taught", "lstm": "LSTM"}[kind]
-    return "taught by its segments" if job["setting"] in discovery_jobs.AGAIN else "taught"
+    by = discovery_jobs.AGAIN.get(job["setting"])
+    if by is None:
+        return "taught"
+    return (
+        f"taught by {'an n-gram model' if by == discovery_jobs.NGRAM else 'the first'}'s segments"
+    )
 
 
 def _trainings(seeds, part):

@@ -138,6 +138,9 @@ def test_a_model_is_taught_by_the_segments_of_another_of_its_seed(study):
     assert "".join(json.loads(line)["text"] for line in file.open()) == (
         LINES.replace(" ", "") * 20
     )
+    status, said = run("--only=headline/brent_text_by_ngram")
+    rows = (folder / "ngram/brent_text/train.segments.jsonl").read_text().splitlines()
+    assert status == 0 and len(rows) > 100 and "an n-gram model's segments" in said
     config = load_run(folder / again / "0")[0]
     assert (config.boundaries.teacher, config.boundaries.segments) == ("segments", str(file))
 

@@ -173,7 +173,7 @@ def show_boundaries(
         else:
             gold, what, against = ends[:scored], "the last character of a word", "words"
         fresh = [_read(one, ids, calibrated(one), seed=seed)[0] for one in runs.untrained(run)]
-        ngrams = _ngrams(corpus, asked, ids) if corpus else {}
+        ngrams = ngram_boundaries(corpus, asked, ids) if corpus else {}
         found = [
             comparison.Found(
                 one.name, layer + 1, own, tuple(other[one.name][layer] for other in fresh),
@@ -191,7 +191,7 @@ def show_boundaries(
     return Report("\n".join([*lines, f"figure: {path}"]), found)
 
 
-def _ngrams(corpus, asked, ids):
+def ngram_boundaries(corpus, asked, ids):
     """`{reading: boundaries}` of an n-gram model of a corpus, of those `asked` that it has."""
     newline = corpus.vocabulary.line_end
     model = ngram.InterpolatedNgram(corpus.vocabulary.size).fit(corpus.splits["train"])
