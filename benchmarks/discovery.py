@@ -33,10 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import discovery_jobs, discovery_report, discovery_scores, timing  # noqa: E402
 from benchmarks.compare import whole  # noqa: E402
 from hmrnn_jax import cli, files, parallel  # noqa: E402
-from hmrnn_jax.analysis.boundaries import segment_lines, write_segments  # noqa: E402
 from hmrnn_jax.errors import BAD_INPUT, UserError  # noqa: E402
 from hmrnn_jax.evaluation import text  # noqa: E402
-from hmrnn_jax.inference.readings import Reading  # noqa: E402
 from hmrnn_jax.run import restore  # noqa: E402
 from hmrnn_jax.training import loop, metrics_log, settings, workdir  # noqa: E402
 from hmrnn_jax.training.signals import Stopping  # noqa: E402
@@ -78,7 +76,7 @@ def work(flags, job, jobs, say):
     folder = flags.output / job.name
     if trained(folder) is None:
         if job.first:
-            cut(flags.output / job.first, job, say)
+            cut(flags.output / job.first, say)
         say(f"{job.name}: training; {remaining(flags, jobs)} in all")
         if stopped := fit(folder, job, say):
             return stopped
@@ -110,23 +108,16 @@ def trained(folder):
     return json.loads(files.read_text(path)) if path.exists() else None
 
 
-def cut(folder, job, say):
-    """Cuts a training text in the segments that teach a job, by `line_break` of what cuts it."""
-    path, reading = folder / discovery_jobs.SEGMENTS, "line_break"
+def cut(folder, say):
+    """Cuts the training text of a trained job in the segments that teach another one."""
+    path = folder / discovery_jobs.SEGMENTS
     if path.exists():
-        return
-    if job.first.startswith(discovery_jobs.NGRAM):
-        folder.mkdir(parents=True, exist_ok=True)
-        corpus = discovery_jobs.corpus(job.data)
-        train = corpus.splits["train"]
-        found = text.ngram_boundaries(corpus, [Reading.of(reading, job.wanted)], train)[reading]
-        write_segments(path, segment_lines(corpus.vocabulary.spelled(train), found))
         return
     if trained(folder) is None:
         raise UserError(f"{folder} is not trained yet: leave out --only, or name its job too.")
     run = restore(str(folder), parallel.make_mesh())
     *inputs, _ = text.split(run, "train")
-    say(str(text.segment(run, inputs, path, reading=reading)))
+    say(str(text.segment(run, inputs, path, reading="line_break")))
 
 
 def fit(folder, job, say):

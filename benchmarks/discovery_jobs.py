@@ -39,11 +39,11 @@ SETTINGS = {
     "slope_5": "defaults, slope 5",
     "lstm": "LSTM",
 }
-# Taught models: file in configs/, data, updates. Those of `AGAIN` are taught by the segments that
-# another, of the same seed, cuts its training text in, or an n-gram model of that text.
-AGAIN = {"brent_text_again": "brent_text", "brent_phono_again": "brent_phono"}
-NGRAM = "ngram"  # in a model's place
-AGAIN |= {"brent_text_by_ngram": NGRAM, "brent_phono_by_ngram": NGRAM}
+# Taught models: file in configs/, data, updates. Some are taught otherwise than their file has it:
+# by their own probability that a line ends, or, `AGAIN`, by the segments that such a model, of the
+# same seed, cuts its training text in.
+LINE_END = {"teacher": "line_end", "delay": 1, "start": 150}
+AGAIN = {f"brent_{kind}_again": f"brent_{kind}_line_end" for kind in ("text", "phono")}
 SEGMENTS = "train.segments.jsonl"
 # The same without a teacher, as they stand and with another cell: what teaching costs and gives.
 BESIDE = {
@@ -55,10 +55,10 @@ TAUGHT = {
     "ptb": ("quickstart.py", "ptb_char", UPDATES),
     "brent_text": ("brent.py:text", "brent_text", 1500),
     "brent_text_again": ("brent.py:text", "brent_text", 1500),
-    "brent_text_by_ngram": ("brent.py:text", "brent_text", 1500),
+    "brent_text_line_end": ("brent.py:text", "brent_text", 1500),
     "brent_phono": ("brent.py:phono", "brent_phono", 1500),
     "brent_phono_again": ("brent.py:phono", "brent_phono", 1500),
-    "brent_phono_by_ngram": ("brent.py:phono", "brent_phono", 1500),
+    "brent_phono_line_end": ("brent.py:phono", "brent_phono", 1500),
     "chinese": ("chinese_words.py:simplified", "chinese_simplified", 1500),
     "oscillators": ("hm_lstm_oscillators.py", "oscillators", 1500),
     "handwriting": ("hm_lstm_iam_ondb.py", "iam_ondb", 2000),
@@ -90,13 +90,8 @@ class Job:
 
     @property
     def first(self):
-        """The folder, within the study's, of the segments that teach it; None if it needs none.
-
-        Of the job whose model cuts them, or of the n-gram model's.
-        """
+        """The name of the job whose segments teach it; None if it needs none."""
         first = AGAIN.get(self.setting) if self.group == HEADLINE else None
-        if first == NGRAM:
-            return f"{NGRAM}/{self.data}"
         return first and f"{HEADLINE}/{first}/{self.config.seed}"
 
     @property
@@ -190,6 +185,8 @@ def taught(name, updates=None, size=None):
         _sized(config, size)
     if config.task == "language":
         config.finish = "metrics"
+    if name.endswith("_line_end"):
+        config.boundaries.update(LINE_END)
     if not objectives.Boundaries.of(config).active:
         _teach(config)
     return _ready(config)

@@ -113,12 +113,9 @@ def _label(job):
     if job["setting"] in discovery_jobs.BESIDE:
         kind = discovery_jobs.BESIDE[job["setting"]][1]
         return {"untaught": "not taught", "lstm": "LSTM"}[kind]
-    by = discovery_jobs.AGAIN.get(job["setting"])
-    if by is None:
-        return "taught"
-    return (
-        f"taught by {'an n-gram model' if by == discovery_jobs.NGRAM else 'the first'}'s segments"
-    )
+    if job["setting"].endswith("_line_end"):
+        return "taught by its line ends"
+    return "taught by that one's segments" if job["setting"] in discovery_jobs.AGAIN else "taught"
 
 
 def _trainings(seeds, part):

@@ -1,18 +1,17 @@
 """Words in speech to children, written without spaces: does a network find them by itself?
 
 The field's standard text for finding words without supervision (Brent, Siskind 2001), a line an
-utterance. The HM-LSTM is trained on the characters alone; its detectors are taught by its own
-probability that the utterance ends here, see `tasks.objectives`, a symbol later, when that is known
-to be a peak. Its boundaries, or other readings of the same model, are then scored against the
-words. By argument:
+utterance. The HM-LSTM is trained on the characters alone. Where a line break would suit the
+training text, as an n-gram model of that text has it, its detectors are taught a boundary, two
+symbols later; see `tasks.objectives`. Its boundaries, or other readings of the same model, are then
+scored against the words. By argument:
 
     text     in spelling, 30 symbols                     (default)  584,864
     phono    one symbol a phoneme, 51 symbols                       590,261
 
-Such a model knows more than its detectors: by how much a line break anywhere would make the text
-likelier, the reading `line_break`, which looks ahead. The segments that it cuts the training text
-in teach a second model, whose detectors then find words in one pass. Their file is named behind a
-comma: `brent.py:text,runs/brent/train.segments.jsonl`.
+Given segments can teach in the n-gram model's place, such as those that another network cuts the
+training text in by its own line breaks. Their file is named behind a comma:
+`brent.py:text,runs/brent/train.segments.jsonl`.
 
 Parameters of three layers of 128 units, and 3,840 of layer normalisation. Reads
 `$HMRNN_DATA/brent`, or a file of your own lines of words separated by spaces, `data.path`.
@@ -20,9 +19,9 @@ Parameters of three layers of 128 units, and 3,840 of layer normalisation. Reads
     python train.py --config=configs/brent.py:text --workdir=runs/brent
     python train.py --config=configs/brent.py --config.data.path=my.txt --workdir=runs/mine
 
+    hmrnn boundaries --workdir=runs/brent
     hmrnn segment --workdir=runs/brent --split=train --reading=line_break
     hmrnn train --config=brent:text,runs/brent/train.segments.jsonl --workdir=runs/again
-    hmrnn boundaries --workdir=runs/again
 """
 
 from hmrnn_jax import defaults
@@ -44,15 +43,12 @@ def get_config(argument="text"):
     config.model.hm_lstm.nested = True
     config.model.hm_lstm.detector_reads_h = True
     config.boundaries.lengths = (LENGTHS[kind], WORDS)
-    config.boundaries.teacher = "line_end"
+    config.boundaries.teacher = "segments" if segments else "line_break"
+    config.boundaries.segments = segments
     config.boundaries.teacher_weight = 0.5
     config.boundaries.rate = "ratio"
     config.boundaries.rate_weight = 0.3
-    config.boundaries.delay = 1
-    config.boundaries.start = 150
-    if segments:
-        config.boundaries.teacher, config.boundaries.segments = "segments", segments
-        config.boundaries.delay, config.boundaries.start = 2, 0
+    config.boundaries.delay = 2
     # The text is short: without dropout the network is at its best after 900 of these updates.
     config.model.dropout.input, config.model.dropout.output = 0.2, 0.3
     config.batch = 16

@@ -8,7 +8,9 @@ import pytest
 from runs import run
 
 from hmrnn_jax import commands, defaults, files, parallel
-from hmrnn_jax.analysis import boundaries, scores
+from hmrnn_jax.analysis import boundaries, ngram, scores
+from hmrnn_jax.analysis.segmenters import word_scores
+from hmrnn_jax.datasets import segmented
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.run import load
 from hmrnn_jax.tasks import language, objectives
@@ -99,6 +101,30 @@ def test_a_file_that_ends_early_teaches_so_far(given, tmp_path):
     theirs = np.concatenate([task.stream(step).taught for step in every]).T.ravel()
     np.testing.assert_array_equal(ours[: end + DELAY], theirs[: end + DELAY])
     assert not ours[end + DELAY :].any()
+
+
+def test_an_n_gram_model_says_where_a_line_break_would_suit(tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    lines = [list(rng.choice(WORDS, rng.integers(1, 6))) for _ in range(1500)]
+    text, ends = segmented.unspaced(lines)
+    (tmp_path / "text.txt").write_text(text)
+    config = make(tmp_path)
+    config.boundaries.update(teacher="line_break", segments="", lengths=(3.3, 3.0))
+    task = language.Task(config, parallel.make_mesh())
+    assert "segments of an n-gram model are taught: layer 1 along 100%" in task.describe()
+    every = range(task.stream.steps_per_epoch)
+    inputs, _, mask, _, taught = (
+        np.concatenate(field).T.ravel() for field in zip(*map(task.stream, every), strict=True)
+    )
+    counted = mask > 0
+    taught, newline = taught[counted], inputs[counted] == task.encoding.line_end
+    assert set(taught[DELAY:]) == {*objectives.given(0, np.array([False, True]))}  # of one layer
+    fired = taught[DELAY:] == objectives.given(0, True)
+    found, _ = word_scores(fired, ends[: len(fired)], newline[: len(fired)])
+    assert fired[newline[: len(fired)]].all() and found[2] > 0.8
+    monkeypatch.setattr(ngram, "_PIECE", 100)
+    again = language.Task(config, parallel.make_mesh())
+    np.testing.assert_array_equal(again.stream(0).taught, task.stream(0).taught)
 
 
 def test_segments_of_another_text_are_refused_before_anything_is_written(given, tmp_path):

@@ -274,6 +274,7 @@ def test_weights_set_in_and_grow():
         (Boundaries((1,), "entropy"), "each must be more than 1"),
         (Boundaries((6, float("nan")), "entropy"), "each must be more than 1"),
         (Boundaries((6,), "line_end"), "needs a text with lines"),
+        (Boundaries((6,), "line_break"), "needs a text with lines"),
         (Boundaries((6,), "entropie"), "must be one of none, entropy"),
         (Boundaries((6,), rate="loss"), "must be one of none, ratio"),
         (Boundaries((6,) * 5, "segments", segments="a"), "has 4 layers at most"),

@@ -14,6 +14,8 @@ import numpy as np
 
 from hmrnn_jax.errors import UserError
 
+_PIECE = 1 << 16  # symbols after which breaks are tried at once, for the memory of their pasts
+
 
 class InterpolatedNgram:
     """Witten-Bell interpolation over the contexts of 0 to `order` preceding symbols.
@@ -172,16 +174,18 @@ class InterpolatedNgram:
 
     def _gain_of_break(self, ids, newline, ahead, surprise):
         """How much likelier the `ahead` symbols after each are if a newline comes before them."""
-        before = np.arange(ids.size)[:, None] + np.arange(1 - self.order, 1)
-        after = np.arange(ids.size)[:, None] + np.arange(1, 1 + ahead)
-        # The text before its first symbol is none; a newline is as near as can be.
-        past = np.where(before < 0, newline, ids[np.maximum(before, 0)])
-        breaks = np.full((ids.size, 1), newline)
-        pieces = np.concatenate([past, breaks, ids[np.minimum(after, ids.size - 1)]], axis=1)
-        costs = np.append(0, np.log(2) * self.bits(pieces.ravel())).reshape(pieces.shape)
-        there = after < ids.size
-        costs = costs[:, -ahead:] - surprise[np.minimum(after - 1, ids.size - 1)]
-        return -np.sum(costs * there, axis=1)
+        found = []
+        for first in range(0, ids.size, _PIECE):
+            place = np.arange(first, min(first + _PIECE, ids.size))[:, None]
+            before, after = place + np.arange(1 - self.order, 1), place + np.arange(1, 1 + ahead)
+            # The text before its first symbol is none; a newline is as near as can be.
+            past = np.where(before < 0, newline, ids[np.maximum(before, 0)])
+            breaks = np.full((len(place), 1), newline)
+            pieces = np.concatenate([past, breaks, ids[np.minimum(after, ids.size - 1)]], axis=1)
+            costs = np.append(0, np.log(2) * self.bits(pieces.ravel())).reshape(pieces.shape)
+            costs = costs[:, -ahead:] - surprise[np.minimum(after - 1, ids.size - 1)]
+            found.append(-np.sum(costs * (after < ids.size), axis=1))
+        return np.concatenate(found)
 
     def _find(self, level, contexts, symbols):
         """Ranks and counts of the n-grams "context, symbol" (n = level + 1); -1 and 0 if unseen."""

@@ -9,7 +9,7 @@ import string
 import numpy as np
 
 from hmrnn_jax import run as runs
-from hmrnn_jax.analysis import boundaries, comparison, ngram, quatrains
+from hmrnn_jax.analysis import boundaries, comparison, quatrains
 from hmrnn_jax.analysis.figures.text import boundary_figure
 from hmrnn_jax.analysis.segmenters import within_lines
 from hmrnn_jax.datasets import segmented
@@ -173,7 +173,7 @@ def show_boundaries(
         else:
             gold, what, against = ends[:scored], "the last character of a word", "words"
         fresh = [_read(one, ids, calibrated(one), seed=seed)[0] for one in runs.untrained(run)]
-        ngrams = ngram_boundaries(corpus, asked, ids) if corpus else {}
+        ngrams = readings.of_ngram(corpus, asked, ids) if corpus else {}
         found = [
             comparison.Found(
                 one.name, layer + 1, own, tuple(other[one.name][layer] for other in fresh),
@@ -189,23 +189,6 @@ def show_boundaries(
         lines += notes
     found = {"against": against, "symbols": len(ids), "rows": rows, "figure": str(path)}
     return Report("\n".join([*lines, f"figure: {path}"]), found)
-
-
-def ngram_boundaries(corpus, asked, ids):
-    """`{reading: boundaries}` of an n-gram model of a corpus, of those `asked` that it has."""
-    newline = corpus.vocabulary.line_end
-    model = ngram.InterpolatedNgram(corpus.vocabulary.size).fit(corpus.splits["train"])
-    asked = [one for one in asked if one.name not in ("detectors", "distance")]
-    read = functools.partial(
-        model.curves, names=[one.name for one in asked], newline=newline,
-        ahead=reading_inference.AHEAD,
-    )  # fmt: skip
-    if any(one.length for one in asked):
-        valid = corpus.splits["valid"][: readings.CALIBRATED_ON]
-        curves, ends = read(valid), readings.line_ends(valid, newline)
-        asked = [one.calibrated(curves[one.name], ends) for one in asked]
-    curves, ends = read(ids), readings.line_ends(ids, newline)
-    return {one.name: one.boundaries(curves[one.name], ends) for one in asked}
 
 
 def segment(

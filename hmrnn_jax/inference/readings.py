@@ -14,6 +14,7 @@ import itertools
 import numpy as np
 
 from hmrnn_jax import cells
+from hmrnn_jax.analysis.ngram import InterpolatedNgram
 from hmrnn_jax.analysis.segmenters import Segmenter, within_lines
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.inference import reading
@@ -200,6 +201,28 @@ def calibrated(model, params, valid, asked, newline=None, slope=1.0, seed=0):
     curves = reading.curves(model, params, valid, names, newline, slope, seed)
     ends = line_ends(valid, newline)
     return [one.calibrated(curves[one.name], ends) if one.length else one for one in asked]
+
+
+def of_ngram(corpus, asked, ids):
+    """`{name: boundaries, int8 [1, N]}` that an n-gram model of a corpus's training text reads.
+
+    Args:
+      corpus: `datasets.text.Corpus`. asked: `Reading`s, of which detectors and distance are left
+        out; calibrated on its validation text. ids: int `[N]`, the text that is read.
+    """
+    newline = corpus.vocabulary.line_end
+    asked = [one for one in asked if one.name not in ("detectors", "distance")]
+    model = InterpolatedNgram(corpus.vocabulary.size).fit(corpus.splits["train"])
+    names = [one.name for one in asked]
+
+    def read(ids):
+        return model.curves(ids, names, newline, reading.AHEAD), line_ends(ids, newline)
+
+    if any(one.length for one in asked):
+        curves, ends = read(corpus.splits["valid"][:CALIBRATED_ON])
+        asked = [one.calibrated(curves[one.name], ends) for one in asked]
+    curves, ends = read(ids)
+    return {one.name: one.boundaries(curves[one.name], ends) for one in asked}
 
 
 def line_ends(ids, newline):

@@ -14,7 +14,7 @@ from hmrnn_jax.analysis.boundaries import text_view
 from hmrnn_jax.batches.text import EvaluationStream, Stream, VariableStream
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import activations
+from hmrnn_jax.inference import activations, readings
 from hmrnn_jax.models import uncertainty
 from hmrnn_jax.models.language import language_model
 from hmrnn_jax.parallel import AXIS
@@ -48,7 +48,7 @@ class Task:
         newline, wanted = self.encoding.line_end, objectives.Boundaries.of(config)
         self.boundaries = wanted.of_model(objectives.detectors(self.model), newline is not None)
         train = self.corpus.splits["train"]
-        taught, said = given_segments(self.boundaries, train, self.encoding)
+        taught, said = given_segments(self.boundaries, self.corpus)
         self._asked = self.boundaries.describe(wanted.lengths) + said
         arguments = (train, config.batch, config.window, parallel.local_rows(config.batch, mesh))
         if config.window_random:
@@ -89,15 +89,23 @@ class Task:
         return view(self.model, params, self.corpus, result["bpc"], self.boundaries.delay)
 
 
-def given_segments(boundaries, ids, vocabulary):
-    """`(taught, said)`: what a `Stream` of a text has for the teacher `segments`, and a line on it.
+def given_segments(boundaries, corpus):
+    """`(taught, said)`: what the training `Stream` has for a teacher of `objectives.GIVEN`.
 
-    taught is uint8 [N], see `objectives.given`, and None for another teacher.
+    taught is uint8 [N], see `objectives.given`, and said a line on it; None and nothing for another
+    teacher.
     """
-    if boundaries.teacher != "segments" or not boundaries.lengths:
+    if boundaries.teacher not in objectives.GIVEN or not boundaries.lengths:
         return None, ""
-    path, delay, layers = boundaries.segments, boundaries.delay, len(boundaries.lengths)
-    ends, reached = segmented.read_segments(path, vocabulary.spelled(ids), layers)
+    ids, delay = corpus.splits["train"], boundaries.delay
+    if boundaries.teacher == "segments":
+        whose, layers = boundaries.segments, len(boundaries.lengths)
+        symbols = corpus.vocabulary.spelled(ids)
+        ends, reached = segmented.read_segments(whose, symbols, layers)
+    else:
+        whose, name = "an n-gram model", boundaries.teacher
+        asked = [readings.Reading.of(name, boundaries.lengths[0])]
+        ends, reached = readings.of_ngram(corpus, asked, ids)[name] > 0, [len(ids)]
     taught = np.zeros(len(ids), np.uint8)
     for layer, (fired, end) in enumerate(zip(ends, reached, strict=True)):
         taught[delay:] |= objectives.given(layer, fired[: len(ids) - delay])
@@ -106,7 +114,7 @@ def given_segments(boundaries, ids, vocabulary):
     shares = ", ".join(
         f"layer {layer} along {end / len(ids):.0%}" for layer, end in enumerate(reached, 1) if end
     )
-    return taught, f"\nsegments of {path} are taught: {shares} of the training text"
+    return taught, f"\nsegments of {whose} are taught: {shares} of the training text"
 
 
 def corpus(config):
@@ -201,7 +209,7 @@ def loss(
     sums = {"nats": nats, "count": batch.mask.sum()}
     if boundaries.active:
         taught = None
-        if boundaries.teacher == "segments":
+        if boundaries.teacher in objectives.GIVEN:
             taught = batch.taught
         elif boundaries.teacher != "none":
             taught = uncertainty.of(boundaries.teacher, out.logits, batch.targets, newline)

@@ -8,8 +8,9 @@ hard sigmoid's derivative at 0:
 
 * the teacher: targets e_t = 1 at the peaks of an uncertainty u_t, the highest 1/N of them, and
   the mean of the cross-entropy BCE(p_t, e_t) is added to the loss. u has no gradient;
-* or segments that are given for the training text, such as those that another reading of a first
-  model finds, whose ends are the targets e_t;
+* or segments of the training text that are known before, whose ends are the targets e_t: those that
+  an n-gram model of that text cuts it in where a line break would suit it, or those of a file, such
+  as another model's;
 * the rate: N/(N-1) ((N-1) F G + (1-F)(1-G)) with F = mean z, without gradient, and G = mean p
   (the ratio loss of Hwang, Wang, Gu 2025), least where F = G = 1/N; or a hinge on G, which acts
   outside 2/3 to 3/2 of 1/N alone.
@@ -29,7 +30,8 @@ from hmrnn_jax.cells import hm_lstm
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.parallel import AXIS
 
-TEACHERS = ("none", "entropy", "line_end", "surprise", "segments")
+TEACHERS = ("none", "entropy", "line_end", "surprise", "line_break", "segments")
+GIVEN = ("line_break", "segments")  # known before training begins
 RATES = ("none", "ratio", "hinge")
 MOST_GIVEN = 4  # layers of given segments
 
@@ -41,8 +43,9 @@ class Boundaries(NamedTuple):
       lengths: wanted mean length of each layer's segments, lowest first, in segments of the layer
         below (symbols or steps under the first); of so many layers. () asks nothing.
       teacher: whose peaks are taught: `entropy` of the prediction; `line_end`, the probability of
-        a newline in it; `surprise`, the negative log-likelihood of what does come next; or
-        `segments`, those of a file; `none`.
+        a newline in it; `surprise`, the negative log-likelihood of what does come next; or, to the
+        lowest layer, `line_break`, by how much a newline here would make the text likelier, to an
+        n-gram model of it (`inference.readings.of_ngram`); or `segments`, those of a file; `none`.
       teacher_weight: of the cross-entropy.
       rate: `ratio`, `hinge` or `none`.
       rate_weight: of the rate's loss.
@@ -92,10 +95,12 @@ class Boundaries(NamedTuple):
                 f" {self.segments!r}: the teacher segments, and no other, reads a file of segments,"
                 " as hmrnn segment --split=train writes it."
             )
-        if self.segments and len(self.lengths) > MOST_GIVEN:
-            raise UserError(f"The teacher segments has {MOST_GIVEN} layers at most.")
-        if self.teacher == "line_end" and not newline:
-            raise UserError("boundaries.teacher=line_end needs a text with lines; it has none.")
+        if self.teacher in GIVEN and len(self.lengths) > MOST_GIVEN:
+            raise UserError(f"The teacher {self.teacher} has {MOST_GIVEN} layers at most.")
+        if self.teacher in ("line_end", "line_break") and not newline:
+            raise UserError(
+                f"boundaries.teacher={self.teacher} needs a text with lines; it has none."
+            )
         return self._replace(lengths=self.lengths[:detectors])
 
     def describe(self, wanted):
@@ -200,8 +205,8 @@ def loss(boundaries, teacher, x, z, mask, slope):
     `teachable` (number of steps), `[layers]` each, with a teacher.
     """
     share, sums, allowed = 0.0, [], mask > 0
-    by_file, ahead = boundaries.teacher == "segments", _ahead(boundaries)
-    if not by_file and boundaries.teacher != "none":
+    are_given, ahead = boundaries.teacher in GIVEN, _ahead(boundaries)
+    if not are_given and boundaries.teacher != "none":
         u = jnp.roll(jax.lax.stop_gradient(teacher), boundaries.delay, axis=0)
         told = (jnp.arange(len(u)) >= boundaries.delay)[:, None]  # not rolled in from the end
     for layer, (length, pre, fired) in enumerate(zip(boundaries.lengths, x, z, strict=False)):
@@ -209,7 +214,7 @@ def loss(boundaries, teacher, x, z, mask, slope):
         if boundaries.rate != "none":
             share += boundaries.rate_weight * _rate(boundaries.rate, length, logit, fired, allowed)
         if boundaries.teacher != "none":
-            if by_file:
+            if are_given:
                 targets, known = (teacher & bits > 0 for bits in _bits(layer))
                 known &= allowed
                 targets &= known
