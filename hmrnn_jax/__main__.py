@@ -15,6 +15,9 @@ def main(command=None, default=None):
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         # The imports take seconds, and a Ctrl-C would show where they are.
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        # Before training has begun, and after it has ended, nothing is left to be saved.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
     from hmrnn_jax import cli, commands
 
     cli.start(lambda: commands.execute(sys.argv, command, default))

@@ -65,7 +65,11 @@ def start(work):
             stream.reconfigure(errors="backslashreplace")
     flags.FLAGS.mark_as_parsed()  # libraries have flags there, which keep their defaults
     _silence_libraries()
-    sys.exit(status(work))
+    code = status(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # Python's own end takes a while, too
+            signal.signal(number, lambda *_: os._exit(code))
+    sys.exit(code)
 
 
 def call(command, argv):

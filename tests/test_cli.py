@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from hmrnn_jax import cli, commands
 from hmrnn_jax.commands import base
 from hmrnn_jax.datasets.vocabulary import Vocabulary
-from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, UserError
+from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, STOPPED, UserError
 from hmrnn_jax.training import config_file, loop, settings
 from hmrnn_jax.training.fields import Names, Switch, Text, Whole, Wholes
 from hmrnn_jax.training.workdir import DEFAULTS
@@ -552,10 +552,32 @@ def test_control_c_and_a_terminal_of_ascii():
 
 
 @pytest.mark.whole_program
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_very_end_changes_no_status(number):
+    """Python's own end takes its time when threads have to be waited for."""
+    code = f"""
+import atexit, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from hmrnn_jax import cli
+atexit.register(lambda: (print("over", flush=True), time.sleep(60)))
+cli.start(lambda: 3)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"over\n"
+    process.send_signal(number)
+    assert process.wait() == 3
+
+
+@pytest.mark.whole_program
 @pytest.mark.parametrize(
-    "program", [["train.py", "--help"], ["eval.py"], ["-m", "hmrnn_jax", "score"]]
+    ("program", "number", "status"),
+    [
+        (["train.py", "--help"], signal.SIGTERM, STOPPED),
+        (["eval.py"], signal.SIGINT, INTERRUPTED),
+        (["-m", "hmrnn_jax", "score"], signal.SIGINT, INTERRUPTED),
+    ],
 )
-def test_control_c_while_the_program_is_still_being_read(program):
+def test_a_signal_while_the_program_is_still_being_read(program, number, status):
     """Its imports take seconds."""
     process = subprocess.Popen(
         [sys.executable, "-v", *program], cwd=ROOT,
@@ -564,7 +586,7 @@ def test_control_c_while_the_program_is_still_being_read(program):
     )  # fmt: skip
     for line in process.stderr:
         if line.startswith("import 'jax"):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             break
     assert "Traceback" not in process.stderr.read()
-    assert process.wait() == INTERRUPTED
+    assert process.wait() == status
