@@ -150,6 +150,22 @@ def test_a_foreign_folder_hides_nothing(run, foreign):
     assert (run / "checkpoints/latest" / foreign).exists()
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"{}", b"[]", b"3", b"\xf8\x9c", b"\0" * 99, np.arange(999).tobytes()]
+)
+def test_a_step_of_nonsense_hides_nothing(run, content):
+    """Whose names are those of a checkpoint, and which nothing vouches for."""
+    for name in ("latest", "best"):
+        folder = run / "checkpoints" / name
+        shutil.copytree(folder / "2/default", folder / "9999/default")
+        for path in (folder / "9999/default").rglob("*"):
+            if path.is_file():
+                path.write_bytes(content)
+    step, said = read(run)
+    assert step == 2 and "latest/9999 is not a whole checkpoint" in said
+    assert judged(run)[0] == 2
+
+
 def test_a_step_without_its_tree_hides_nothing(run):
     shutil.rmtree(run / "checkpoints/latest/2/default")
     step, said = read(run)

@@ -16,6 +16,10 @@ from hmrnn_jax.training.manifest import Damaged
 ITEM = "default"  # the folder that Orbax puts the tree in
 # What TensorStore says of files that are not what it wrote.
 _DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
+# What Orbax raises of files that it did not write. Not every ValueError: TensorStore's are such.
+_FOREIGN = (
+    json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, FileNotFoundError,
+)  # fmt: skip
 
 
 def steps(folder):
@@ -123,7 +127,7 @@ def _reading(folder, vouched=True):
     except (UserError, Damaged):
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
-        damage = isinstance(error, json.JSONDecodeError | KeyError | FileNotFoundError)
+        damage = isinstance(error, _FOREIGN)
         if not vouched and (damage or str(error).startswith(_DAMAGE)):
             raise Damaged(reason(error)) from error
         raise UserError(
