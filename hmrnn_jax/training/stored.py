@@ -18,7 +18,8 @@ ITEM = "default"  # the folder that Orbax puts the tree in
 _DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
 # What Orbax raises of files that it did not write. Not every ValueError: TensorStore's are such.
 _FOREIGN = (
-    json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, FileNotFoundError,
+    json.JSONDecodeError, UnicodeDecodeError, FileNotFoundError, KeyError, TypeError,
+    AttributeError,
 )  # fmt: skip
 
 
