@@ -41,7 +41,7 @@ SETTINGS = {
 }
 # Taught models: file in configs/, data, updates. Some are taught otherwise than their file has it:
 # by their own probability that a line ends, or, `AGAIN`, by the segments that such a model, of the
-# same seed, cuts its training text in.
+# same seed, cuts its training text in; those come after it.
 LINE_END = {"teacher": "line_end", "delay": 1, "start": 150}
 AGAIN = {f"brent_{kind}_again": f"brent_{kind}_line_end" for kind in ("text", "phono")}
 SEGMENTS = "train.segments.jsonl"
@@ -54,11 +54,11 @@ BESIDE = {
 TAUGHT = {
     "ptb": ("quickstart.py", "ptb_char", UPDATES),
     "brent_text": ("brent.py:text", "brent_text", 1500),
-    "brent_text_again": ("brent.py:text", "brent_text", 1500),
     "brent_text_line_end": ("brent.py:text", "brent_text", 1500),
+    "brent_text_again": ("brent.py:text", "brent_text", 1500),
     "brent_phono": ("brent.py:phono", "brent_phono", 1500),
-    "brent_phono_again": ("brent.py:phono", "brent_phono", 1500),
     "brent_phono_line_end": ("brent.py:phono", "brent_phono", 1500),
+    "brent_phono_again": ("brent.py:phono", "brent_phono", 1500),
     "chinese": ("chinese_words.py:simplified", "chinese_simplified", 1500),
     "oscillators": ("hm_lstm_oscillators.py", "oscillators", 1500),
     "handwriting": ("hm_lstm_iam_ondb.py", "iam_ondb", 2000),
