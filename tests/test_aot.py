@@ -139,7 +139,8 @@ def folder(tmp_path_factory):
     """Made-up data for the tasks that have none of their own."""
     folder = tmp_path_factory.mktemp("data")
     for split in ("train", "valid", "test"):
-        (folder / f"{split}.txt").write_text(" ".join(f"word{k % 200}" for k in range(4000)))
+        words = (f"word{k % 200}" + " \n"[k % 10 == 9] for k in range(4000))
+        (folder / f"{split}.txt").write_text("".join(words))
         for length in range(13):
             (folder / f"{split}{length}").write_text("=\ta\ta\n<\t( a ( and b ) )\tb\n" * 6)
     for number, count in enumerate((60, 20)):
