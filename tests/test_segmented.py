@@ -197,6 +197,10 @@ def test_segments_are_read_as_they_are_written(tmp_path, symbols):
         (lambda lines: [line.replace("cd", "cD") for line in lines], "line 2: this is not"),
         (lambda lines: [line.replace('"layer": 1', '"layer": 3') for line in lines], "no segment"),
         (lambda lines: lines + lines[:1], "line 4: this is not"),
+        (
+            lambda lines: [line.replace('"end": 7', '"end": 9') for line in lines],
+            "line 3: this is n",
+        ),
     ],
 )
 def test_segments_of_another_text_are_refused(tmp_path, change, message):

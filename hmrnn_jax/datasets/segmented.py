@@ -128,13 +128,14 @@ def read_segments(path, symbols, layers) -> tuple[np.ndarray, list[int]]:
                 continue
             if layer < 1:
                 raise ValueError
-            fits = start == reached[layer - 1] and text == "".join(symbols[start:end])
+            fits = start == reached[layer - 1] and start < end <= len(symbols)
+            fits = fits and text == "".join(symbols[start:end])
         except (ValueError, KeyError, TypeError, IndexError):
             raise UserError(
                 f"{path}, line {number}: it must be a segment with layer, start, end and text, as"
                 " hmrnn segment writes it."
             ) from None
-        if not fits or not start < end:
+        if not fits:
             raise UserError(
                 f"{path}, line {number}: this is not the training text's next segment of layer"
                 f" {layer}; cut this very text, hmrnn segment --split=train."

@@ -205,7 +205,9 @@ def loss(boundaries, teacher, x, z, mask, slope):
     `teachable` (number of steps), `[layers]` each, with a teacher.
     """
     share, sums, allowed = 0.0, [], mask > 0
-    are_given, ahead = boundaries.teacher in GIVEN, _ahead(boundaries)
+    are_given = boundaries.teacher in GIVEN
+    # Whether the step after a possible peak is known when its boundary is taught.
+    ahead = boundaries.teacher != "entropy" or boundaries.delay > 0
     if not are_given and boundaries.teacher != "none":
         u = jnp.roll(jax.lax.stop_gradient(teacher), boundaries.delay, axis=0)
         told = (jnp.arange(len(u)) >= boundaries.delay)[:, None]  # not rolled in from the end
@@ -245,11 +247,6 @@ def given(layer, fired):
 
 def _bits(layer):
     return 1 << layer, 1 << layer + MOST_GIVEN
-
-
-def _ahead(boundaries):
-    """Whether the step after a possible peak is known when its boundary is taught."""
-    return boundaries.teacher != "entropy" or boundaries.delay > 0
 
 
 def of_model(boundaries, model, params, x, carry, out, batch, slope, teacher):
