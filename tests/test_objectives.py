@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from hmrnn_jax import parallel, recurrence
 from hmrnn_jax.batches.text import Batch
-from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.cells import hm_lstm, hm_lstm_window
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models.language import LanguageModel
 from hmrnn_jax.tasks import language, objectives
@@ -197,8 +197,8 @@ def test_detectors_from_known_states_are_those_of_the_recurrence(top_down):
         h=tuple(jnp.asarray(rng.normal(size=h.shape), "float32") for h in first.h)
     )
     out = recurrence.unroll(config, params, first, x, resets=resets)
-    before = hm_lstm.before_each_step(config, first, out.states, resets)
-    found = hm_lstm.detectors(config, params, x, before, out.states)
+    before = hm_lstm_window.before_each_step(config, first, out.states, resets)
+    found = hm_lstm_window.detectors(config, params, x, before, out.states)
     for ours, theirs in zip(found, out.aux.x, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 

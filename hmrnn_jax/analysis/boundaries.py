@@ -14,7 +14,7 @@ import numpy as np
 from hmrnn_jax import files
 from hmrnn_jax.analysis.glyphs import columns, glyph, wrap
 from hmrnn_jax.analysis.scores import checked, score_against
-from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.cells import hm_lstm_window
 from hmrnn_jax.errors import UserError
 
 _encoded = json.encoder.encode_basestring  # what json.dumps makes of a str, kept as it is in UTF-8
@@ -74,7 +74,7 @@ def operations(z, layers=None, z_initial=None):
     before = []
     for own, first in zip(z, z_initial, strict=True):
         before.append(np.concatenate([np.broadcast_to(first, own[:1].shape), own[:-1]]))
-    update, _, flush = hm_lstm.operations(before, z)
+    update, _, flush = hm_lstm_window.operations(before, z)
     return {
         f"layer{number}": (UPDATE * u + FLUSH * f).astype(np.int8)
         for number, (u, f) in enumerate(zip(update, flush, strict=True), start=1)

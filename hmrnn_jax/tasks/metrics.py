@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from hmrnn_jax import ops
-from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.cells import hm_lstm_window
 
 BITS = 1 / math.log(2)
 
@@ -36,8 +36,8 @@ def diagnostics(model, carry, out, batch, slope):
     for config, before, states, aux in zip(model.cells, carry, out.states, out.aux, strict=True):
         if not config.uses_slope:
             continue
-        own = hm_lstm.before_each_step(config, before, states, batch.resets).z
-        update, copy, flush = hm_lstm.operations(own, states.z, config.flush)
+        own = hm_lstm_window.before_each_step(config, before, states, batch.resets).z
+        update, copy, flush = hm_lstm_window.operations(own, states.z, config.flush)
         alive = [ops.surrogate_derivative(x, slope, config.surrogate) * 2 / slope for x in aux.x]
         rows = {"fired": states.z, "alive": alive, "update": update, "copy": copy, "flush": flush}
         for name, values in rows.items():

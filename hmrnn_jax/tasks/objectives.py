@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.cells import hm_lstm_window
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.parallel import AXIS
 
@@ -259,9 +259,9 @@ def of_model(boundaries, model, params, x, carry, out, batch, slope, teacher):
     (config,), (states,), (aux,), (first,) = model.cells, out.states, out.aux, carry
     pre = aux.x
     if not boundaries.reaches_below:
-        before = hm_lstm.before_each_step(config, first, states, batch.resets)
+        before = hm_lstm_window.before_each_step(config, first, states, batch.resets)
         known = jax.lax.stop_gradient((x, before, states))
-        pre = hm_lstm.detectors(config, params["cell1"], *known)
+        pre = hm_lstm_window.detectors(config, params["cell1"], *known)
     return loss(boundaries, teacher, pre, states.z, batch.mask, slope)
 
 
