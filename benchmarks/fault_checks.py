@@ -3,7 +3,6 @@
 Everything here can say that something is wrong; `tests/test_faults.py` shows that it does.
 """
 
-import functools
 import hashlib
 import json
 import re
@@ -68,21 +67,9 @@ class Reader:
     def __init__(self, config):
         mesh = parallel.make_mesh(jax.devices()[:1])
         task = tasks.make(config, mesh)
-        state = train_state.create(
-            task.init_params,
-            optim.optimizer_from(config),
-            config.seed,
-            config.schedule == "nonmonotone",
-        )
-        carry = jax.tree.map(np.asarray, task.initial_carry(config.batch))
-        plan, slope = optim.schedule(config), np.float32(0)
-        replicate = functools.partial(parallel.replicate, mesh=mesh)
-        self.whole = {
-            "state": replicate(state),
-            "carry": parallel.shard_rows(carry, mesh),
-            "progress": replicate(plan.progress()),
-            "slope": replicate(slope),
-        }
+        plan = optim.Plan(config, task.stream)
+        state, carry = train_state.start(task, plan, config, mesh)
+        self.whole = train_state.checkpoint(state, carry, plan, 0.0, mesh)
         self._best = {"params": self.whole["state"].params, "slope": self.whole["slope"]}
         self._lock = threading.Lock()
 

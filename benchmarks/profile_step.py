@@ -153,17 +153,14 @@ def table(seconds):
 def measure(config, updates):
     """`({part: seconds}, seconds without tracing)` of a step, the middle one of `updates`."""
     mesh = parallel.make_mesh(jax.devices()[:1])
-    task, optimizer = tasks.make(config, mesh), optim.optimizer_from(config)
-    averages = config.schedule == "nonmonotone"
-    state = train_state.create(task.init_params, optimizer, config.seed, averages)
-    state = parallel.replicate(state, mesh)
-    carry = jax.tree.map(np.asarray, task.initial_carry(config.batch))
-    carry = parallel.shard_rows(carry, mesh)
+    task = tasks.make(config, mesh)
+    plan = optim.Plan(config, task.stream)
+    state, carry = train_state.start(task, plan, config, mesh)
     batch = parallel.shard_batch(task.stream(0), mesh)
     knobs = {"learning_rate": config.learning_rate, "slope": 1.0, "averaged": 0.0}
     knobs |= task.knobs(0)
     knobs = {name: np.float32(value) for name, value in knobs.items()}
-    step = functools.partial(train_state.train_step, task.loss, optimizer)
+    step = functools.partial(train_state.train_step, task.loss, plan.optimizer)
     compiled = parallel.pmapped(step, mesh).lower(state, carry, batch, knobs).compile()
     seconds = []
     for _ in range(updates + 1):  # the first one warms up

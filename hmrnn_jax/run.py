@@ -19,6 +19,7 @@ from hmrnn_jax.models import ordered_neurons
 from hmrnn_jax.models.language import language_model
 from hmrnn_jax.tasks import language, objectives
 from hmrnn_jax.training.checkpoint import Checkpoints
+from hmrnn_jax.training.state import initial_params
 from hmrnn_jax.training.titles import title
 from hmrnn_jax.training.workdir import load_run
 
@@ -286,8 +287,8 @@ def untrained(run, seeds=range(5)):
     task = tasks.module(run.config)
     init = jax.jit(functools.partial(task.init_params, run.model))
     for seed in seeds:
-        key, _ = jax.random.split(jax.random.key(seed))  # as `training.state.create` does
-        yield dataclasses.replace(run, params=init(key), slope=run.config.slope.start)
+        params = initial_params(init, seed)
+        yield dataclasses.replace(run, params=params, slope=run.config.slope.start)
 
 
 def readings_of(run, names, length=None, seed=0, valid=None):

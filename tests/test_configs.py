@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from hmrnn_jax import cells, defaults, tasks
+from hmrnn_jax.batches.base import Epochs
 from hmrnn_jax.datasets.logic import VOCABULARY
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
@@ -197,14 +198,19 @@ def test_the_annealing_of_handwriting_ends_where_the_docstring_says():
 @pytest.mark.parametrize("variant", ["default", "paper"])
 def test_the_rate_of_a_large_text_does_not_drop_before_an_epoch_without_a_best(name, variant):
     config = load(name).get_config(variant)
-    plan, epoch = optim.schedule(config), 90_000_000 // (config.batch * config.window)
+    epoch = 90_000_000 // (config.batch * config.window)
     every = config.evaluation.every or epoch
+    stream = Epochs()
+    stream.steps_per_epoch = epoch
+    plan = optim.Plan(config, stream)
     plan.update(2.0, every)
     updates = 0
-    while plan.rate == config.learning_rate:
+    while plan.rate(every + updates) == config.learning_rate:
         updates += every
         plan.update(3.0, every + updates)
-    assert updates >= epoch and plan.rate == pytest.approx(config.learning_rate / 50)
+    assert updates >= epoch and plan.rate(every + updates) == pytest.approx(
+        config.learning_rate / 50
+    )
 
 
 def test_defaults_are_locked_and_every_choice_reaches_the_cell():

@@ -247,7 +247,7 @@ def test_learns_which_row_is_bright(name):
     config.model.cell = name
     config.model.sizes = (24, 16) if name == "hm_lstm" else (12,)
     model = images_task.model_of(config.model)
-    mesh, optimizer = parallel.make_mesh(jax.devices()[:1]), optim.optimizer_from(config)
+    mesh, optimizer = parallel.make_mesh(jax.devices()[:1]), optim.optimizer(clip=config.clip)
     loss = functools.partial(classification.loss, model)
     step = parallel.pmapped(functools.partial(train_state.train_step, loss, optimizer), mesh)
     state = train_state.create(lambda key: drawn(model, 0.2), optimizer, seed=0)

@@ -10,7 +10,7 @@ import optax
 import pytest
 from fixtures import load, names
 
-from hmrnn_jax.batches.text import Stream
+from hmrnn_jax.batches.text import Stream, VariableStream
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.parallel import AXIS
 from hmrnn_jax.training import optim
@@ -89,7 +89,7 @@ def test_plateau_divides_by_fifty_and_then_ends():
     for loss in (3.0, 2.0, 2.1, 2.05, 1.9, 1.95, 1.92):
         assert not plan.finished
         plan.update(loss)
-        rates.append(plan.rate)
+        rates.append(plan.rate(0))
     assert rates == pytest.approx([1, 1, 1, 1 / 50, 1 / 50, 1 / 50, 1 / 50])
     assert plan.finished and plan.best == pytest.approx(1.9)
     assert plan.averaged(10**6) == 0
@@ -97,12 +97,11 @@ def test_plateau_divides_by_fifty_and_then_ends():
 
 def test_a_cosine_is_not_ended_by_validations_that_stall():
     """Its course is fixed beforehand: neither a drop nor an end, only the best is kept."""
-    config = settings(schedule="cosine", patience=1, drops=0)
-    plan = optim.schedule(config)
-    best = [plan.update(loss) for loss in (3.0, 2.0, *[2.5] * 20, 1.0)]
+    plan = plan_of(schedule="cosine", patience=1, drops=0, steps=10)
+    best = [plan.update(loss, 5) for loss in (3.0, 2.0, *[2.5] * 20, 1.0)]
     assert best == [True, True] + [False] * 20 + [True]
-    assert not plan.finished and plan.rate == config.learning_rate and plan.best == 1.0
-    assert optim.learning_rate_at(config, plan, 5, 10) == pytest.approx(0.25)
+    assert not plan.finished and plan.rate(0) == 0.5 and plan.best == 1.0
+    assert plan.rate(5) == pytest.approx(0.25)
 
 
 def test_a_cosine_that_a_plateau_ended_goes_on():
@@ -111,11 +110,11 @@ def test_a_cosine_that_a_plateau_ended_goes_on():
     for loss in (1.0, *[2.0] * 4):
         ended.update(loss)
     assert ended.finished
-    plan = optim.schedule(settings(schedule="cosine"))
+    plan = plan_of(schedule="cosine")
     assert jax.tree.map(np.shape, plan.progress()) == jax.tree.map(np.shape, ended.progress())
     plan.resume(ended.progress())
-    assert not plan.finished and plan.rate == 0.5 and plan.best == 1.0
-    assert plan.update(0.5)
+    assert not plan.finished and plan.rate(0) == 0.5 and plan.best == 1.0
+    assert plan.update(0.5, 1)
 
 
 # Averaged SGD
@@ -245,7 +244,7 @@ def test_nonmonotone_never_ends_and_keeps_its_rate():
     plan = optim.NonMonotone(30.0)
     best = [plan.update(loss, epoch, epoch) for epoch, loss in enumerate(LOSSES, start=1)]
     assert best == [True] * 6 + [False] * 6
-    assert not plan.finished and plan.rate == 30 and plan.best == 5
+    assert not plan.finished and plan.rate(0) == 30 and plan.best == 5
 
 
 # Saving
@@ -257,7 +256,7 @@ def test_nonmonotone_never_ends_and_keeps_its_rate():
     [
         plateau,
         functools.partial(optim.Plateau, 1.0, 2.0, 3, 1000),
-        functools.partial(optim.BestOnly, 1.0, 2.0, 1, 0),
+        functools.partial(optim.Cosine, 1.0, 2.0, 1, 0, total=50),
         functools.partial(optim.NonMonotone, 30.0),
         functools.partial(optim.NonMonotone, 30.0, nonmono=1, finetune=3),
         functools.partial(optim.NonMonotone, 30.0, nonmono=7, finetune=13),
@@ -270,7 +269,7 @@ def test_a_resumed_schedule_decides_as_the_uninterrupted_one(fresh, losses):
         whole, saved = fresh(), fresh()
         decisions = []
         for epoch, loss in enumerate(losses, start=1):
-            decisions.append((whole.update(loss, 7 * epoch, epoch), whole.rate, whole.finished))
+            decisions.append((whole.update(loss, 7 * epoch, epoch), whole.rate(9), whole.finished))
             if epoch <= cut:
                 saved.update(loss, 7 * epoch, epoch)
         resumed, progress = fresh(), jax.tree.map(np.asarray, saved.progress())
@@ -278,7 +277,7 @@ def test_a_resumed_schedule_decides_as_the_uninterrupted_one(fresh, losses):
         resumed.resume(progress)
         assert resumed == saved
         for epoch, loss in enumerate(losses[cut:], start=cut + 1):
-            decision = resumed.update(loss, 7 * epoch, epoch), resumed.rate, resumed.finished
+            decision = resumed.update(loss, 7 * epoch, epoch), resumed.rate(9), resumed.finished
             assert decision == decisions[epoch - 1]
             assert resumed.averaged(7 * epoch + 3) >= 0
         assert resumed == whole
@@ -292,41 +291,66 @@ def settings(**changes):
         dict(
             schedule="plateau", optimizer="adam", learning_rate=0.5, clip=1.0, batch=4, window=5,
             report=1, patience=2, drops=1, drop_factor=4.0, nonmono=3, finetune=8, steps=0,
-            epochs=6,
+            epochs=6, weight_decay=0.0, adam_epsilon=1e-8, detector_rate=1.0,
+            slope=dict(start=1.0, increment=0.5, maximum=2.0),
         )
     )  # fmt: skip
     config.update(changes)
     return config
 
 
+STREAM = Stream(np.arange(4 * 23 + 1), 4, 5)  # of 5 updates an epoch
+
+
+def plan_of(**changes):
+    return optim.Plan(settings(**changes), STREAM)
+
+
 def test_schedule_of_a_configuration():
-    assert optim.schedule(settings()) == optim.Plateau(0.5, 4.0, 2, 1)
-    assert optim.schedule(settings(schedule="nonmonotone")) == optim.NonMonotone(0.5, 3, 8)
-    assert optim.schedule(settings(schedule="cosine")) == optim.BestOnly(0.5, 4.0, 2, 1)
+    assert plan_of().schedule == optim.Plateau(0.5, 4.0, 2, 1)
+    nonmonotone = plan_of(schedule="nonmonotone")
+    assert nonmonotone.schedule == optim.NonMonotone(0.5, 3, 8) and nonmonotone.averages
+    cosine = plan_of(schedule="cosine")
+    assert cosine.schedule == optim.Cosine(0.5, 4.0, 2, 1, total=30) and not cosine.averages
 
 
 def test_length_of_a_run():
-    stream = Stream(np.arange(4 * 23 + 1), 4, 5)
-    assert stream.steps_per_epoch == 5
-    assert optim.total_steps(settings(), stream) == 30
-    assert optim.total_steps(settings(steps=7), stream) == 7
+    assert plan_of().total == 30
+    assert plan_of(steps=7).total == 7
     with pytest.raises(UserError, match="5,000,000,000 updates, of at most 2,147,483,647"):
-        optim.total_steps(settings(epochs=10**9), stream)
+        plan_of(epochs=10**9)
 
 
-def test_learning_rate_of_an_update():
-    plan = plateau()
-    plan.dropped = 1
-    assert optim.learning_rate_at(settings(), plan, 3, 10) == pytest.approx(1 / 50)
-    cosine = [optim.learning_rate_at(settings(schedule="cosine"), plan, k, 10) for k in (0, 5, 10)]
-    assert cosine == pytest.approx([0.5, 0.25, 0])
+def test_rate_and_slope_of_an_update():
+    plan = plan_of()
+    assert [plan.slope(done) for done in (0, 4, 5, 10, 29)] == [1, 1, 1.5, 2, 2]
+    for done in (1, 2, 3):
+        assert plan.rate(done) == 0.5
+        plan.update(2.0, done)
+    assert plan.rate(3) == pytest.approx(0.5 / 4)
+    cosine = plan_of(schedule="cosine", steps=10)
+    assert [cosine.rate(done) for done in (0, 5, 10)] == pytest.approx([0.5, 0.25, 0])
+
+
+def test_the_rate_goes_with_the_length_of_a_window():
+    stream = VariableStream(np.arange(4 * 230 + 1), 4, 20, seed=1, quantum=1)
+    plan = optim.Plan(settings(), stream)
+    rates = [plan.rate(done) for done in range(9)]
+    assert rates == [0.5 * len(stream(done).mask) / 20 for done in range(9)]
+    assert len(set(rates)) > 2
+
+
+def test_an_epoch_that_ends_counts_for_the_average():
+    """The first update of an average is that after the validation at an epoch's end."""
+    plan = plan_of(schedule="nonmonotone", nonmono=1, finetune=3)
+    for epoch, loss in enumerate((1.0, 2.0, 3.0, 4.0, 5.0), start=1):
+        plan.update(loss, 5 * epoch)
+    assert plan.schedule.since == 15 and plan.averaged(16) == 1 and plan.averaged(15) == 0
 
 
 def test_the_cosine_is_that_of_optax_and_gives_the_device_no_work():
     expected = jax.vmap(optax.cosine_decay_schedule(0.5, 97))(np.arange(98))
     with jax.transfer_guard("disallow"):
-        rates = [
-            optim.learning_rate_at(settings(schedule="cosine"), None, done, 97)
-            for done in range(98)
-        ]
+        plan = plan_of(schedule="cosine", steps=97)
+        rates = [plan.rate(done) for done in range(98)]
     np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-7)

@@ -69,12 +69,10 @@ def compiled_step(config, target):
     """
     settings.check(config)
     mesh = parallel.make_mesh(devices(target))
-    task, optimizer = tasks.make(config, mesh), optim.optimizer_from(config)
-    averages = config.schedule == "nonmonotone"
-    create = functools.partial(
-        train_state.create, task.init_params, optimizer, config.seed, averages
-    )
-    update = functools.partial(train_state.train_step, task.loss, optimizer)
+    task = tasks.make(config, mesh)
+    plan = optim.Plan(config, task.stream)
+    create = functools.partial(train_state.of_run, task, plan, config.seed)
+    update = functools.partial(train_state.train_step, task.loss, plan.optimizer)
     carry = functools.partial(task.initial_carry, config.batch)
 
     def of_all_rows(x):

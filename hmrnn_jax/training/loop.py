@@ -55,19 +55,12 @@ def _train(config, workdir, say, profile, stopping, lock):
     mesh = parallel.make_mesh()
     task = tasks.make(config, mesh)
     stream = task.stream
-    total = optim.total_steps(config, stream)
-    plan = optim.schedule(config)
-    trace = profiling.Trace(profile, total, workdir, say)
+    plan = optim.Plan(config, stream)
+    trace = profiling.Trace(profile, plan.total, workdir, say)
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
     # Data, slope and random draws are functions of the update's number.
-    optimizer = optim.optimizer_from(config)
-    averages = config.schedule == "nonmonotone"
-    state = train_state.create(task.init_params, optimizer, config.seed, averages)
-    state = parallel.replicate(state, mesh)
-    rows = parallel.local_rows(config.batch, mesh)
-    carry = jax.device_get(task.initial_carry(rows.stop - rows.start))
-    carry = parallel.shard_rows(carry, mesh)
+    state, carry = train_state.start(task, plan, config, mesh)
     changed = parallel.from_first(open_run, workdir, config, task.encoding)
     say(parameter_table(state.params))
     say(devices())
@@ -76,8 +69,7 @@ def _train(config, workdir, say, profile, stopping, lock):
         say(f"changed since the run began: {line}")
 
     def whole(slope):
-        progress = parallel.replicate(plan.progress(), mesh)
-        return {"state": state, "carry": carry, "progress": progress, "slope": _scalar(slope, mesh)}
+        return train_state.checkpoint(state, carry, plan, slope, mesh)
 
     with Checkpoints(workdir, say=say) as checkpoints, contextlib.ExitStack() as context, trace:
         saved = checkpoints.restore(whole(0.0))
@@ -96,20 +88,17 @@ def _train(config, workdir, say, profile, stopping, lock):
 
         # 3. The loop: update, now and then report, validate, save.
         step = parallel.pmapped(
-            functools.partial(train_state.train_step, task.loss, optimizer), mesh
+            functools.partial(train_state.train_step, task.loss, plan.optimizer), mesh
         )
-        progress = Progress(task, first, total)
+        progress = Progress(task, first, plan.total)
         context.enter_context(stopping)
         pending = []  # metrics still on the devices: nothing is waited for before a report
         notes, told = context.enter_context(noted()), 0
-        for done in range(first + 1, total + 1):
+        for done in range(first + 1, plan.total + 1):
             if plan.finished:
                 break
-            epoch = stream.epoch(done - 1)
-            slope = optim.slope_at(epoch, **config.slope)
-            rate = optim.learning_rate_at(config, plan, done - 1, total) * stream.scale(done - 1)
-            batch = parallel.shard_batch(stream(done - 1), mesh)
-            averaged = plan.averaged(done)
+            epoch, batch = stream.epoch(done - 1), parallel.shard_batch(stream(done - 1), mesh)
+            rate, slope, averaged = plan.rate(done - 1), plan.slope(done - 1), plan.averaged(done)
             knobs = {"learning_rate": rate, "slope": slope, "averaged": averaged}
             knobs |= task.knobs(done - 1)
             knobs = {name: _scalar(value, mesh) for name, value in knobs.items()}
@@ -119,7 +108,7 @@ def _train(config, workdir, say, profile, stopping, lock):
 
             ends = stream.epoch(done) > epoch
             every = config.evaluation.every
-            validating = (done % every == 0 if every else ends) or done == total
+            validating = (done % every == 0 if every else ends) or done == plan.total
             saving = config.save and done % config.save == 0
             reporting = validating or saving or done % config.report == 0
             stop = parallel.any_process(bool(stopping)) if reporting else _alone(stopping)
@@ -137,7 +126,7 @@ def _train(config, workdir, say, profile, stopping, lock):
             if validating:
                 params = state.average if averaged else state.params
                 result = task.evaluate(params, "valid", slope)
-                best = plan.update(task.score(result), done, epoch + ends)
+                best = plan.update(task.score(result), done)
                 logger.log(done, {f"valid/{name}": value for name, value in result.items()})
                 say(validation_line(done, task.headline(result), result, best))
                 for warning in collapsed(result):

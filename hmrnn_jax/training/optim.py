@@ -1,4 +1,7 @@
-"""Optimisers and the schedules that the host keeps: learning rate, averaging, slope."""
+"""Optimisers, and the `Plan` that the host keeps of a run: learning rate, slope, averaging, end.
+
+The plan's numbers are the host's: asking for one never waits for a device.
+"""
 
 import dataclasses
 import math
@@ -30,17 +33,6 @@ def optimizer(name="adam", clip=1.0, weight_decay=0.0, epsilon=1e-8, detector_ra
     if detector_rate != 1:
         chain.append(optax.masked(optax.scale(detector_rate), _detectors))
     return optax.chain(*chain)
-
-
-def optimizer_from(config):
-    """The `optimizer` that a configuration describes."""
-    return optimizer(
-        config.optimizer,
-        config.clip,
-        config.weight_decay,
-        config.adam_epsilon,
-        config.detector_rate,
-    )
 
 
 def _detectors(params):
@@ -78,9 +70,8 @@ class Plateau:
     waited: int = 0
     dropped: int = 0
 
-    @property
-    def rate(self):
-        """The learning rate now."""
+    def rate(self, done):
+        """The learning rate of the update after `done`."""
         return self.learning_rate / self.factor ** min(self.dropped, self.drops)
 
     @property
@@ -118,19 +109,21 @@ class Plateau:
 
 
 @dataclasses.dataclass
-class BestOnly(Plateau):
-    """Of a plateau the best loss alone: never drops the rate and never ends the run.
+class Cosine(Plateau):
+    """Half a cosine, from the learning rate at the start to 0 after `total` updates.
 
-    For a rate whose course is fixed beforehand (cosine). Progress is a plateau's, so that runs
-    whose rate was once ended by one go on.
+    Of a plateau it has the best loss alone: validation neither drops the rate nor ends the run.
+    Progress is a plateau's, so that runs whose rate was once ended by one go on.
     """
+
+    total: int = 1
 
     finished = False
 
-    @property
-    def rate(self):
-        """The learning rate at the start."""
-        return self.learning_rate
+    def rate(self, done):
+        """The learning rate of the update after `done`."""
+        # That of Optax is computed, and waited for, on the device.
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done / self.total, 1)))
 
 
 @dataclasses.dataclass
@@ -163,9 +156,8 @@ class NonMonotone:
 
     finished = False
 
-    @property
-    def rate(self):
-        """The learning rate now."""
+    def rate(self, done):
+        """The learning rate of the update after `done`."""
         return self.learning_rate
 
     def averaged(self, done):
@@ -208,32 +200,83 @@ class NonMonotone:
         self.since, self.epochs = int(progress["since"]), int(progress["epochs"])
 
 
-def schedule(config):
-    """What follows a run's validations: `Plateau`, `BestOnly` for cosine, or `NonMonotone`."""
-    if config.schedule == "nonmonotone":
-        return NonMonotone(config.learning_rate, config.nonmono, config.finetune)
-    kind = BestOnly if config.schedule == "cosine" else Plateau
-    return kind(config.learning_rate, config.drop_factor, config.patience, config.drops)
+class Plan:
+    """All that the host decides of a run's updates, from its configuration and its data.
 
+    Update `done + 1` is asked for by `done`, the number of those before it. Rate and average also
+    follow the validations so far, which `update` takes; `progress` and `resume` save those.
 
-def total_steps(config, stream):
-    """Updates of a whole run: `config.steps`, or `config.epochs` epochs of the stream.
+    Args:
+      config: of the run.
+      stream: of its training batches: `epoch(step)`, `scale(step)`, `steps_in(epochs)`.
+
+    Attributes:
+      optimizer: the direction of an update, see `optimizer`.
+      total: updates of the whole run: `config.steps`, or `config.epochs` epochs of the stream.
+      schedule: a `Plateau`, `Cosine` or `NonMonotone`.
+      averages: whether the run's state holds an average of the parameters.
 
     Raises:
-      UserError: they are more than can be counted.
+      UserError: there are more updates than can be counted.
     """
-    total = config.steps or stream.steps_in(config.epochs)
-    if total > MOST_UPDATES:
-        raise UserError(
-            f"{config.epochs:,} epochs are {total:,} updates, of at most {MOST_UPDATES:,}:"
-            " lower epochs, or give steps."
+
+    def __init__(self, config, stream):
+        self.optimizer = optimizer(
+            config.optimizer,
+            config.clip,
+            config.weight_decay,
+            config.adam_epsilon,
+            config.detector_rate,
         )
-    return total
+        self.total = config.steps or stream.steps_in(config.epochs)
+        if self.total > MOST_UPDATES:
+            raise UserError(
+                f"{config.epochs:,} epochs are {self.total:,} updates, of at most"
+                f" {MOST_UPDATES:,}: lower epochs, or give steps."
+            )
+        rate, validations = (
+            config.learning_rate,
+            (config.drop_factor, config.patience, config.drops),
+        )
+        if config.schedule == "nonmonotone":
+            self.schedule = NonMonotone(rate, config.nonmono, config.finetune)
+        elif config.schedule == "cosine":
+            self.schedule = Cosine(rate, *validations, total=self.total)
+        else:
+            self.schedule = Plateau(rate, *validations)
+        self.averages = config.schedule == "nonmonotone"
+        self._stream, self._slope = stream, config.slope.to_dict()
 
+    def rate(self, done):
+        """The learning rate of the update after `done`, for a batch of its length."""
+        return self.schedule.rate(done) * self._stream.scale(done)
 
-def learning_rate_at(config, plan, done, total):
-    """The learning rate of the update after `done` of `total`; `plan` of `schedule`."""
-    if config.schedule == "cosine":
-        # That of Optax is computed, and waited for, on the device.
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done / total, 1)))
-    return plan.rate
+    def slope(self, done):
+        """The detectors' slope in the update after `done`."""
+        return slope_at(self._stream.epoch(done), **self._slope)
+
+    def averaged(self, done):
+        """Iterates in the average after update `done`; 0 while there is none."""
+        return self.schedule.averaged(done)
+
+    @property
+    def finished(self):
+        """Whether the validations so far end the run."""
+        return self.schedule.finished
+
+    @property
+    def best(self):
+        """The least validation loss so far."""
+        return self.schedule.best
+
+    def update(self, value, done):
+        """Takes the validation loss after update `done`; returns whether it is the best so far."""
+        return self.schedule.update(value, done, self._stream.epoch(done))
+
+    def progress(self):
+        """What has to be saved, and given to `resume`."""
+        return self.schedule.progress()
+
+    def resume(self, progress):
+        """Takes up the saved progress."""
+        self.schedule.resume(progress)

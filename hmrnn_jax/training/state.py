@@ -1,10 +1,11 @@
-"""The state of a training run and its compiled step."""
+"""The state of a training run, how it begins and is saved, and its compiled step."""
 
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hmrnn_jax import parallel
@@ -33,11 +34,35 @@ class TrainState:
 
 def create(init, optimizer, seed, average=False):
     """A fresh `TrainState`; `init(key)` draws the parameters."""
-    init_key, key = jax.random.split(jax.random.key(seed))
-    params = init(init_key)
-    raw = jax.random.key_data(key)
+    params = initial_params(init, seed)
+    raw = jax.random.key_data(jax.random.split(jax.random.key(seed))[1])
     mean = params if average else ()
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), raw, mean)
+
+
+def initial_params(init, seed):
+    """The parameters of a run of that seed before its first update; `init(key)` draws them."""
+    return init(jax.random.split(jax.random.key(seed))[0])
+
+
+def of_run(task, plan, seed):
+    """A fresh `TrainState` of a task under an `optim.Plan`."""
+    return create(task.init_params, plan.optimizer, seed, plan.averages)
+
+
+def start(task, plan, config, mesh):
+    """`(state, carry)` before the first update, the state and this process's rows on the mesh."""
+    state = parallel.replicate(of_run(task, plan, config.seed), mesh)
+    rows = parallel.local_rows(config.batch, mesh)
+    carry = jax.device_get(task.initial_carry(rows.stop - rows.start))
+    return state, parallel.shard_rows(carry, mesh)
+
+
+def checkpoint(state, carry, plan, slope, mesh):
+    """The tree that is saved of a run: what its next update depends on."""
+    progress = parallel.replicate(plan.progress(), mesh)
+    slope = parallel.scalar(np.float32(slope), mesh)
+    return {"state": state, "carry": carry, "progress": progress, "slope": slope}
 
 
 def train_step(loss, optimizer, state, carry, batch, knobs):
