@@ -3,18 +3,16 @@
 This file knows numpy, not JAX.
 """
 
-import operator
 from typing import NamedTuple
 
 import numpy as np
 
-from hmrnn_jax.batches.base import Epochs
+from hmrnn_jax.batches.base import FILLER, ShuffledEpochs, by_batch
 from hmrnn_jax.errors import UserError
 
 # Of the 60,000 published training images of MNIST, black 0 and white 1. Constants, and so the
 # same for every run and every user's images: nothing has to be kept beside a run.
 MEAN, DEVIATION = 0.1307, 0.3081
-_FILLER = -1  # in an order of images: a row without one
 
 
 class ImageBatch(NamedTuple):
@@ -50,7 +48,7 @@ def patches(images, size: int) -> np.ndarray:
     return cut.swapaxes(2, 3).reshape(number, -1, size * size)
 
 
-class ImageStream(Epochs):
+class ImageStream(ShuffledEpochs):
     """Training batches of images, as a pure function of the step.
 
     Every image comes once in an epoch, in an order that is drawn from (seed, epoch); the fewer
@@ -75,19 +73,16 @@ class ImageStream(Epochs):
         self._cut = _Cutter(images, labels, batch, patch, rows)
         self.batch, self.steps = batch, self._cut.steps
         self.steps_per_epoch = -(-len(labels) // batch)
-        self._seed, self._number = seed, len(labels)
-        self._drawn = (None, None)  # an epoch and its order
+        self.seed, self._number = seed, len(labels)
 
     def __call__(self, step: int) -> ImageBatch:
         """The batch of a step (from 0, without end): arrays [T, rows owned, D], [rows owned]."""
-        epoch, number = divmod(operator.index(step), self.steps_per_epoch)
-        drawn, order = self._drawn
-        if epoch != drawn:
-            random = np.random.default_rng([self._seed, epoch])
-            order = _by_batch(random.permutation(self._number), self.batch)
-            # One assignment, so that calls of several threads never mix two epochs.
-            self._drawn = (epoch, order)
+        order, number = self.order_at(step)
         return self._cut(order[number])
+
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """The images of an epoch by batch, int64 [steps_per_epoch, batch]."""
+        return by_batch(random.permutation(self._number), self.batch)
 
 
 class EvaluationImages:
@@ -99,7 +94,7 @@ class EvaluationImages:
 
     def __init__(self, images, labels, batch: int, patch: int, rows=None):
         self._cut = _Cutter(images, labels, batch, patch, rows)
-        self._order = _by_batch(np.arange(len(labels)), batch)
+        self._order = by_batch(np.arange(len(labels)), batch)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -121,15 +116,10 @@ class _Cutter:
 
     def __call__(self, chosen):
         chosen = chosen if self._rows is None else chosen[self._rows]
-        real = chosen != _FILLER
+        real = chosen != FILLER
         inputs = (self._patches[chosen].swapaxes(0, 1) / np.float32(255) - MEAN) / DEVIATION
         return ImageBatch(
             inputs=np.where(real[:, None], inputs, 0).astype(np.float32),
             labels=np.where(real, self._labels[chosen], 0).astype(np.int32),
             mask=real.astype(np.float32),
         )
-
-
-def _by_batch(order, batch):
-    """[N] cut into [batches, batch], with fillers at the end."""
-    return np.concatenate([order, np.full(-len(order) % batch, _FILLER)]).reshape(-1, batch)

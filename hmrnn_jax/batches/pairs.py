@@ -6,13 +6,12 @@ length, to save padding, and their lengths are multiples of a quantum, so that f
 compiled. This file knows numpy, not JAX.
 """
 
-import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from hmrnn_jax.batches.base import Epochs
+from hmrnn_jax.batches.base import FILLER, ShuffledEpochs, by_batch
 from hmrnn_jax.datasets.logic import Pairs, Sentences
 from hmrnn_jax.errors import UserError
 
@@ -26,7 +25,6 @@ __all__ = [
 # Of propositional logic's training steps in batches of 128, 43 % are padding: 38 % because the
 # sentences of a pair differ in length, 5 % because of these two (62 % with a pool of 1).
 POOL, QUANTUM = 50, 4
-_FILLER = -1  # in an order of pairs: a row without a pair
 
 
 class PairBatch(NamedTuple):
@@ -49,7 +47,7 @@ class PairBatch(NamedTuple):
     mask: np.ndarray
 
 
-class PairStream(Epochs):
+class PairStream(ShuffledEpochs):
     """Training batches of pairs, as a pure function of the step.
 
     Every pair comes once in an epoch. The order of epoch e is drawn from (seed, e): a
@@ -85,28 +83,21 @@ class PairStream(Epochs):
             raise UserError(f"pool {pool} must be 1 or more, and seed {seed} 0 or more.")
         self.batch, self.steps_per_epoch = batch, -(-len(pairs) // batch)
         self._pairs, self._rows, self._quantum = pairs, rows or slice(None), quantum
-        self._seed, self._pool = seed, pool
-        self._drawn = (None, None)  # an epoch and its order
+        self.seed, self._pool = seed, pool
 
     def __call__(self, step: int) -> PairBatch:
         """The batch of a step (from 0, without end): arrays [T, rows owned] or [rows owned]."""
-        epoch, number = divmod(operator.index(step), self.steps_per_epoch)
-        drawn, order = self._drawn
-        if epoch != drawn:
-            order = self._draw(epoch)
-            # One assignment, so that calls of several threads never mix two epochs.
-            self._drawn = (epoch, order)
+        order, number = self.order_at(step)
         return _cut(self._pairs, order[number], self._rows, self._quantum)
 
-    def _draw(self, epoch: int) -> np.ndarray:
+    def draw(self, random: np.random.Generator) -> np.ndarray:
         """The pairs of an epoch by batch, int64 [steps_per_epoch, batch]."""
-        random = np.random.default_rng([self._seed, epoch])
         order = random.permutation(len(self._pairs))
         full = len(order) // self.batch * self.batch
         # Of the pools and then of the lengths; pairs of one length stay in random order.
         pools = np.arange(full) // (self._pool * self.batch)
         order[:full] = order[np.lexsort((self._pairs.lengths[order[:full]], pools))]
-        return random.permutation(_by_batch(order, self.batch))
+        return random.permutation(by_batch(order, self.batch))
 
 
 class EvaluationPairs:
@@ -121,7 +112,7 @@ class EvaluationPairs:
 
     def __init__(self, pairs: Pairs, batch: int, quantum: int = QUANTUM, rows: slice | None = None):
         _check(pairs, batch, quantum)
-        self.batch, self.order = batch, _by_batch(np.argsort(pairs.lengths, kind="stable"), batch)
+        self.batch, self.order = batch, by_batch(np.argsort(pairs.lengths, kind="stable"), batch)
         self._pairs, self._rows, self._quantum = pairs, rows or slice(None), quantum
 
     def __len__(self) -> int:
@@ -150,28 +141,22 @@ def _check(pairs: Pairs, batch: int, quantum: int) -> None:
         raise UserError("there are no pairs to make batches of: give one or more.")
 
 
-def _by_batch(order: np.ndarray, batch: int) -> np.ndarray:
-    """[N] cut into [batches, batch], with fillers at the end."""
-    fillers = np.full(-len(order) % batch, _FILLER)
-    return np.concatenate([order, fillers]).reshape(-1, batch)
-
-
 def _cut(pairs: Pairs, chosen: np.ndarray, rows: slice, quantum: int) -> PairBatch:
     """The rows owned of the batch that holds the pairs `chosen`, int [B]."""
     # From the whole batch, whatever the rows: every process must have the same T.
-    longest = int(pairs.lengths[chosen[chosen != _FILLER]].max())
+    longest = int(pairs.lengths[chosen[chosen != FILLER]].max())
     steps, chosen = -(-longest // quantum) * quantum, chosen[rows]
     left, left_resets = _padded(pairs.left, chosen, steps)
     right, right_resets = _padded(pairs.right, chosen, steps)
-    real = chosen != _FILLER
+    real = chosen != FILLER
     labels = np.where(real, pairs.labels[chosen], 0).astype(np.int32)
     return PairBatch(left, right, left_resets, right_resets, labels, real.astype(np.float32))
 
 
 def _padded(sentences: Sentences, chosen: np.ndarray, steps: int) -> tuple:
     """Sentences that end at the last step, int32 [steps, B], and their resets."""
-    end = np.where(chosen == _FILLER, 0, sentences.offsets[chosen + 1])
-    start = np.where(chosen == _FILLER, 0, sentences.offsets[chosen])
+    end = np.where(chosen == FILLER, 0, sentences.offsets[chosen + 1])
+    start = np.where(chosen == FILLER, 0, sentences.offsets[chosen])
     place = end + np.arange(-steps, 0)[:, None]  # of each step, in the sentences end to end
     ids = np.where(place >= start, sentences.ids[np.maximum(place, 0)], 0)
     return ids, place <= start

@@ -4,15 +4,12 @@ A batch holds sequences of about the same length, padded at the end, and is read
 with the state carried. This file knows numpy, not JAX.
 """
 
-import operator
 from typing import NamedTuple
 
 import numpy as np
 
-from hmrnn_jax.batches.base import Epochs
+from hmrnn_jax.batches.base import FILLER, ShuffledEpochs, by_batch
 from hmrnn_jax.errors import UserError
-
-_FILLER = -1  # in an order of pieces: a row without one
 
 
 class SequenceBatch(NamedTuple):
@@ -31,7 +28,7 @@ class SequenceBatch(NamedTuple):
     resets: np.ndarray
 
 
-class BucketStream(Epochs):
+class BucketStream(ShuffledEpochs):
     """Training windows, as a pure function of the step.
 
     A batch of sequences is read window after window, with the state carried, before the next
@@ -66,7 +63,7 @@ class BucketStream(Epochs):
                 f"batch {batch}, buckets {buckets} and quantum {quantum} must be 1 or more,"
                 f" window {window}, longest {longest} and seed {seed} 0 or more."
             )
-        self.batch, self._rows, self._seed = batch, rows or slice(None), seed
+        self.batch, self._rows, self.seed = batch, rows or slice(None), seed
         self._columns, self._window = columns(sequences), window
         self._start, self._steps = _pieces(sequences, longest)
         padded = -(-self._steps // (window or quantum)) * (window or quantum)
@@ -77,20 +74,13 @@ class BucketStream(Epochs):
         self.steps_per_epoch = int(np.dot(self._counts, self._windows))
         spent = batch * int(np.dot(self._counts, self.ends))
         self.padding = 1 - float(self._steps.sum()) / spent
-        self._drawn = (None, None)  # an epoch and its order
 
     def __call__(self, step: int) -> SequenceBatch:
         """The batch of a step (from 0, without end): arrays [T, rows owned, ...]."""
-        epoch, number = divmod(operator.index(step), self.steps_per_epoch)
-        drawn, order = self._drawn
-        if epoch != drawn:
-            order = self._draw(epoch)
-            # One assignment, so that calls of several threads never mix two epochs.
-            self._drawn = (epoch, order)
-        pieces, bucket, first = order
+        (pieces, bucket, first), number = self.order_at(step)
         batch = int(np.searchsorted(first, number, side="right")) - 1
         chosen = pieces[batch][self._rows]
-        real = chosen != _FILLER
+        real = chosen != FILLER
         done = (number - int(first[batch])) * self._window
         start = np.where(real, self._start[chosen], 0)
         left = np.where(real, self._steps[chosen], 0)
@@ -105,18 +95,15 @@ class BucketStream(Epochs):
         counts[-1] += left > 0
         return counts
 
-    def _draw(self, epoch):
+    def draw(self, random):
         """The pieces of an epoch by batch, int64 [batches, B], each batch's bucket, and the
         step at which it begins."""
-        random = np.random.default_rng([self._seed, epoch])
         order = random.permutation(len(self._steps))
         # Stable, so that those of one bucket stay in random order; and as the leftovers of a
         # bucket end up before the next bucket's, cutting the row in batches moves them up.
         order = order[np.argsort(self._bucket[order], kind="stable")]
-        batches = sum(self._counts)
-        fillers = np.full(batches * self.batch - len(order), _FILLER)
-        order = np.concatenate([order, fillers]).reshape(-1, self.batch)
-        shuffled = random.permutation(batches)
+        order = by_batch(order, self.batch)
+        shuffled = random.permutation(len(order))
         bucket = np.repeat(np.arange(len(self.ends)), self._counts)[shuffled]
         windows = self._windows[bucket]
         return order[shuffled], bucket, np.cumsum(windows) - windows
@@ -140,9 +127,8 @@ class EvaluationSequences:
         self._columns, self._batch, self._window = columns(sequences), batch, window
         start, steps = _pieces(sequences, 0)
         order = np.argsort(steps, kind="stable")
-        fillers = np.zeros(-len(order) % batch, np.int64)
-        self._start = np.concatenate([start[order], fillers]).reshape(-1, batch)
-        self._steps = np.concatenate([steps[order], fillers]).reshape(-1, batch)
+        self._start = by_batch(start[order], batch, filler=0)
+        self._steps = by_batch(steps[order], batch, filler=0)
 
     def __len__(self) -> int:
         return int(sum(-(-self._steps.max(axis=1) // self._window)))
