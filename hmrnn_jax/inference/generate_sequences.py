@@ -6,19 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hmrnn_jax.inference import generation
 from hmrnn_jax.models import mixture
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _generate(model, params, prompt, knobs, length):
-    """One compiled scan over all rows: reads the prompt, then feeds back what it draws."""
-    steps, rows, width = prompt.shape
-    given = jnp.concatenate([prompt, jnp.zeros((length, rows, width), prompt.dtype)])
+    """One compiled scan over all rows, see `generation.continued`."""
+    rows = prompt.shape[1]
 
-    def step(carry, xs):
-        states, previous = carry
-        position, now = xs
-        x = jnp.where(position < steps, now, previous)
+    def step(position, states, x):
         draw, noise = jax.random.split(jax.random.fold_in(knobs["key"], position))
         out = model.apply(
             {"params": params},
@@ -30,12 +27,10 @@ def _generate(model, params, prompt, knobs, length):
         density = jax.tree.map(lambda leaf: leaf[0], out.mixture)
         values, events = mixture.sample(draw, density, knobs["temperature"], knobs["bias"])
         parts = [values] if events is None else [values, events[:, None]]
-        following = jnp.concatenate(parts, axis=1).astype(x.dtype)
-        return (out.carry, following), following
+        return out.carry, jnp.concatenate(parts, axis=1), ()
 
-    first = (model.initial_carry(rows), prompt[0])
-    _, drawn = jax.lax.scan(step, first, (jnp.arange(len(given)), given))
-    return drawn[steps - 1 : -1]
+    drawn, _ = generation.continued(step, model.initial_carry(rows), prompt, length)
+    return drawn
 
 
 def generate(model, params, prompt, length, temperature=1.0, bias=0.0, seed=0, slope=1.0):

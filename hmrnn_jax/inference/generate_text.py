@@ -6,16 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hmrnn_jax.inference import generation
+
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _generate(model, params, prompt, knobs, length):
-    """One compiled scan: reads the prompt, then feeds back what it draws."""
-    start = jnp.concatenate([prompt, jnp.zeros(length, prompt.dtype)])
+    """One compiled scan, see `generation.continued`."""
 
-    def step(carry, xs):
-        states, previous = carry
-        position, given = xs
-        symbol = jnp.where(position < prompt.shape[0], given, previous)
+    def step(position, states, symbol):
         key = jax.random.fold_in(knobs["key"], position)
         noise = jax.random.uniform(key, (1, 1, model.noise_width)) if model.noise_width else None
         out = model.apply(
@@ -26,13 +24,10 @@ def _generate(model, params, prompt, knobs, length):
             jax.random.fold_in(key, 1), log_probabilities / jnp.maximum(knobs["temperature"], 1e-6)
         )
         greedy = jnp.argmax(log_probabilities)
-        following = jnp.where(knobs["temperature"] > 0, drawn, greedy).astype(symbol.dtype)
-        return (out.carry, following), (following, log_probabilities[following])
+        following = jnp.where(knobs["temperature"] > 0, drawn, greedy)
+        return out.carry, following, log_probabilities[following]
 
-    positions = jnp.arange(start.shape[0])
-    first = (model.initial_carry(1), prompt[0])
-    _, (symbols, log_probabilities) = jax.lax.scan(step, first, (positions, start))
-    return symbols[prompt.shape[0] - 1 : -1], log_probabilities[prompt.shape[0] - 1 : -1]
+    return generation.continued(step, model.initial_carry(1), prompt, length)
 
 
 def generate(model, params, prompt, length, temperature=1.0, seed=0, slope=1.0):
