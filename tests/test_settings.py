@@ -1,5 +1,6 @@
 """Every field of a configuration is in one table, and nothing out of its range gets further."""
 
+import functools
 import importlib.util
 import inspect
 import re
@@ -9,7 +10,8 @@ import jax
 import pytest
 from runs import run
 
-from hmrnn_jax import defaults, parallel
+from hmrnn_jax import cells, defaults, parallel
+from hmrnn_jax.cells.base import is_stack
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import stack
 from hmrnn_jax.training import compile_only, settings
@@ -88,6 +90,24 @@ def test_no_field_may_be_nan_or_of_another_kind():
             assert not field.holds(NAN) and not field.holds(None) and not field.holds({})
             assert field.holds(True) == isinstance(field, Switch)
             assert field.holds("x\0y") is False
+
+
+@pytest.mark.parametrize("cell", cells.MODULES)
+def test_a_run_keeps_the_choices_of_a_cell_that_shape_its_parameters_and_no_others(cell):
+    module = cells.MODULES[cell]
+    sizes = {"sizes": (8, 8)} if is_stack(module.Config) else {"size": 8}
+    plain = {"chunk": 4} if cell == "on_lstm" else {}
+
+    def shapes(**choices):
+        config = module.Config(4, **sizes, **(plain | choices))
+        init = functools.partial(module.init, config=config)
+        return jax.tree.map(lambda v: v.shape, jax.eval_shape(init, jax.random.key(0)))
+
+    for name in cells.choices(module):
+        field = settings.COMMON[f"model.{cell}.{name}"]
+        values = getattr(field, "choices", (False, True) if isinstance(field, Switch) else (1, 2))
+        different = any(shapes(**{name: value}) != shapes() for value in values)
+        assert field.fixed == different, name
 
 
 # Kinds

@@ -27,9 +27,11 @@ class Field(flags.ArgumentParser):
     Attributes:
       meaning: one line for people.
       allowed: what follows "it must be".
+      fixed: whether a run that has begun keeps its value, see `kept`.
     """
 
     allowed = ""
+    fixed = False
 
     def __init__(self, meaning):
         self.meaning = meaning
@@ -61,6 +63,12 @@ class Field(flags.ArgumentParser):
     def holds(self, value):
         """Whether a value is allowed."""
         raise NotImplementedError
+
+
+def kept(field):
+    """The field, as one whose value a run that has begun cannot change: it is `fixed`."""
+    field.fixed = True
+    return field
 
 
 class Whole(Field):

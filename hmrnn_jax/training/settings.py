@@ -1,7 +1,9 @@
 """What every field of a configuration means and may be: one table for checks and for help.
 
 `defaults` has their values. `check` comes before anything is compiled or written, and
-`hmrnn train --help` prints the table.
+`hmrnn train --help` prints the table. A run cannot go on when a field that is `kept` changes: those
+decide the parameters' shapes, the carried states' shapes, the optimiser's parts, or what the number
+of an update means in the data.
 """
 
 from ml_collections.config_dict import RequiredValueError
@@ -22,6 +24,7 @@ from hmrnn_jax.training.fields import (
     Text,
     Whole,
     Wholes,
+    kept,
     nearest,
 )
 
@@ -44,9 +47,11 @@ def _seed(meaning):
 # The choices of the cells, see the `Config` of each: those of the same name and meaning everywhere,
 # and those of one cell.
 SHARED = {
-    "layer_norm": Choice(
-        "Where layer normalisation goes: on the sum, on each term, or nowhere.",
-        ("none", "sum", "ba"),
+    "layer_norm": kept(
+        Choice(
+            "Where layer normalisation goes: on the sum, on each term, or nowhere.",
+            ("none", "sum", "ba"),
+        )
     ),
     "forget_bias": Number("Initial bias of the forget gate; of a GRU, of the update gate."),
     "initialisation": Choice(
@@ -65,21 +70,21 @@ OF_CELL = {
     "hm_lstm.z_init": Number("Initial boundary z, before the first step.", least=0, most=1),
     "hm_lstm.detector_bias": Number("Initial bias of the detectors."),
     "hm_lstm.detector_scale": Number("Scale of the detectors' initial weights.", least=0),
-    "hm_lstm.top_down": Switch("Top-down connections; False ablates them."),
+    "hm_lstm.top_down": kept(Switch("Top-down connections; False ablates them.")),
     "hm_lstm.flush": Switch("The FLUSH operation; False ablates it."),
     "hm_lstm.surrogate": Choice(
         "Straight-through derivative: the paper's, or one without a dead zone.", ops.SURROGATES
     ),
     "hm_lstm.nested": Switch("Nested boundaries: a layer fires only where the layer below does."),
-    "hm_lstm.detector_reads_h": Switch("Detectors also read their own layer's new state h."),
+    "hm_lstm.detector_reads_h": kept(Switch("Detectors also read their own layer's new state h.")),
     "hm_lstm.reset_recurrent": Switch("FLUSH also drops the recurrent term."),
-    "lstm.recurrent_bias": Switch("A second bias vector, as in PyTorch's LSTM."),
-    "nested_lstm.depth": Whole("Levels of memory; 1 is an LSTM.", 1, 32),
+    "lstm.recurrent_bias": kept(Switch("A second bias vector, as in PyTorch's LSTM.")),
+    "nested_lstm.depth": kept(Whole("Levels of memory; 1 is an LSTM.", 1, 32)),
     "nested_lstm.proposal": Choice(
         "Activation of the outermost cell proposal.", ("identity", "tanh")
     ),
-    "on_lstm.chunk": Whole(
-        "Units that share a master gate (chunk size); it must divide the sizes.", 1, WIDEST
+    "on_lstm.chunk": kept(
+        Whole("Units that share a master gate (chunk size); it must divide the sizes.", 1, WIDEST)
     ),
 }
 
@@ -95,14 +100,14 @@ def _of_cells():
 
 # The fields that every task has.
 COMMON = {
-    "task": Choice("The task, see hmrnn_jax.tasks.", tuple(MODULES)),
-    "seed": _seed("Random seed: initial parameters, data order, dropout, samples."),
-    "data.path": Text("Your own file or folder; of a published data set, where it is."),
+    "task": kept(Choice("The task, see hmrnn_jax.tasks.", tuple(MODULES))),
+    "seed": kept(_seed("Random seed: initial parameters, data order, dropout, samples.")),
+    "data.path": kept(Text("Your own file or folder; of a published data set, where it is.")),
     # The network.
-    "model.cell": Choice(
-        "The cell; its options are in the section of its name.", tuple(cells.MODULES)
+    "model.cell": kept(
+        Choice("The cell; its options are in the section of its name.", tuple(cells.MODULES))
     ),
-    "model.sizes": Wholes("Units of each layer, the lowest first.", 1, WIDEST),
+    "model.sizes": kept(Wholes("Units of each layer, the lowest first.", 1, WIDEST)),
     "model.gradient": Choice("How gradients are computed; the numbers are the same.", GRADIENTS),
     "model.precision": Choice(
         "Precision of the operands of products; sums are in float32.", ops.PRECISIONS
@@ -120,30 +125,34 @@ COMMON = {
     "slope.increment": Number("Added after each epoch.", least=0),
     "slope.maximum": Number("The slope's end; start or more.", above=0),
     # Training.
-    "batch": Whole("Batch size, divided among the devices.", 1, ROWS),
+    "batch": kept(Whole("Batch size, divided among the devices.", 1, ROWS)),
     "epochs": Whole("Most epochs; validation may end training earlier.", 1, 100_000),
     "steps": Whole("Number of updates, if not 0; it overrides epochs."),
-    "optimizer": Choice("The optimiser, see training.optim.", optim.OPTIMIZERS),
+    "optimizer": kept(Choice("The optimiser, see training.optim.", optim.OPTIMIZERS)),
     "learning_rate": Number("Initial learning rate.", above=0),
     "adam_epsilon": Number("Epsilon of Adam.", above=0),
-    "weight_decay": Number(
-        "L2 penalty: this times the parameters is added to the clipped gradient.", least=0
+    "weight_decay": kept(
+        Number("L2 penalty: this times the parameters is added to the clipped gradient.", least=0)
     ),
     "clip": Number(
         "Gradient clipping: the largest global norm; inf for none.", above=0, infinite=True
     ),
-    "detector_rate": Number(
-        "Learning rate of the detectors relative to the other parameters'.", least=0
+    "detector_rate": kept(
+        Number("Learning rate of the detectors relative to the other parameters'.", least=0)
     ),
-    "schedule": Choice(
-        "Of the rate: drops when validation stalls, cosine over the run's steps, or constant"
-        " with averaged parameters once it stalls (NT-ASGD).",
-        optim.SCHEDULES,
+    "schedule": kept(
+        Choice(
+            "Of the rate: drops when validation stalls, cosine over the run's steps, or constant"
+            " with averaged parameters once it stalls (NT-ASGD).",
+            optim.SCHEDULES,
+        )
     ),
     "drop_factor": Number("plateau: divisor of the learning rate at a drop.", least=1),
     "patience": Whole("plateau: validations without a new best before a drop.", 1),
     "drops": Whole("plateau: number of drops; a further one ends training."),
-    "nonmono": Whole("nonmonotone: the latest losses, which the switch looks past.", 1, 10_000),
+    "nonmono": kept(
+        Whole("nonmonotone: the latest losses, which the switch looks past.", 1, 10_000)
+    ),
     "finetune": Whole("nonmonotone: epoch after which the average starts afresh; 0 never."),
     "report": Whole("Updates between progress lines.", 1),
     "save": Whole("Updates between checkpoints; 0: at validations only."),
@@ -172,15 +181,15 @@ BOUNDARIES = {
 }
 
 LANGUAGE = BOUNDARIES | {
-    "data.name": Choice("The corpus; text is your own.", datasets.NAMES),
-    "data.unit": Choice("Symbols of your own text.", ("characters", "bytes", "words")),
-    "model.embedding": _width("Width of the symbol embedding."),
+    "data.name": kept(Choice("The corpus; text is your own.", datasets.NAMES)),
+    "data.unit": kept(Choice("Symbols of your own text.", ("characters", "bytes", "words"))),
+    "model.embedding": kept(_width("Width of the symbol embedding.")),
     "model.embedding_scale": Number("Scale of its initial values, see LanguageModel.", above=0),
     "model.embedding_uniform": Switch(
         "Uniform initial values in +-embedding_scale, rather than normal ones."
     ),
-    "model.head": Choice("Input of the softmax, see LanguageModel.", HEADS),
-    "model.output": _width("Width of the gated output module."),
+    "model.head": kept(Choice("Input of the softmax, see LanguageModel.", HEADS)),
+    "model.output": kept(_width("Width of the gated output module.")),
     "model.dropout.embedding": _probability("Dropout probability of whole words of the embedding."),
     "model.dropout.input": _probability("Dropout probability of the input units."),
     "model.dropout.hidden": _probability(
@@ -196,9 +205,11 @@ LANGUAGE = BOUNDARIES | {
     ),
     "penalties.temporal": Number("Weight of temporal activation regularisation (TAR).", least=0),
     "penalties.after_dropout": Switch("AR is applied after dropout."),
-    "window": Whole("Steps of truncated back-propagation; the state is carried over.", 1, STEPS),
-    "window_random": Switch("Windows of random length, see batches.text.VariableStream."),
-    "window_quantum": Whole("Random lengths are multiples of this; 1: any length.", 1, STEPS),
+    "window": kept(
+        Whole("Steps of truncated back-propagation; the state is carried over.", 1, STEPS)
+    ),
+    "window_random": kept(Switch("Windows of random length, see batches.text.VariableStream.")),
+    "window_quantum": kept(Whole("Random lengths are multiples of this; 1: any length.", 1, STEPS)),
     "evaluation.window": Whole("Steps of a compiled evaluation window.", 1, STEPS),
     "evaluation.warmup": Whole("Symbols that each row reads, unscored, before its part."),
     "finish": Choice(
@@ -207,36 +218,38 @@ LANGUAGE = BOUNDARIES | {
 }
 
 LOGIC = {
-    "data.longest": Whole("The largest number of operators in training.", 0, 12),
-    "model.embedding": _width("Width of the symbol embedding."),
-    "model.hidden": _width("Width of the classifier's layer."),
+    "data.longest": kept(Whole("The largest number of operators in training.", 0, 12)),
+    "model.embedding": kept(_width("Width of the symbol embedding.")),
+    "model.hidden": kept(_width("Width of the classifier's layer.")),
     "model.dropout": _probability("Dropout probability, before and after that layer."),
 }
 
 STROKES = BOUNDARIES | {
-    "data.name": Choice("The sequences; signals are your own.", sequences.NAMES),
-    "data.split": Choice("Of iam_ondb; hm_lstm is the paper's own.", ("official", "hm_lstm")),
-    "data.seed": _seed("Seed of the paper's split, and of synthetic data."),
-    "data.event": Text("Of signals: the 0/1 column that is an event."),
-    "data.columns": Names("Of signals: the columns that are read; all if there are none."),
-    "data.header": Choice(
-        "Of signals: whether the first line of a .csv file names the columns.",
-        ("yes", "no", "guess"),
+    "data.name": kept(Choice("The sequences; signals are your own.", sequences.NAMES)),
+    "data.split": kept(Choice("Of iam_ondb; hm_lstm is the paper's own.", ("official", "hm_lstm"))),
+    "data.seed": kept(_seed("Seed of the paper's split, and of synthetic data.")),
+    "data.event": kept(Text("Of signals: the 0/1 column that is an event.")),
+    "data.columns": kept(Names("Of signals: the columns that are read; all if there are none.")),
+    "data.header": kept(
+        Choice(
+            "Of signals: whether the first line of a .csv file names the columns.",
+            ("yes", "no", "guess"),
+        )
     ),
-    "data.clip": Number("Deviations beyond which values are clipped; 0 clips none.", least=0),
-    "model.head": Choice(
-        "Input of the mixture: all layers (gated), or the last (plain).", ("gated", "plain")
+    "data.clip": kept(Number("Deviations beyond which values are clipped; 0 clips none.", least=0)),
+    "model.head": kept(
+        Choice("Input of the mixture: all layers (gated), or the last (plain).", ("gated", "plain"))
     ),
-    "model.output": _width("Width of the gated output module."),
-    "model.components": Whole("Gaussians of the mixture.", 1, 10_000),
-    "window": Whole("Steps of truncated back-propagation; 0 for whole sequences.", 0, STEPS),
-    "buckets": Whole("With window 0: lengths that batches are padded to, at most.", 1, 1000),
-    "longest": Whole("Longer sequences are cut in pieces for training; 0 cuts none."),
+    "model.output": kept(_width("Width of the gated output module.")),
+    "model.components": kept(Whole("Gaussians of the mixture.", 1, 10_000)),
+    "window": kept(Whole("Steps of truncated back-propagation; 0 for whole sequences.", 0, STEPS)),
+    "buckets": kept(Whole("With window 0: lengths that batches are padded to, at most.", 1, 1000)),
+    "longest": kept(Whole("Longer sequences are cut in pieces for training; 0 cuts none.")),
     "evaluation.window": Whole("Steps of a compiled evaluation window.", 1, STEPS),
 }
 
 IMAGES = {
-    "model.patch": Whole("Side of the square patches, a divisor of 28.", 1, 28),
+    "model.patch": kept(Whole("Side of the square patches, a divisor of 28.", 1, 28)),
     "model.dropout": _probability("Dropout probability of the final state."),
 }
 

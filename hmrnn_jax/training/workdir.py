@@ -9,21 +9,7 @@ from hmrnn_jax import defaults, files
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.training import metrics_log
-
-# A run cannot go on when one of these changes: they decide the parameters' shapes, the
-# carried states' shapes, the optimiser's parts, or what a step number means in the data.
-FIXED = (
-    "task", "seed", "model.cell", "model.sizes", "model.embedding", "model.output", "model.head",
-    "model.hidden", "model.hm_lstm.layer_norm", "model.hm_lstm.top_down",
-    "model.hm_lstm.detector_reads_h", "model.lstm.layer_norm",
-    "model.lstm.recurrent_bias", "model.nested_lstm.depth", "model.on_lstm.chunk", "data.name",
-    "data.path", "data.unit", "data.longest", "data.split", "data.seed", "data.clip",
-    "data.columns", "data.event", "model.components", "model.patch", "buckets", "longest", "batch",
-    "window", "window_random", "window_quantum", "optimizer", "weight_decay", "detector_rate",
-    "schedule", "nonmono", "data.header",
-)  # fmt: skip
-
+from hmrnn_jax.training import metrics_log, settings
 
 # What the numbers of a run's data mean: one of these, or nothing.
 ENCODINGS = {"vocabulary.json": Vocabulary, "scale.json": Scale}
@@ -64,9 +50,9 @@ def open_run(workdir, config, encoding):
     ours, saved = _flatten(config.to_dict()), _flatten(saved_config.to_dict())
     changed = [key for key in sorted(ours.keys() | saved.keys()) if ours.get(key) != saved.get(key)]
     lines = [f"{key}: {saved.get(key)!r} in the run, {ours.get(key)!r} now" for key in changed]
+    kept = {name for name, field in settings.fields(config).items() if field.fixed}
     # What an older run does not say cannot be another choice than today's.
-    told = [key in FIXED and key in saved for key in changed]
-    fixed = [line for line, counts in zip(lines, told, strict=True) if counts]
+    fixed = [line for key, line in zip(changed, lines, strict=True) if key in kept and key in saved]
     if saved_encoding != encoding:
         old, new = (e.describe() if e else "none" for e in (saved_encoding, encoding))
         fixed.append(f"encoding: {old} in the run, {new} now")
