@@ -241,9 +241,36 @@ def accumulate(step, params, carry, batches, mesh, slope=1.0, seed=0):
     return sums
 
 
+def _mapped_over():
+    """Devices that the step which is being traced is mapped over; 1 outside of such a step."""
+    try:
+        return jax.lax.axis_size(AXIS)
+    except NameError:
+        return 1
+
+
 def total(tree):
-    """Sums over the devices of the axis `data`; one device copies nothing for it."""
-    return jax.lax.psum(tree, AXIS) if jax.lax.axis_size(AXIS) > 1 else tree
+    """Sums over the devices of the axis `data`; of one device, or outside a mapped step, as it is.
+
+    What a loss divides by is summed so: its means are over the rows of all devices, and the
+    devices' shares of it add up to it.
+    """
+    return jax.lax.psum(tree, AXIS) if _mapped_over() > 1 else tree
+
+
+def share(total_here, count):
+    """This device's share of a mean over the rows of all devices, of which it has `count`."""
+    return total_here / jnp.maximum(total(count), 1)
+
+
+def gathered(tree):
+    """The arrays of all devices, along a first axis if there are several, as `total` sums them."""
+    return jax.lax.all_gather(tree, AXIS) if _mapped_over() > 1 else tree
+
+
+def first_row(rows):
+    """The place in the whole batch of the first of this device's `rows` rows."""
+    return jax.lax.axis_index(AXIS) * rows if _mapped_over() > 1 else 0
 
 
 def settle(tree):
@@ -319,5 +346,5 @@ def row_noise(key, width, steps, rows):
     """Uniform draws `[steps, rows, width]` of this device's rows, by `row_keys`."""
     if not width:
         return None
-    keys = row_keys(key, jax.lax.axis_index(AXIS) * rows, rows)
+    keys = row_keys(key, first_row(rows), rows)
     return jax.vmap(lambda k: jax.random.uniform(k, (steps, width)), out_axes=1)(keys)

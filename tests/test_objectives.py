@@ -162,6 +162,12 @@ def test_the_number_of_devices_changes_nothing(rate):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-9), one, four)
 
 
+def test_outside_a_mapped_step_the_loss_is_that_of_the_rows_at_hand():
+    inside = on_axis(lambda *rows: objectives.loss(ALL, *rows, 1.0), *rows(), devices=4)
+    outside = jax.jit(lambda *rows: objectives.loss(ALL, *rows, 1.0))(*rows())
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), outside, inside)
+
+
 def test_the_rate_pulls_towards_the_wanted_length():
     """The ratio loss falls with p where detectors fire too seldom, rises where too often."""
     for fired, sign in ((0.05, -1), (0.6, 1)):

@@ -346,3 +346,20 @@ def test_masks_are_no_rows_noise(monkeypatch):
     for row in range(ROWS):
         uniform = jax.random.uniform(jax.random.fold_in(keys["noise"], row), (1000,))
         assert 400 < np.sum((uniform < 0.5) != (mask[:, 0] > 0)) < 600
+
+
+def test_a_loss_is_the_same_outside_a_mapped_step():
+    """Of all rows at once, as the shares of four devices add up; with penalties and dropout."""
+    model, params, batch = model_of(), params_of(), batch_of()
+
+    def value(params, carry, batch):
+        return language.loss(model, PENALTIES, params, carry, batch, KNOBS, jax.random.key(0))[0]
+
+    outside = jax.jit(jax.value_and_grad(value))(params, model.initial_carry(ROWS), batch)
+    rows = jax.tree.map(lambda v: v.reshape(len(v), 4, -1).swapaxes(0, 1), batch)
+    carry = jax.tree.map(lambda v: v.reshape(4, -1, *v.shape[1:]), model.initial_carry(ROWS))
+    mapped = jax.vmap(jax.value_and_grad(value), (None, 0, 0), axis_name=AXIS)
+    shares = jax.jit(mapped)(params, carry, rows)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b.sum(0), rtol=1e-5, atol=1e-6), outside, shares
+    )

@@ -2,7 +2,9 @@
 
 * `model`, `init_params(key)`, `initial_carry(rows)`: the network;
 * `stream`: `stream(step) -> batch`, and where its epochs end (`batches.text.Stream`);
-* `loss(params, carry, batch, knobs, key)`: see `training.state.train_step`;
+* `loss(params, carry, batch, knobs, key)`: of the rows it is given, see
+  `training.state.train_step`; its means are over the rows of all devices where a step is mapped
+  over several (`parallel.share`), and it can be called outside of one;
 * `knobs(done)`: scalars for the loss of the update after `done`, beside rate and slope;
 * `summary(sums)`: the metrics of one or more updates, plain numbers;
 * `evaluate(params, split, slope) -> metrics`, and `score(metrics)`, lower is better: what

@@ -1,27 +1,26 @@
 """What classifiers are trained and scored by."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hmrnn_jax.parallel import AXIS
+from hmrnn_jax import parallel
 from hmrnn_jax.tasks import metrics
 
 
 def loss(model, params, carry, batch, knobs, key):
     """Mean cross-entropy of the counted rows; see `training.state.train_step`."""
     rows = batch.labels.shape[0]
-    masks = model.masks(key, rows, jax.lax.axis_index(AXIS) * rows)
+    masks = model.masks(key, rows, parallel.first_row(rows))
     out = model.apply({"params": params}, batch, slope=knobs["slope"], masks=masks)
     sums = scores(model, out, batch, knobs["slope"])
-    return sums["nats"] / jax.lax.psum(batch.mask.sum(), AXIS), (carry, sums)
+    return parallel.share(sums["nats"], sums["count"]), (carry, sums)
 
 
 def eval_step(model, params, carry, batch, knobs):
     """Scores a batch: the carry as it came, and the sums of `scores`."""
     out = model.apply({"params": params}, batch, slope=knobs["slope"])
-    return carry, jax.lax.psum(scores(model, out, batch, knobs["slope"]), AXIS)
+    return carry, parallel.total(scores(model, out, batch, knobs["slope"]))
 
 
 def scores(model, out, batch, slope):

@@ -17,7 +17,6 @@ from hmrnn_jax.errors import UserError
 from hmrnn_jax.inference import activations, readings
 from hmrnn_jax.models import uncertainty
 from hmrnn_jax.models.language import language_model
-from hmrnn_jax.parallel import AXIS
 from hmrnn_jax.tasks import objectives
 from hmrnn_jax.tasks.metrics import BITS, cross_entropy, diagnostics, rates
 
@@ -181,11 +180,10 @@ def loss(
 
     Returns `(share, (carry, sums))`; `sums`: `nats`, `count` and those of `diagnostics`.
     """
-    count = jax.lax.psum(batch.mask.sum(), AXIS)
     rows = batch.mask.shape[1]
     # Apart: a row's noise and the first mask would be the same draws otherwise.
     mask_key, noise_key = jax.random.split(key)
-    masks = model.masks(params, mask_key, rows, jax.lax.axis_index(AXIS) * rows)
+    masks = model.masks(params, mask_key, rows, parallel.first_row(rows))
     out = model.apply(
         {"params": params},
         batch.inputs,
@@ -196,7 +194,7 @@ def loss(
         masks=masks,
     )
     nats = cross_entropy(out.logits, batch.targets, batch.mask)
-    value = nats / count
+    value = parallel.share(nats, batch.mask.sum())
     plain, dropped = out.top
     for weight, function, h in (
         (penalties.activation, activation_penalty,
@@ -205,7 +203,7 @@ def loss(
     ):  # fmt: skip
         if weight:
             total, number = function(h, batch.mask)
-            value += weight * total / jnp.maximum(jax.lax.psum(number, AXIS), 1)
+            value += parallel.share(weight * total, number)
     sums = {"nats": nats, "count": batch.mask.sum()}
     if boundaries.active:
         taught = None
@@ -245,7 +243,7 @@ def eval_step(model, params, carry, batch, knobs):
     nats = cross_entropy(out.logits, batch.targets, batch.mask)
     sums = diagnostics(model, carry, out, batch, knobs["slope"])
     metrics = {"nats": nats, "count": batch.mask.sum(), **sums}
-    return out.carry, jax.lax.psum(metrics, AXIS)
+    return out.carry, parallel.total(metrics)
 
 
 def summary(sums):

@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hmrnn_jax import parallel
 from hmrnn_jax.cells import hm_lstm_window
 from hmrnn_jax.errors import UserError, require
-from hmrnn_jax.parallel import AXIS
 
 TEACHERS = ("none", "entropy", "line_end", "surprise", "line_break", "segments")
 GIVEN = ("line_break", "segments")  # known before training begins
@@ -184,8 +184,7 @@ def peaks(values, allowed, length, ahead):
 
 def threshold(values, allowed, length):
     """The value that `1/length` of the allowed ones of all devices reach, a scalar."""
-    if jax.lax.axis_size(AXIS) > 1:
-        values, allowed = jax.lax.all_gather((values, allowed), AXIS)
+    values, allowed = parallel.gathered((values, allowed))
     ordered = jnp.sort(jnp.where(allowed, values, -jnp.inf), axis=None)
     above = jnp.sum(allowed) / length
     return ordered[jnp.clip(ordered.size - above.astype(int), 0, ordered.size - 1)]
@@ -224,8 +223,7 @@ def loss(boundaries, teacher, x, z, mask, slope):
                 targets, known = peaks(u, allowed & told, length, ahead)
             costs = optax.sigmoid_binary_cross_entropy(logit, targets.astype(logit.dtype))
             cost, number = jnp.sum(costs * known), jnp.sum(known)
-            total = jnp.maximum(jax.lax.psum(number, AXIS), 1)
-            share += boundaries.teacher_weight * cost / total
+            share += parallel.share(boundaries.teacher_weight * cost, number)
             sums.append((cost, jnp.sum(targets, dtype=cost.dtype), number.astype(cost.dtype)))
         allowed &= fired > 0
     names = ("taught", "targets", "teachable")
@@ -268,14 +266,14 @@ def of_model(boundaries, model, params, x, carry, out, batch, slope, teacher):
 def _rate(kind, length, logit, fired, allowed):
     """This device's share of a layer's rate loss."""
     local = jnp.sum(allowed, dtype=logit.dtype)
-    count, firing = jax.lax.psum((local, jnp.sum(fired * allowed)), AXIS)
+    count, firing = parallel.total((local, jnp.sum(fired * allowed)))
     count = jnp.maximum(count, 1)
     # Of this device's steps; all devices' shares add up to the mean.
     mean = jnp.sum(jax.nn.sigmoid(logit) * allowed) / count
     if kind == "ratio":
         f = jax.lax.stop_gradient(firing / count)
         return length / (length - 1) * ((length - 1) * f * mean + (1 - f) * (local / count - mean))
-    wanted, g = 1 / length, jax.lax.stop_gradient(jax.lax.psum(mean, AXIS))
+    wanted, g = 1 / length, jax.lax.stop_gradient(parallel.total(mean))
     excess = (g > 1.5 * wanted).astype(mean.dtype) * (mean - 1.5 * wanted * local / count)
     lack = (g < wanted / 1.5).astype(mean.dtype) * (wanted / 1.5 * local / count - mean)
     return length * (excess + lack)

@@ -11,7 +11,6 @@ from hmrnn_jax.datasets import iam_ondb, signals, synthetic
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.models import mixture, stack
 from hmrnn_jax.models.density import StrokeModel
-from hmrnn_jax.parallel import AXIS
 from hmrnn_jax.tasks import metrics, objectives
 
 NAMES = ("iam_ondb", "signals", "oscillators", "scribbles")
@@ -160,7 +159,7 @@ def loss(model, params, carry, batch, knobs, key, *, boundaries=objectives.NOTHI
     with `knobs` as in `language.loss`; their teacher is `surprise`.
     """
     out, nll, sums = _score(model, params, carry, batch, knobs, key)
-    value = sums["nats"] / jax.lax.psum(sums["count"], AXIS)
+    value = parallel.share(sums["nats"], sums["count"])
     if boundaries.active:
         share, more = objectives.of_model(
             boundaries, model, params, batch.inputs, carry, out, batch, knobs["slope"], nll
@@ -174,7 +173,7 @@ def eval_step(model, params, carry, batch, knobs):
     """Scores a window: the carry after it, and the sums; knobs as `language.eval_step`."""
     key = jax.random.fold_in(jax.random.key(knobs["seed"]), knobs["number"])
     out, _, sums = _score(model, params, carry, batch, knobs, key)
-    return out.carry, jax.lax.psum(sums, AXIS)
+    return out.carry, parallel.total(sums)
 
 
 def summary(sums):
