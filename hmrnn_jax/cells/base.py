@@ -84,6 +84,21 @@ class Cell(Protocol):
         """
 
 
+def widths(config: CellConfig) -> tuple[int, ...]:
+    """Widths of a cell's layers, lowest first."""
+    return config.sizes if is_stack(type(config)) else (config.size,)
+
+
+def layers(state: Any) -> tuple[jax.Array, ...]:
+    """h of each layer of a cell's `State`, lowest first."""
+    return state.h if isinstance(state.h, tuple) else (state.h,)
+
+
+def is_stack(kind: type) -> bool:
+    """Whether the cells of a `Config` class are a stack of layers by themselves."""
+    return "sizes" in kind.__dataclass_fields__
+
+
 def check_sizes(**sizes):
     """Raises `UserError` unless each is a positive int, or for `sizes` a tuple of such."""
     for field, value in sizes.items():

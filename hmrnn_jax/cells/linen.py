@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import cells
+from hmrnn_jax.cells.base import layers
 from hmrnn_jax.errors import require
 
 OUTPUTS = ("h", "state")
@@ -32,7 +33,7 @@ def advance(config, params, carry, x, slope, key, output):
     state = _from_columns(state, batch)
     if output == "state":
         return state, state
-    return state, state.h[-1] if isinstance(state.h, tuple) else state.h
+    return state, layers(state)[-1]
 
 
 def initial_carry(config, input_shape, dtype):

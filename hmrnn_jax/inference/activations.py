@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmrnn_jax import cells
+from hmrnn_jax.cells.base import layers
 from hmrnn_jax.datasets import treebank
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.inference import sentences
@@ -19,8 +20,7 @@ def _look(model, params, inputs, following, carry, slope, key):
     out = model.apply({"params": params}, inputs, carry, slope=slope, noise=noise)
     norms, boundaries, surprise = [], [], None
     for states in out.states:
-        layers = states.h if isinstance(states.h, tuple) else (states.h,)
-        norms += [jnp.linalg.norm(h, axis=-1) for h in layers]
+        norms += [jnp.linalg.norm(h, axis=-1) for h in layers(states)]
         boundaries += getattr(states, "z", ())
     if following is not None:
         values, event = following[..., : model.dimensions], None

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import ops, parallel, recurrence
-from hmrnn_jax.cells.base import exportable
+from hmrnn_jax.cells.base import exportable, layers, widths
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import stack as cell_stack
 
@@ -41,15 +41,12 @@ class _Reader(cell_stack.CellStack):
         """
         carry = self.initial_carry(rows)
         _, final, states, aux = self.run_cells(x, carry, slope=slope, **inputs)
-        cells = [state.h if isinstance(state.h, tuple) else (state.h,) for state in final]
-        return [h for layers in cells for h in layers], states, aux
+        return [h for state in final for h in layers(state)], states, aux
 
     @property
     def sizes(self):
         """Widths of all layers, lowest first."""
-        return [
-            size for c in self.cells for size in (c.sizes if hasattr(c, "sizes") else (c.size,))
-        ]
+        return [width for config in self.cells for width in widths(config)]
 
     def affine(self, name, x, width):
         """PyTorch's default for a linear layer, as in the ON-LSTM authors' program."""

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from hmrnn_jax import ops, recurrence
-from hmrnn_jax.cells.base import exportable
+from hmrnn_jax.cells.base import exportable, widths
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.models import stack
 from hmrnn_jax.models.dropout import Dropout, Masks, connect, draw, recurrent
@@ -65,7 +65,7 @@ class LanguageModel(stack.CellStack, nn.Module):
     @property
     def width(self):
         """Width of what the softmax reads."""
-        return self.output if self.head == "gated" else stack.layer_widths(self.cells[-1])[-1]
+        return self.output if self.head == "gated" else widths(self.cells[-1])[-1]
 
     @nn.nowrap
     def masks(self, params, key, rows, first_row):
@@ -74,9 +74,9 @@ class LanguageModel(stack.CellStack, nn.Module):
             return None
         cells = [params[f"cell{number + 1}"] for number in range(len(self.cells))]
         kernels = [[k.shape for k in recurrent(cell)] for cell in cells]
-        hidden = tuple(stack.layer_widths(config)[-1] for config in self.cells[:-1])
-        widths = (self.embedding, hidden, self.width)
-        return draw(self.dropout, key, rows, first_row, self.vocabulary, widths, kernels)
+        hidden = tuple(widths(config)[-1] for config in self.cells[:-1])
+        read = (self.embedding, hidden, self.width)
+        return draw(self.dropout, key, rows, first_row, self.vocabulary, read, kernels)
 
     @nn.compact
     def __call__(self, ids, carry, *, resets=None, slope=1.0, noise=None, masks=None):

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from hmrnn_jax import cells, ops, parallel, recurrence
+from hmrnn_jax.cells.base import is_stack, layers, widths
 from hmrnn_jax.errors import UserError
 
 
@@ -124,11 +125,11 @@ class CellStack:
                 policy=self.policy,
                 table_ids=table_ids,
             )
-            layers = list(out.states.h) if isinstance(out.states.h, tuple) else [out.states.h]
+            *lower, x = layers(out.states)
             if between and number < len(self.cells) - 1:
-                layers[-1] = masked(layers[-1], between[number])
-            x, table_ids = layers[-1], None
-            hidden += layers
+                x = masked(x, between[number])
+            table_ids = None
+            hidden += [*lower, x]
             final.append(out.final)
             states.append(out.states)
             aux.append(out.aux)
@@ -146,11 +147,6 @@ def masked(x, mask):
     return x if mask is None else x * mask
 
 
-def layer_widths(config):
-    """Widths of a cell's layers."""
-    return config.sizes if hasattr(config, "sizes") else (config.size,)
-
-
 def cells_from(config, input_size):
     """The cells' configurations from a `config.model` (ml_collections).
 
@@ -165,7 +161,7 @@ def cells_from(config, input_size):
     if not sizes or min(sizes) < 1:
         raise UserError(f"model.sizes is {sizes}; it must hold at least one positive width.")
     choices = dict(config[config.cell])
-    if config.cell == "hm_lstm":
+    if is_stack(module.Config):
         return (module.Config(input_size, sizes, **choices),)
     return tuple(
         module.Config(n, size, **choices)
