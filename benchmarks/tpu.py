@@ -36,7 +36,7 @@ class Found(NamedTuple):
     seconds: float
 
 
-def naive(size, mesh):
+def naive(size):
     """`(update, create, carry)` of the plain step, see `peers.NaiveHMLSTM`."""
     model, batch = naive_hm_lstm(size), one_batch(size)
     create, update = peers.linen_training(model, batch.inputs, axis=parallel.AXIS)
@@ -47,9 +47,8 @@ def naive(size, mesh):
     return on_devices, create, functools.partial(model.initial_carry, size.batch)
 
 
-def ours(size, mesh, **policy):
+def ours(size, **policy):
     """`(update, create, carry)` of the library's step, as training runs it."""
-    policy |= {"chip": parallel.chip(mesh)}
     model, init, loss = network(size, size.cell, "none", policy)
     optimizer = optim.optimizer()
     return (
@@ -71,7 +70,7 @@ CANDIDATES = {
 def compiled(size, mesh, candidate):
     """`Found` for a candidate on all devices of a mesh, whose number divides the batch."""
     parallel.check_batch(size.batch, mesh)
-    update, create, carry = candidate(size, mesh)
+    update, create, carry = candidate(size)
     start = time.perf_counter()
     with peers.exactly():
         step, _ = compile_only.compiled_update(update, mesh, create, carry, one_batch(size))

@@ -165,9 +165,18 @@ def make_mesh(devices=None):
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def chip(mesh):
-    """What the devices are: their `device_kind`, after `GPU` if that is what they are."""
-    device = mesh.devices.flat[0]
+def chip(mesh=None):
+    """What the devices are: their `device_kind`, after `GPU` if that is what they are.
+
+    Args:
+      mesh: of the devices; None asks for those that a program is traced for: within a mapped step
+        its mesh's, which need not be here, elsewhere JAX's default device.
+    """
+    device = mesh.devices.flat[0] if mesh else jax.sharding.get_abstract_mesh().abstract_device
+    if device is None:
+        device = jax.config.jax_default_device or jax.local_devices()[0]
+    if isinstance(device, str):  # a platform is a default, too
+        device = jax.local_devices(backend=device)[0]
     return f"GPU {device.device_kind}" if device.platform == "gpu" else device.device_kind
 
 

@@ -266,7 +266,7 @@ def restore(workdir, mesh) -> Run:
     """
     config, encoding = load_run(workdir)
     task = tasks.module(config)
-    model = task.model_of(config.model, encoding).on(mesh)
+    model = task.model_of(config.model, encoding)
     shapes = jax.eval_shape(functools.partial(task.init_params, model), jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     target = {"params": zeros, "slope": np.float32(0)}
@@ -327,7 +327,7 @@ def from_official(config, weights, mesh) -> Run:
     if config is None:
         raise UserError("--weights needs --config, for example configs/on_lstm_ptb_word.py.")
     corpus = language.corpus(config)
-    model = language_model(config.model, corpus.vocabulary.size).on(mesh)
+    model = language_model(config.model, corpus.vocabulary.size)
     params = ordered_neurons.to_ours(
         ordered_neurons.read(weights), model, ordered_neurons.word_order(corpus)
     )

@@ -81,11 +81,11 @@ def test_step_mode_does_not_depend_on_the_slope_and_soft_mode_does(setup):
 
 
 def test_an_evaluation_takes_the_kernel_of_its_mesh(setup, monkeypatch):
-    """Where the model was not told what chips it runs on."""
+    """It is asked while the step is traced."""
     model, params, _ = setup
     model = model.clone(policy=recurrence.Policy(backend="auto"))
     mesh = parallel.make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, "chip", lambda mesh: "TPU v4")
+    monkeypatch.setattr(parallel, "chip", lambda mesh=None: "TPU v4")
     evaluator = language.Evaluator(model, mesh, batch=2, window=5, warmup=0)
     batch = next(iter(EvaluationStream(np.zeros(9, np.int32), 2, 5)))
     knobs = {"slope": np.float32(1), "seed": np.uint32(0), "number": np.uint32(0)}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmrnn_jax import recurrence
+from hmrnn_jax import parallel, recurrence
 from hmrnn_jax.cells import hm_lstm
 from hmrnn_jax.recurrence import cpu_loop
 
@@ -56,6 +56,6 @@ def test_they_are_for_cpus_and_deferred_gradients_alone(monkeypatch):
     assert concatenations(chip="TPU v4") == concatenations(chip="GPU A") == plain
     # One for each layer's product is gone.
     assert concatenations() == concatenations(chip="cpu") == plain - config.depth
-    for backend in ("tpu", "gpu"):  # of which the policy was not told
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+    for chip in ("TPU v4", "GPU A"):  # asked while tracing
+        monkeypatch.setattr(parallel, "chip", lambda chip=chip: chip)
         assert concatenations() == plain > concatenations(chip="cpu")

@@ -15,7 +15,6 @@ from runs import newest, run
 
 from hmrnn_jax import cli, commands, defaults, parallel
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.run import restore
 from hmrnn_jax.tasks import metrics
 from hmrnn_jax.training import config_file
@@ -125,13 +124,21 @@ def test_symbols_between_two_reports_are_counted_exactly():
     assert program._finite(task, [sums] * 43, 43, None, None)["count"] == 43 * (2**23 + 1)
 
 
-def test_a_restored_run_knows_the_chip_that_it_is_restored_on(config, tmp_path, monkeypatch):
+def test_a_restored_run_takes_the_back_end_of_the_device_that_it_is_on(
+    config, tmp_path, monkeypatch
+):
     config.steps = 2
     run(config, tmp_path)
-    monkeypatch.setattr(parallel, "chip", lambda mesh: "GPU A")
     restored = restore(tmp_path, parallel.make_mesh())
-    assert restored.model.policy.chip == "GPU A"
-    assert Stream.of(restored)._model.model.policy.chip == "GPU A"
+
+    def kernels():
+        ids, carry = np.zeros((3, 1), np.int32), restored.model.initial_carry(1)
+        traced = jax.make_jaxpr(restored.model.apply)({"params": restored.plain}, ids, carry)
+        return str(traced).count("pallas_call")
+
+    assert kernels() == 0
+    monkeypatch.setattr(parallel, "chip", lambda mesh=None: "TPU v4")
+    assert kernels() == 1
 
 
 def test_sigterm_saves_and_the_same_command_resumes(config, tmp_path):

@@ -62,23 +62,20 @@ class CellStack:
         """The same model for windows of any length, nothing rematerialised."""
         return self.clone(policy=self.policy._replace(remat=0))
 
-    def on(self, mesh):
-        """The same model, told which chips it runs on."""
-        return self.clone(policy=self.policy._replace(chip=parallel.chip(mesh)))
-
-    def check(self, steps):
-        """Raises `UserError` if the cells cannot be trained here, in windows of `steps` steps."""
-        self.policy.check(steps)
+    def check(self, steps, mesh):
+        """Raises `UserError` if the cells cannot be trained in windows of `steps` steps, or not
+        on the devices of `mesh`."""
+        policy = self.policy._replace(chip=parallel.chip(mesh))
+        policy.check(steps)
         parameters = 0  # at least
         for config in self.cells:
-            self.policy.check_device(config)
-            widths = (config.input_size, *layer_widths(config))
-            parameters += sum(4 * n * (n + below) for below, n in itertools.pairwise(widths))
+            policy.check_device(config)
+            columns = (config.input_size, *widths(config))
+            parameters += sum(4 * n * (n + below) for below, n in itertools.pairwise(columns))
         # Float32 of the parameters, their gradient and Adam's two moments. A CPU's memory is
         # promised before it is there, and who takes too much of it is killed.
         needed, there = 16 * parameters, host_memory()
-        accelerated = self.policy.chip.startswith(("TPU", "GPU"))
-        if needed > there and not accelerated:
+        if needed > there and not policy.device.startswith(("TPU", "GPU")):
             raise UserError(
                 f"The cells of model.sizes take {needed / 2**30:,.0f} GiB to train, and this"
                 f" machine has {there / 2**30:,.0f}: choose smaller ones."

@@ -5,9 +5,7 @@ import contextvars
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
-
-from hmrnn_jax import ops
+from hmrnn_jax import ops, parallel
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.recurrence import tpu_kernel
 
@@ -28,8 +26,8 @@ class Policy(NamedTuple):
         kernel, see `tpu_kernel`, or on a GPU the layers' steps around their products
         as one each, see `gpu_kernel`; `auto`, the TPU kernel where the chip has room
         for it, else `scan`.
-      chip: of the accelerator that runs it, see `parallel.chip`. Where it is empty there are no
-        kernels, and the loops are those for JAX's default backend.
+      chip: that it is traced for, see `parallel.chip`. Where it is empty that is asked while
+        tracing; give it for a program that will run elsewhere.
       skip_copies: deferred gradients of an HM-LSTM's kernels leave out the columns in which a
         layer COPYs, exactly, see `deferred`; not for second derivatives.
 
@@ -53,14 +51,17 @@ class Policy(NamedTuple):
         if self.remat and steps % self.remat:
             raise UserError(f"remat is {self.remat}; it must divide the window, {steps} steps.")
 
+    @property
+    def device(self):
+        """The `chip`, or where it is empty that of the program which is being traced."""
+        return self.chip or parallel.chip()
+
     def check_device(self, config):
-        """Raises `UserError` if the chip has no kernels for a cell that is to have them."""
-        if self.backend != "pallas" or self.chip.startswith("TPU"):
+        """Raises `UserError` if the device has no kernels for a cell that is to have them."""
+        if self.backend != "pallas" or self.device.startswith("TPU"):
             return
         if not _is_gpu(self):
-            raise UserError(
-                f"{self.chip or 'This device'} has no kernels: set model.backend=scan, or auto."
-            )
+            raise UserError(f"{self.device} has no kernels: set model.backend=scan, or auto.")
         gpu_arguments(config, self)
 
 
@@ -80,10 +81,10 @@ def choose_backend(config, policy, way, *arguments):
         return "scan"
     if policy.backend != "auto":
         return policy.backend
-    if policy.gradient != "deferred" or not tpu_kernel.vmem_bytes(policy.chip):
-        note(f"{name}: scan, as {policy.chip or 'this device'} has no kernel")
+    if policy.gradient != "deferred" or not tpu_kernel.vmem_bytes(policy.device):
+        note(f"{name}: scan, as {policy.device} has no kernel")
         return "scan"
-    needed, available = tpu_kernel.needs(policy.chip, *arguments)
+    needed, available = tpu_kernel.needs(policy.device, *arguments)
     chosen = "pallas" if needed <= available else "scan"
     note(
         f"{name}: {'one kernel' if chosen == 'pallas' else 'scan'}, as a window takes"
@@ -93,15 +94,12 @@ def choose_backend(config, policy, way, *arguments):
 
 
 def _is_gpu(policy):
-    return policy.chip.startswith("GPU")
+    return policy.device.startswith("GPU")
 
 
 def cpu_loops(policy):
     """Whether the loops are to be what a CPU runs fastest; with autodiff they are plain."""
-    # Asked while tracing, which the program may outlive: a loop is right on any device, if slower
-    # on some, but a kernel is not. So those are for a policy that is told its chip.
-    chip = policy.chip or ("cpu" if jax.default_backend() == "cpu" else "TPU or GPU")
-    return policy.gradient == "deferred" and not chip.startswith(("TPU", "GPU"))
+    return policy.gradient == "deferred" and not policy.device.startswith(("TPU", "GPU"))
 
 
 def gpu_arguments(config, policy):

@@ -68,7 +68,7 @@ def scan_forward(config, policy, weights, state, window, constants):
 def scan(chosen, policy, body, resident, carry, xs, ends=(), reverse=False):
     """`body(resident, carry, x) -> (carry, y)` over the window; `ends` are for a TPU's kernel."""
     if chosen == "pallas":
-        return tpu_kernel.scan(body, resident, carry, xs, reverse, policy.chip, ends)
+        return tpu_kernel.scan(body, resident, carry, xs, reverse, policy.device, ends)
     body = functools.partial(body, resident)
     run = cpu_loop.scan if cpu_loops(policy) else jax.lax.scan
     return run(body, carry, xs, reverse=reverse, unroll=policy.unroll)

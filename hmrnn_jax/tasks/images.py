@@ -32,8 +32,8 @@ class Task:
         self.stream = ImageStream(
             train.images, train.labels, config.batch, config.seed, self._patch, rows
         )
-        self.model = model_of(config.model).on(mesh)
-        self.model.check(self.stream.steps)
+        self.model = model_of(config.model)
+        self.model.check(self.stream.steps, mesh)
         self.init_params = functools.partial(init_params, self.model)
         self.loss = functools.partial(classification.loss, self.model)
         self.summary = classification.summary

@@ -37,10 +37,10 @@ class Task:
         self.name, self.encoding = self.corpus.name, self.corpus.vocabulary
         unit = self.encoding.unit
         self.unit = "chars" if unit == "characters" else unit
-        self.model = model_of(config.model, self.encoding).on(mesh)
+        self.model = model_of(config.model, self.encoding)
         if config.window_random and self.model.policy.remat:
             raise UserError("model.remat needs windows of one length; set window_random=False.")
-        self.model.check(config.window)
+        self.model.check(config.window, mesh)
         self.init_params = functools.partial(init_params, self.model)
         self.initial_carry = self.model.initial_carry
         penalties = Penalties(**config.penalties)
@@ -288,7 +288,7 @@ class Evaluator:
         self._rows = parallel.local_rows(batch, mesh)
         carry = model.initial_carry(self._rows.stop - self._rows.start)
         self._carry = jax.device_get(carry)
-        step = functools.partial(eval_step, model.inference.on(mesh))
+        step = functools.partial(eval_step, model.inference)
         self._step = parallel.pmapped_evaluation(step, mesh)
 
     def check(self, ids, name):

@@ -24,8 +24,8 @@ class Task:
         self.encoding = self.data.vocabulary
         rows = parallel.local_rows(config.batch, mesh)
         self.stream = pairs.PairStream(self.data.train, config.batch, config.seed, rows)
-        self.model = model_of(config.model, self.encoding).on(mesh)
-        self.model.check(pairs.QUANTUM)
+        self.model = model_of(config.model, self.encoding)
+        self.model.check(pairs.QUANTUM, mesh)
         self.loss = functools.partial(classification.loss, self.model)
         self.init_params = functools.partial(init_params, self.model)
         self.summary = classification.summary

@@ -39,8 +39,8 @@ class Task:
             config.longest,
             _QUANTUM,
         )
-        self.model = model_of(config.model, self.data.scale).on(mesh)
-        self.model.check(config.window or _QUANTUM)
+        self.model = model_of(config.model, self.data.scale)
+        self.model.check(config.window or _QUANTUM, mesh)
         self.initial_carry = self.model.initial_carry
         self.init_params = functools.partial(init_params, self.model)
         wanted = objectives.Boundaries.of(config)
