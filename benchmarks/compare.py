@@ -76,7 +76,7 @@ class Trainer:
         loss = functools.partial(language.loss, self.model, language.Penalties())
         update = functools.partial(train_state.train_step, loss, optimizer)
         batch = parallel.shard_batch(self.stream(0), mesh)
-        lowered = parallel.pmapped(update, mesh).lower(*self._start(0), batch, _knobs(0))
+        lowered = parallel.pmapped(update, mesh).lower(*self._start(0), batch, _scalars(0))
         self._step = lowered.compile()
 
     def __call__(self, seed, learning_rate, report):
@@ -87,7 +87,7 @@ class Trainer:
         training diverged.
         """
         state, carry = self._start(seed)
-        knobs, seconds, characters, test = _knobs(learning_rate), 0.0, 0, None
+        scalars, seconds, characters, test = _scalars(learning_rate), 0.0, 0, None
         curve = [{"update": 0, "seconds": 0.0, "bpc": self._validate(state)}]
         while (done := curve[-1]["update"]) < self.steps and math.isfinite(curve[-1]["bpc"]):
             until = min(done + self.every, self.steps)
@@ -96,7 +96,7 @@ class Trainer:
                 batch = self.stream(number)
                 characters += int(batch.mask.sum())
                 batch = parallel.shard_batch(batch, self.mesh)
-                state, carry, metrics = self._step(state, carry, batch, knobs)
+                state, carry, metrics = self._step(state, carry, batch, scalars)
                 parallel.settle(metrics)
             jax.block_until_ready((state, carry))
             seconds += time.perf_counter() - start
@@ -116,9 +116,9 @@ class Trainer:
         return self._score(state.params, self.valid, SLOPE)["bpc"]
 
 
-def _knobs(learning_rate):
-    knobs = {"learning_rate": learning_rate, "slope": SLOPE, "averaged": 0}
-    return {name: np.float32(value) for name, value in knobs.items()}
+def _scalars(learning_rate):
+    scalars = {"learning_rate": learning_rate, "slope": SLOPE, "averaged": 0}
+    return {name: np.float32(value) for name, value in scalars.items()}
 
 
 def base_config(flags):

@@ -143,7 +143,10 @@ def padding(size):
     except UserError:
         random = np.random.default_rng(0)
         lengths = random.normal(*POINTS, LINES).clip(50, 2000).astype(np.int64)
-        lines, name = _strokes(random, lengths), "made up: normal lengths, {} +- {}".format(*POINTS)
+        lines, name = (
+            _strokes(random, lengths),
+            "synthetic: normal lengths, {} +- {}".format(*POINTS),
+        )
     config = defaults.strokes()
     share = BucketStream(
         lines, size.batch, 0, None, size.window, config.buckets, config.longest

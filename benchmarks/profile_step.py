@@ -157,20 +157,20 @@ def measure(config, updates):
     plan = optim.Plan(config, task.stream)
     state, carry = train_state.start(task, plan, config, mesh)
     batch = parallel.shard_batch(task.stream(0), mesh)
-    knobs = {"learning_rate": config.learning_rate, "slope": 1.0, "averaged": 0.0}
-    knobs |= task.knobs(0)
-    knobs = {name: np.float32(value) for name, value in knobs.items()}
+    scalars = {"learning_rate": config.learning_rate, "slope": 1.0, "averaged": 0.0}
+    scalars |= task.scalars(0)
+    scalars = {name: np.float32(value) for name, value in scalars.items()}
     step = functools.partial(train_state.train_step, task.loss, plan.optimizer)
-    compiled = parallel.pmapped(step, mesh).lower(state, carry, batch, knobs).compile()
+    compiled = parallel.pmapped(step, mesh).lower(state, carry, batch, scalars).compile()
     seconds = []
     for _ in range(updates + 1):  # the first one warms up
         start = time.perf_counter()
-        state, carry, _ = jax.block_until_ready(compiled(state, carry, batch, knobs))
+        state, carry, _ = jax.block_until_ready(compiled(state, carry, batch, scalars))
         seconds.append(time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
         with profiling.Trace(f"1:{updates}", updates, folder, say=lambda line: None) as trace:
             for number in range(1, updates + 1):
-                result = trace(number, compiled, state, carry, batch, knobs)
+                result = trace(number, compiled, state, carry, batch, scalars)
                 state, carry, _ = jax.block_until_ready(result)
         text = compiled.as_text()
         runs = operations(folder, re.match(r"HloModule ([\w.\-]+)", text).group(1))

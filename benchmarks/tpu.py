@@ -41,7 +41,7 @@ def naive(size):
     model, batch = naive_hm_lstm(size), one_batch(size)
     create, update = peers.linen_training(model, batch.inputs, axis=parallel.AXIS)
 
-    def on_devices(training, carry, batch, knobs):
+    def on_devices(training, carry, batch, scalars):
         return update(training, carry, batch.inputs, batch.targets)
 
     return on_devices, create, functools.partial(model.initial_carry, size.batch)

@@ -67,18 +67,18 @@ def ours(size, cell=None, layer_norm="none", **policy):
     carry = jax.tree.map(np.asarray, model.initial_carry(size.batch))
     carry = parallel.shard_rows(carry, mesh)
     batch = parallel.shard_batch(one_batch(size), mesh)
-    knobs = {
+    scalars = {
         "learning_rate": np.float32(peers.LEARNING_RATE),
         "slope": np.float32(1),
         "averaged": np.float32(0),
     }
     update = functools.partial(train_state.train_step, loss, optimizer)
-    compiled = parallel.pmapped(update, mesh).lower(state, carry, batch, knobs).compile()
+    compiled = parallel.pmapped(update, mesh).lower(state, carry, batch, scalars).compile()
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     held = [state, carry]
 
     def step():
-        held[0], held[1], metrics = compiled(held[0], held[1], batch, knobs)
+        held[0], held[1], metrics = compiled(held[0], held[1], batch, scalars)
         jax.block_until_ready((held, metrics))
 
     return Candidate(step, temporaries(compiled), count)

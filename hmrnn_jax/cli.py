@@ -120,7 +120,7 @@ def _print_unless_nobody_waits(unraisable):
 def status(work):
     """Runs `work()`; returns what it returns if that is a number, and 0 otherwise.
 
-    A fault of the user's, the operating system's refusal, or too little memory is told in one
+    A fault of the user's, the operating system's refusal, or too little memory is reported in one
     sentence on stderr and is `errors.BAD_INPUT`; Ctrl-C is `errors.INTERRUPTED`; and
     `PIPE_CLOSED`, that who read the output has gone. Our own faults are raised.
     """

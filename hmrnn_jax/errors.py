@@ -25,7 +25,7 @@ _ADVICE = {
 
 
 class UserError(ValueError):
-    """Bad input, told in one sentence: what was wrong and what to do.
+    """Bad input; the message says in one sentence what is wrong and how to fix it.
 
     The program prints the sentence without a traceback and exits with status 2, so it is raised
     before any compilation starts.

@@ -33,8 +33,8 @@ def initialize(coordinator=None, processes=None, process=None):
       UserError: some of the three are missing or wrong; the cluster does not answer; or the
         devices are shared with processes that nothing tells of.
     """
-    told = {"coordinator": coordinator, "processes": processes, "process": process}
-    missing = [f"--{name}" for name, value in told.items() if value is None]
+    given = {"coordinator": coordinator, "processes": processes, "process": process}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
     if not missing:
         if not re.fullmatch(r".+:\d+", coordinator):
             raise UserError(f"--coordinator is {coordinator!r}; it must be HOST:PORT.")
@@ -53,7 +53,7 @@ def initialize(coordinator=None, processes=None, process=None):
         )
     elif _cluster_processes() > 1:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
-    elif jax.process_count() > 1:  # of a TPU slice, which knows its chips without being told
+    elif jax.process_count() > 1:  # of a TPU slice, which knows its chips by itself
         raise UserError(
             f"The devices here are those of {jax.process_count()} processes, of which nothing"
             " tells where they are: give --coordinator, --processes and --process."
@@ -165,7 +165,7 @@ def make_mesh(devices=None):
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def chip(mesh=None):
+def device_kind(mesh=None):
     """What the devices are: their `device_kind`, after `GPU` if that is what they are.
 
     Args:
@@ -181,10 +181,10 @@ def chip(mesh=None):
 
 
 def pmapped(step, mesh):
-    """Compiles `step(state, carry, batch, knobs) -> (state, carry, metrics)` for a mesh.
+    """Compiles `step(state, carry, batch, scalars) -> (state, carry, metrics)` for a mesh.
 
     The step is written as for `jax.pmap`: it sees its own rows of carry and batch and
-    reduces over the axis `data`; state, knobs and metrics are replicated. This is what
+    reduces over the axis `data`; state, scalars and metrics are replicated. This is what
     `jax.pmap` itself has been since jax 0.8, spelled out, and a test holds the two equal
     bit for bit. Under plain `jit` with shardings, the gradients' reduction may land
     inside the time loop, T times a step; here it is where the step puts it.
@@ -197,16 +197,16 @@ def pmapped(step, mesh):
 
 
 def pmapped_evaluation(step, mesh):
-    """As `pmapped`, for `step(params, carry, batch, knobs) -> (carry, metrics)`."""
+    """As `pmapped`, for `step(params, carry, batch, scalars) -> (carry, metrics)`."""
     return jax.jit(_mapped(step, mesh, (P(AXIS), P())), donate_argnums=1)
 
 
 def _mapped(step, mesh, out_specs):
-    def mapped(state, carry, batch, knobs):
+    def mapped(state, carry, batch, scalars):
         in_specs = (P(), P(AXIS), jax.tree.map(batch_spec, batch), P())
         return jax.shard_map(
             step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-        )(state, carry, batch, knobs)
+        )(state, carry, batch, scalars)
 
     return mapped
 
@@ -223,14 +223,14 @@ def accumulate(step, params, carry, batches, mesh, slope=1.0, seed=0):
     devices always have steps before them: only sums that are long done are waited for.
 
     Args:
-      step: of `pmapped_evaluation`; its knobs are `{slope, seed, number}`, the last the
+      step: of `pmapped_evaluation`; its scalars are `{slope, seed, number}`, the last the
         batch's place.
       carry: this process's rows of the states before the first batch.
       batches: this process's rows of each batch.
     """
     carry = shard_rows(jax.device_get(carry), mesh)
     params = jax.device_put(params, NamedSharding(mesh, P()))  # once, not at every step
-    knobs = {"slope": scalar(np.float32(slope), mesh), "seed": scalar(np.uint32(seed), mesh)}
+    scalars = {"slope": scalar(np.float32(slope), mesh), "seed": scalar(np.uint32(seed), mesh)}
     sums, waiting = None, collections.deque()
 
     def added():
@@ -239,8 +239,8 @@ def accumulate(step, params, carry, batches, mesh, slope=1.0, seed=0):
         return part if sums is None else jax.tree.map(np.add, sums, part)
 
     for number, batch in enumerate(batches):
-        knobs["number"] = scalar(np.uint32(number), mesh)
-        carry, part = step(params, carry, shard_batch(batch, mesh), knobs)
+        scalars["number"] = scalar(np.uint32(number), mesh)
+        carry, part = step(params, carry, shard_batch(batch, mesh), scalars)
         settle(part)
         waiting.append(part)
         if len(waiting) > _AHEAD:

@@ -145,7 +145,7 @@ class Run:
         """
         ids = self._ids(text)
         if isinstance(text, np.ndarray):
-            symbols = self.encoding.spelled(ids)
+            symbols = self.encoding.symbol_strings(ids)
         else:
             symbols = self.encoding.as_written(as_unit(text, self.encoding.unit), ids)
         found = self.boundaries(
@@ -336,7 +336,7 @@ def from_official(config, weights, mesh) -> Run:
 
 
 def export(run, path):
-    """Writes a run's weights in the ON-LSTM authors' form; returns a line for people."""
+    """Writes a run's weights in the ON-LSTM authors' form; returns a line for the log."""
     words = ordered_neurons.word_order(language.corpus(run.config))
     ordered_neurons.write(path, ordered_neurons.to_official(run.plain, run.model, words))
     return f"official weights: {path}"

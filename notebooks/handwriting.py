@@ -45,7 +45,7 @@ folder = pathlib.Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## The pen
 # The paper's data, IAM-OnDB, are licensed: with a copy of your own in `$HMRNN_DATA/iam-ondb` take
-# `config.data.name = "iam_ondb"`. The lines here are made up: nine letters, with slant, size and
+# `config.data.name = "iam_ondb"`. The lines here are synthetic: nine letters, with slant, size and
 # speed that vary. A step is an offset `dx, dy` and whether the pen is lifted after it.
 
 # %%

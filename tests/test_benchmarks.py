@@ -184,7 +184,7 @@ def test_the_stroke_models_table_is_of_steps_and_tells_the_padding(monkeypatch, 
 def test_padding_of_made_up_lines_is_said_to_be_so(monkeypatch):
     monkeypatch.delenv("HMRNN_DATA", raising=False)
     share, lines = problems.padding(problems.SIZES["strokes"])
-    assert lines == "5,364 lines, made up: normal lengths, 615 +- 184"
+    assert lines == "5,364 lines, synthetic: normal lengths, 615 +- 184"
     # Half a window of 100 is lost in each of some 600 steps, and little between lines.
     assert share == pytest.approx(50 / (614 + 50), abs=0.01)
 

@@ -50,13 +50,13 @@ def test_lines_of_words_end_as_universal_newlines_do():
     text = "a\u2028b\r\nc\x85d\re\x0cf\n"
     words = ["a", "b", "<eos>", "c", "d", "<eos>", "e", "f", "<eos>"]
     vocabulary = Vocabulary.of(text, "words")
-    assert vocabulary.spelled(vocabulary.encode(text)[0]) == [word + " " for word in words]
+    assert vocabulary.symbol_strings(vocabulary.encode(text)[0]) == [word + " " for word in words]
 
 
 def test_bytes_are_spelled_as_code_points_and_unknown_ones_too():
     vocabulary = Vocabulary.of(b"ab\xe9", "bytes", unknown=True)
     ids, unknown = vocabulary.encode(b"a\xe9z")
-    assert (vocabulary.spelled(ids), unknown) == (["a", "\xe9", "\ufffd"], 1)
+    assert (vocabulary.symbol_strings(ids), unknown) == (["a", "\xe9", "\ufffd"], 1)
     assert vocabulary.as_written(b"a\xe9z", ids) == "a\xe9z"
 
 

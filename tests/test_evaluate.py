@@ -85,7 +85,7 @@ def test_an_evaluation_takes_the_kernel_of_its_mesh(setup, monkeypatch):
     model, params, _ = setup
     model = model.clone(policy=recurrence.Policy(backend="auto"))
     mesh = parallel.make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, "chip", lambda mesh=None: "TPU v4")
+    monkeypatch.setattr(parallel, "device_kind", lambda mesh=None: "TPU v4")
     evaluator = language.Evaluator(model, mesh, batch=2, window=5, warmup=0)
     batch = next(iter(EvaluationStream(np.zeros(9, np.int32), 2, 5)))
     knobs = {"slope": np.float32(1), "seed": np.uint32(0), "number": np.uint32(0)}
@@ -96,7 +96,7 @@ def test_an_evaluation_takes_the_kernel_of_its_mesh(setup, monkeypatch):
 def test_look_equals_one_pass_whatever_the_window(setup):
     model, params, ids = setup
     out = jax.jit(model.apply)({"params": params}, ids[:, None], model.initial_carry(1))
-    z, norms = activations.look(model, params, ids, window=64)
+    z, norms = activations.of(model, params, ids, window=64)
     assert norms.shape == (3, len(ids))
     for layer in range(2):
         np.testing.assert_array_equal(z[layer], out.states[0].z[layer][:, 0])

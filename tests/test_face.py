@@ -146,7 +146,7 @@ def run():
 def test_boundaries_and_segments_of_a_text_are_data(run):
     z = run.boundaries(TEXT)
     ids, _ = run.encoding.encode(TEXT)
-    expected, _ = activations.look(run.model, run.plain, ids)
+    expected, _ = activations.of(run.model, run.plain, ids)
     assert z.dtype == np.int8 and z.shape == (1, len(TEXT))
     np.testing.assert_array_equal(z, np.array(expected) > 0.5)
     np.testing.assert_array_equal(run.boundaries(ids), z)

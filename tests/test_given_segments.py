@@ -34,7 +34,7 @@ def given(tmp_path_factory):
     (folder / "text.txt").write_text("".join(words))
     config = make(folder)
     train = language.corpus(config).splits["train"]
-    text = language.corpus(config).vocabulary.spelled(train)
+    text = language.corpus(config).vocabulary.symbol_strings(train)
     z = ends[None, : len(train)]
     boundaries.write_segments(folder / "first.jsonl", boundaries.segment_lines(text, z))
     return folder, ends
@@ -76,7 +76,7 @@ def test_they_are_taught_later_and_read_where_they_end(given, tmp_path):
     z = trained.boundaries(test)
     found = scores.precision_recall_f1(z[0], ends[-len(test) :])
     assert found[2] > 0.8  # a boundary at every symbol has 0.49
-    view = boundaries.text_view(corpus.vocabulary.spelled(test[:540]), list(z[:, :540]))
+    view = boundaries.text_view(corpus.vocabulary.symbol_strings(test[:540]), list(z[:, :540]))
     assert view.splitlines()[:3] == said.splitlines()[-len(view.splitlines()) :][:3]
     # What it finds in the training text can teach another run.
     commands.execute(["hmrnn", "segment", f"--workdir={tmp_path}", "--split=train"])

@@ -15,7 +15,7 @@ from hmrnn_jax import cells, recurrence
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm, on_lstm
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.recurrence import tpu_kernel
-from hmrnn_jax.recurrence.execution import noted
+from hmrnn_jax.recurrence.execution import reported
 
 # Compiling is all the time. The emitters are those that users have, with which a boundary that is
 # not rounded to 0 or 1 has the same bits in kernel and scan.
@@ -25,7 +25,7 @@ if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
 HM = functools.partial(hm_lstm.Config, 4, (6, 5))
 
 
-def run(config, backend, steps=3, batch=3, precision="float32", remat=0, resets=True, chip=""):
+def run(config, backend, steps=3, batch=3, precision="float32", remat=0, resets=True, kind=""):
     """`unroll`'s output, and gradients of a random sum of it all, under a backend."""
     keys = jax.random.split(jax.random.key(0), 5)
     params = cells.of(config).init(keys[0], config)
@@ -37,7 +37,9 @@ def run(config, backend, steps=3, batch=3, precision="float32", remat=0, resets=
     kept = {
         "resets": jax.random.bernoulli(keys[2], 0.3, (steps, batch)) if resets else None,
         "constants": {"slope": jnp.float32(1.5)} if config.uses_slope else None,
-        "policy": recurrence.Policy(precision=precision, remat=remat, backend=backend, chip=chip),
+        "policy": recurrence.Policy(
+            precision=precision, remat=remat, backend=backend, device_kind=kind
+        ),
     }
     if config.uses_noise:
         kept["per_step"] = {"noise": jax.random.uniform(keys[3], (steps, batch, config.uses_noise))}
@@ -115,7 +117,7 @@ def test_the_kernels_equal_the_scan(name, chip):
     """Values, boundaries and gradients."""
     config, settings = CASES[name]
     expected, gradients = of_scan(name)
-    actual, kernel_gradients = run(config, "pallas", **settings, chip=CHIPS[chip])
+    actual, kernel_gradients = run(config, "pallas", **settings, kind=CHIPS[chip])
     states = (getattr(out.states, "z", ()) for out in (actual, expected))
     for z, other in zip(*states, strict=True):
         np.testing.assert_array_equal(z, other)
@@ -164,7 +166,7 @@ def test_both_ends_of_a_step_are_read_from_one_array():
 def chosen(chip, sizes=(512, 512, 512), batch=64, precision="bfloat16", **policy):
     """What is said of the choice for a window of Penn Treebank's model."""
     config = hm_lstm.Config(128, sizes)
-    policy = recurrence.Policy(precision=precision, backend="auto", chip=chip, **policy)
+    policy = recurrence.Policy(precision=precision, backend="auto", device_kind=chip, **policy)
     shapes = jax.eval_shape(lambda: hm_lstm.init(jax.random.key(0), config))
 
     def loss(params, x):
@@ -172,7 +174,7 @@ def chosen(chip, sizes=(512, 512, 512), batch=64, precision="bfloat16", **policy
         out = recurrence.unroll(config, params, state, x, policy=policy)
         return jnp.sum(out.states.h[-1])
 
-    with noted() as notes:
+    with reported() as notes:
         x = jax.ShapeDtypeStruct((100, batch, 128), jnp.float32)
         jaxpr = jax.make_jaxpr(jax.grad(loss))(shapes, x)
     return notes, str(jaxpr).count("pallas_call")

@@ -10,14 +10,14 @@ import pytest
 from hmrnn_jax import recurrence
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.recurrence.execution import noted
+from hmrnn_jax.recurrence.execution import reported
 
 GPU = "GPU NVIDIA H200"
 
 
 def lowered(config, backend="pallas", precision="float32"):
     """The gradient of a window of Penn Treebank's model for CUDA, as text; and the notes."""
-    policy = recurrence.Policy(precision=precision, backend=backend, chip=GPU)
+    policy = recurrence.Policy(precision=precision, backend=backend, device_kind=GPU)
     shapes = jax.eval_shape(lambda: hm_lstm.init(jax.random.key(0), config))
 
     def loss(params, x, resets):
@@ -27,7 +27,7 @@ def lowered(config, backend="pallas", precision="float32"):
 
     x = jax.ShapeDtypeStruct((20, 64, config.input_size), jnp.float32)
     resets = jax.ShapeDtypeStruct((20, 64), bool)
-    with noted() as notes, as_on_a_gpu():
+    with reported() as notes, as_on_a_gpu():
         traced = jax.jit(jax.grad(loss)).trace(shapes, x, resets)
         return traced.lower(lowering_platforms=("cuda",)).as_text(), notes
 
@@ -57,7 +57,7 @@ def test_auto_stays_with_what_has_been_timed():
 
 def test_other_cells_have_none():
     config = lstm.Config(3, 4)
-    policy = recurrence.Policy(backend="pallas", chip=GPU)
+    policy = recurrence.Policy(backend="pallas", device_kind=GPU)
     state = recurrence.initial_state(config, 2)
     with pytest.raises(UserError, match="only the HM-LSTM has kernels"):
         recurrence.unroll(

@@ -53,9 +53,9 @@ def test_they_are_for_cpus_and_deferred_gradients_alone(monkeypatch):
         ).count("= concatenate[")
 
     plain = concatenations(gradient="autodiff")
-    assert concatenations(chip="TPU v4") == concatenations(chip="GPU A") == plain
+    assert concatenations(device_kind="TPU v4") == concatenations(device_kind="GPU A") == plain
     # One for each layer's product is gone.
-    assert concatenations() == concatenations(chip="cpu") == plain - config.depth
+    assert concatenations() == concatenations(device_kind="cpu") == plain - config.depth
     for chip in ("TPU v4", "GPU A"):  # asked while tracing
-        monkeypatch.setattr(parallel, "chip", lambda chip=chip: chip)
-        assert concatenations() == plain > concatenations(chip="cpu")
+        monkeypatch.setattr(parallel, "device_kind", lambda chip=chip: chip)
+        assert concatenations() == plain > concatenations(device_kind="cpu")

@@ -91,7 +91,7 @@ def test_training_curves_with_missing_keys(tmp_path, saved):
     training_curves(tmp_path / "empty.png", [])
     assert is_png(tmp_path / "t.png") and is_png(tmp_path / "empty.png")
     curves = {line.get_label(): line.get_xydata() for a in saved[0].axes for line in a.lines}
-    detectors = {"layer 1, firing rate", "layer 2, live fraction"}
+    detectors = {"layer 1, firing rate", "layer 2, active fraction"}
     assert set(curves) == {"training", "validation"} | detectors
     np.testing.assert_array_equal(curves["validation"], [[10, 3.5], [20, 2.5]])
     np.testing.assert_array_equal(curves["layer 1, firing rate"], [[10, 0.2], [20, 0]])
@@ -115,7 +115,7 @@ def test_compare_curves(tmp_path, saved):
     ("key", "words"),
     [
         ("train/bpc", "bits per character, training"),
-        ("valid/live/layer2", "live fraction, layer 2, validation"),
+        ("valid/live/layer2", "active fraction, layer 2, validation"),
         ("learning_rate", "learning rate"),
         ("slope", "slope of the detectors"),
         ("chars_per_second", "chars per second"),

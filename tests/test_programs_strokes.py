@@ -52,7 +52,7 @@ def scribbles(tmp_path_factory):
 
 def test_training_tells_what_the_data_are_and_keeps_their_scale(scribbles):
     workdir, out = scribbles
-    assert "sequences scribbles: made up" in out and "of an epoch's steps are padding" in out
+    assert "sequences scribbles: synthetic" in out and "of an epoch's steps are padding" in out
     assert "validation log-likelihood" in out and "test log-likelihood" in out
     saved = Scale.from_json((workdir / "scale.json").read_text())
     assert saved == synthetic.scribbles(0).scale and saved.event == "pen_up"
@@ -173,7 +173,7 @@ def test_segments_of_an_own_file_are_those_on_the_scale_of_the_run(signals, fold
     model = sequences.model_of(config.model, scale)
     with Checkpoints(signals, read_only=True) as checkpoints:
         _, tree = checkpoints._newest("latest", None)  # of the only validation, so the best
-    (z,), _ = activations.look(model, tree["state"]["params"], table[:, None])
+    (z,), _ = activations.of(model, tree["state"]["params"], table[:, None])
     ends = np.union1d(np.flatnonzero(z[:, 0]) + 1, 70)
     assert [row["end"] for row in rows] == ends.tolist()
 

@@ -50,7 +50,7 @@ def test_one_row_is_the_single_pass(setup, single):
     assert z.dtype == np.int8
     np.testing.assert_array_equal(z, single)
     model, params, ids = setup
-    looked, _ = activations.look(*sparse_model.inference(model, params), ids)
+    looked, _ = activations.of(*sparse_model.inference(model, params), ids)
     np.testing.assert_array_equal(z, looked)
 
 
@@ -94,7 +94,7 @@ def test_sampled_boundaries_follow_the_seed_and_the_rows():
         again = reading.boundaries(model, params, ids, seed=key[0], rows=key[1], warmup=7)
         np.testing.assert_array_equal(found, again)
     assert (z[0, 1] != z[1, 1]).any() and (z[0, 1] != z[0, 5]).any()
-    looked, _ = activations.look(*sparse_model.inference(model, params), ids, seed=1)
+    looked, _ = activations.of(*sparse_model.inference(model, params), ids, seed=1)
     np.testing.assert_array_equal(z[1, 1], looked)
 
 

@@ -107,7 +107,7 @@ def test_deferred_gradients_are_those_of_autodiff(name, x64):
 @pytest.mark.parametrize(
     "change",
     [{"policy": Policy(remat=2)}, {"policy": Policy(remat=STEPS)}, {"policy": Policy(unroll=4)},
-     {"table": True}, {"policy": Policy(chip="TPU v4")}],
+     {"table": True}, {"policy": Policy(device_kind="TPU v4")}],
     ids=["remat 2", "remat all", "unroll 4", "table", "an accelerator's scan"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["hm_lstm sample", "lstm none", "nested_lstm"])

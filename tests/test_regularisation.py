@@ -98,7 +98,7 @@ def test_masks_are_drawn_apart_for_each_update_and_place():
     draws = [masks_of(ALL, key) for key in range(3)]
     for leaves in zip(*map(jax.tree.leaves, draws), strict=True):
         assert all((a != b).any() for a, b in zip(leaves, leaves[1:], strict=False))
-    wide = dropout_masks.draw(
+    wide = dropout_masks.sample_masks(
         Dropout(0.5, 0.5, 0.5, 0.5, 0.5), jax.random.key(0), 50, 0, 50, (1, (1, 1), 1),
         [[(50, 1)]] * 2,
     )  # fmt: skip
@@ -206,8 +206,8 @@ def test_dropconnect_touches_recurrent_kernels_alone(config, dropped):
     cell = make(model)["cell1"]
     masks = model.masks({"cell1": cell}, jax.random.key(0), 2, 0).weights[0]
     for connected, share in (
-        (dropout_masks.connect(cell, model.dropout, [0 * m for m in masks]), 0.0),
-        (dropout_masks.connect(cell, model.dropout, None), 0.5),
+        (dropout_masks.drop_connect(cell, model.dropout, [0 * m for m in masks]), 0.0),
+        (dropout_masks.drop_connect(cell, model.dropout, None), 0.5),
     ):
         changed = set()
         for path, value in jax.tree_util.tree_leaves_with_path(connected):
@@ -316,7 +316,7 @@ class Drawn(Exception):
 
 def test_masks_are_no_rows_noise(monkeypatch):
     """A sampling model's boundaries and its dropout are independent draws of one update."""
-    keys, noise, draw = {}, parallel.row_noise, dropout_masks.draw
+    keys, noise, draw = {}, parallel.row_noise, dropout_masks.sample_masks
     cell = hm_lstm.Config(4, (3, 3), boundary="sample", layer_norm="none")
     model = LanguageModel(WORDS, 4, (cell,), 5, dropout=Dropout(embedding=0.5))
 
@@ -333,7 +333,7 @@ def test_masks_are_no_rows_noise(monkeypatch):
 
     params = make(model)
     monkeypatch.setattr(parallel, "row_noise", record_noise)
-    monkeypatch.setattr(language_models, "draw", record_masks)
+    monkeypatch.setattr(language_models, "sample_masks", record_masks)
     monkeypatch.setattr(LanguageModel, "apply", stop)
     with pytest.raises(Drawn):
         jax.vmap(

@@ -203,7 +203,7 @@ def test_generating_and_looking_are_as_dense(language_model):
         np.testing.assert_array_equal(skipped[0], dense[0])
         np.testing.assert_allclose(skipped[1], dense[1], atol=1e-5)
     ids = np.random.default_rng(4).integers(7, size=50)
-    dense, skipped = (activations.look(*pair, ids) for pair in ((model, params), skipping))
+    dense, skipped = (activations.of(*pair, ids) for pair in ((model, params), skipping))
     np.testing.assert_array_equal(skipped[0], dense[0])
     np.testing.assert_allclose(skipped[1], dense[1], atol=1e-5)
 

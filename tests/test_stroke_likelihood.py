@@ -76,7 +76,7 @@ def score(model, params, sequences, batch, window, devices=1, change=lambda part
     mesh = mesh_of(devices)
     parts = map(change, EvaluationSequences(sequences, batch, window))
     params, carry = parallel.replicate(params, mesh), model.initial_carry(batch)
-    return sequences_task.whole_summary(
+    return sequences_task.sequence_summary(
         parallel.accumulate(scorer(model, devices), params, carry, parts, mesh)
     )
 

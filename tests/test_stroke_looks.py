@@ -48,7 +48,7 @@ def test_segments_of_each_sequence_are_those_it_has_alone(tmp_path):
         padded = np.pad(alone, [(0, 300 - len(alone)), (0, 0), (0, 0)])
         states = jax.device_get(apply(run.model, run.plain, padded).states[0])
         h, fired = ([leaf[: len(alone)] for leaf in leaves] for leaves in (states.h, states.z))
-        z, norms = activations.look(run.model, run.plain, alone, window=50)
+        z, norms = activations.of(run.model, run.plain, alone, window=50)
         np.testing.assert_array_equal(z, fired)
         expected = [np.linalg.norm(layer, axis=-1) for layer in h]
         np.testing.assert_allclose(norms, expected, rtol=1e-5, atol=1e-6)
@@ -70,7 +70,7 @@ def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path
     table, fired, surprise = columns(sequences), [], []
     for i in range(2):
         steps = table[sequences.place(i)][:, None]
-        z, _ = activations.look(run.model, run.plain, steps)
+        z, _ = activations.of(run.model, run.plain, steps)
         fired += z[0][:, 0].tolist()
         out = apply(run.model, run.plain, np.pad(steps, [(0, 300 - len(steps)), (0, 0), (0, 0)]))
         density = jax.tree.map(lambda x: x[:, 0], out.mixture)

@@ -79,7 +79,7 @@ def test_bytes_never_seen_are_shown_scored_and_cut(tmp_path):
     assert symbols == raw.decode("latin-1") and note.endswith(
         f"5 of {len(raw)} symbols were never seen in training, read as unknown"
     )
-    for shown in (symbols, run.encoding.spelled(ids)):
+    for shown in (symbols, run.encoding.symbol_strings(ids)):
         said = text.show_boundaries(run, "mine", (ids, shown), None, tmp_path / "figure.png")
         assert "boundaries against spaces" in said
     text.segment(run, (ids, symbols), tmp_path / "segments.jsonl")
@@ -103,7 +103,7 @@ def test_boundaries_are_scored_beside_untrained_models_of_the_same_configuration
     for seed in range(5):
         key, _ = jax.random.split(jax.random.key(seed))
         params = language.init_params(run.model, key)
-        z, _ = activations.look(run.model, params, ids)
+        z, _ = activations.of(run.model, params, ids)
         f1.append(scores.precision_recall_f1(z[0], gold, 0, mask)[2])
         words_f1.append(word_scores(z[0], gold, newline)[0][2])
     row = rows["detectors", 1, "untrained"]
@@ -111,7 +111,7 @@ def test_boundaries_are_scored_beside_untrained_models_of_the_same_configuration
     assert row["f1_std"] == pytest.approx(np.std(f1, ddof=1))
     assert row["word_f1"] == pytest.approx(np.mean(words_f1))
     own = rows["detectors", 1, None]
-    z, _ = activations.look(run.model, run.plain, ids)
+    z, _ = activations.of(run.model, run.plain, ids)
     assert own["f1"] == pytest.approx(scores.precision_recall_f1(z[0], gold, 0, mask)[2])
     assert own["rate"] == pytest.approx(z[0][mask].mean())
     assert ("f1_later" in own) == (not words)
@@ -125,7 +125,7 @@ def test_a_space_of_bytes_is_one_of_ascii(tmp_path):
     """Bytes 0x85 and 0xa0 are parts of characters, not the spaces of that number."""
     run = run_of(Vocabulary.of("à la carte ", "bytes"))
     ids, _ = run.encoding.encode("à la carte ")
-    inputs = ids, run.encoding.spelled(ids)
+    inputs = ids, run.encoding.symbol_strings(ids)
     shown = text.show_boundaries(run, "mine", inputs, None, tmp_path / "figure.png")
     # Two of eleven: the last symbol of the text ends its line anyway.
     assert shown.data["rows"][-1]["precision"] == pytest.approx(2 / 11)

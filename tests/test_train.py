@@ -137,7 +137,7 @@ def test_a_restored_run_takes_the_back_end_of_the_device_that_it_is_on(
         return str(traced).count("pallas_call")
 
     assert kernels() == 0
-    monkeypatch.setattr(parallel, "chip", lambda mesh=None: "TPU v4")
+    monkeypatch.setattr(parallel, "device_kind", lambda mesh=None: "TPU v4")
     assert kernels() == 1
 
 

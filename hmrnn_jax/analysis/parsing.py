@@ -3,7 +3,7 @@
 Everything follows the published program of Shen, Tan, Sordoni and Courville (2019), whose
 headline figure is the mean of the sentences' F1 ("unlabelled F1"). Sentences of one and two
 words count there (as 1), which some later evaluators leave out; punctuation does not. What
-trees and spans are is told in `trees`, whose functions are here as well.
+trees and spans are stands in `trees`, whose functions are here as well.
 """
 
 import re
@@ -238,7 +238,7 @@ def compare(sentences, parsers, seeds=range(5), labels=LABELS):
 
 
 def format_table(rows):
-    """The rows of `compare` as a table for people (percent, but for the depth)."""
+    """The rows of `compare` as a text table (percent, but for the depth)."""
     labels = [key.removeprefix("count_") for key in rows[0] if key.startswith("count_")]
     columns = {"F1": "f1", "corpus F1": "corpus_f1", "P": "precision", "R": "recall"}
     columns |= {"depth": "depth"} | {label: f"recall_{label}" for label in labels}

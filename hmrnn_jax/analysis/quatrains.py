@@ -34,11 +34,11 @@ def repeats(generated, known) -> int:
 
 
 def form_report(generated, known=None) -> tuple[float, str]:
-    """The share of poems that keep their form, and lines for people.
+    """The share of poems that keep their form, and lines of text.
 
     Args:
       generated: poems, of `poems`.
-      known: the set of training poems, to tell how many are repeated; not told when None.
+      known: the set of training poems, to tell how many are repeated; not counted when None.
 
     Returns:
       The share, in [0, 1], and one line for each poem with what is wrong with it, then a line of

@@ -204,7 +204,7 @@ def _deviation(values):
 
 
 def format_scores(rows, gold="a space"):
-    """The rows of `score_against` as a table for people (percent, but for the rate).
+    """The rows of `score_against` as a text table (percent, but for the rate).
 
     Args:
       gold: what a true boundary is, for the legend: "the last character of a word".

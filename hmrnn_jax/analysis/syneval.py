@@ -153,7 +153,7 @@ def pooled(rows):
 
 
 def format_table(rows):
-    """The rows of `evaluate` or `pooled` as a table for people, in percent.
+    """The rows of `evaluate` or `pooled` as a text table, in percent.
 
     Beside each stands what Shen et al. (2019) published for its construction, animate and
     inanimate items together.

@@ -21,7 +21,7 @@ class ImageBatch(NamedTuple):
     Attributes:
       inputs: float32 [T, B, D], a patch at each step, standardised; see `patches`.
       labels: int32 [B].
-      mask: float32 [B], 1 for an image, 0 for a filler row, which is zeros and label 0.
+      mask: float32 [B], 1 for an image, 0 for a padding row, which is zeros and label 0.
     """
 
     inputs: np.ndarray
@@ -52,7 +52,7 @@ class ImageStream(ShuffledEpochs):
     """Training batches of images, as a pure function of the step.
 
     Every image comes once in an epoch, in an order that is drawn from (seed, epoch); the fewer
-    than `batch` left over make up the last batch, with filler rows.
+    than `batch` left over make up the last batch, with padding rows.
 
     Args:
       images, labels: uint8 [N, H, W]; int32 [N].
@@ -86,7 +86,7 @@ class ImageStream(ShuffledEpochs):
 
 
 class EvaluationImages:
-    """All images once, in order: `len(stream)` batches, the last with filler rows.
+    """All images once, in order: `len(stream)` batches, the last with padding rows.
 
     Args:
       images, labels, batch, patch, rows: as in `ImageStream`. Raises UserError as it does.

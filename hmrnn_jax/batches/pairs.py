@@ -36,7 +36,7 @@ class PairBatch(NamedTuple):
         of the sentence. Where True, the state of the row is put back to the initial state
         before the step, so the padding leaves no trace.
       labels: int32 [B].
-      mask: float32 [B], 1 for a pair, 0 for a filler row, which is padding and label 0.
+      mask: float32 [B], 1 for a pair, 0 for a padding row, which is padding and label 0.
     """
 
     left: np.ndarray
@@ -53,7 +53,7 @@ class PairStream(ShuffledEpochs):
     Every pair comes once in an epoch. The order of epoch e is drawn from (seed, e): a
     permutation of all pairs; pools of `pool` batches, each sorted by length and cut into
     batches; these in a random order again. The fewer than `batch` pairs left over, which are
-    a random draw too, make up a batch with filler rows.
+    a random draw too, make up a batch with padding rows.
 
     Args:
       pairs: what is streamed.
@@ -101,13 +101,13 @@ class PairStream(ShuffledEpochs):
 
 
 class EvaluationPairs:
-    """All pairs once, sorted by length: `len(stream)` batches, the last with filler rows.
+    """All pairs once, sorted by length: `len(stream)` batches, the last with padding rows.
 
     Args:
       pairs, batch, quantum, rows: as in `PairStream`.
 
     `order` is int64 [len(stream), batch], the pair that each row of each batch holds, -1 in
-    filler rows. Raises UserError as `PairStream` does.
+    padding rows. Raises UserError as `PairStream` does.
     """
 
     def __init__(self, pairs: Pairs, batch: int, quantum: int = QUANTUM, rows: slice | None = None):
@@ -124,7 +124,7 @@ class EvaluationPairs:
 
 
 def padding(batches: Iterable[PairBatch]) -> float:
-    """The share, 0 to 1, of the batches' steps that are padding, filler rows included."""
+    """The share, 0 to 1, of the batches' steps that are padding, padding rows included."""
     padded = steps = 0
     for batch in batches:
         for resets in (batch.left_resets, batch.right_resets):

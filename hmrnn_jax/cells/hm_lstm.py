@@ -246,7 +246,7 @@ def active(config, before, after, resets):
     """Where a layer does not COPY: `{product's name: (columns [T, B], number of gate rows)}`.
 
     Elsewhere the gates have no gradient; the first layer, which never COPYs, is left out, and so
-    is every layer where that cannot be told from z.
+    is every layer where that cannot be seen in z.
 
     Args:
       before, after: `State` before and after each step, z `[T, B]`.

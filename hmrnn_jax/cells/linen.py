@@ -18,7 +18,7 @@ from hmrnn_jax.errors import require
 OUTPUTS = ("h", "state")
 
 
-def advance(config, params, carry, x, slope, key, output):
+def step(config, params, carry, x, slope, key, output):
     """One step of a cell with Flax's axes; arguments as in `RNNCell`.
 
     Returns the new carry and the output. Raises `UserError` for an x of another width.
@@ -55,7 +55,7 @@ class RNNCell(nn.RNNCellBase):
         boundaries = states.z[0]  # [batch, time]
 
     A cell in `sample` mode draws from the stream `boundary`, which `nn.RNN` has to be
-    told of, or there are no draws, and told to split, or all time steps share one:
+    given, or there are no draws, and has to split, or all time steps share one:
     `nn.RNN(cell, split_rngs={"params": False, "boundary": True})`, then
     `rnn.apply(variables, x, rngs={"boundary": key})`.
 
@@ -83,7 +83,7 @@ class RNNCell(nn.RNNCellBase):
         init = cells.of(self.config).init
         params = self.param("cell", init, self.config, self.param_dtype)
         key = self.make_rng("boundary") if self.config.uses_noise else None
-        return advance(self.config, params, carry, x, self.slope, key, self.output)
+        return step(self.config, params, carry, x, self.slope, key, self.output)
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape):

@@ -50,7 +50,7 @@ class RNNCell(nnx.RNNCellBase):
         """One time step: `carry` is a `State`, `[..., d]`, inputs are `[..., input_size]`."""
         params = nnx.to_pure_dict(nnx.state(self.cell))
         key = self.rngs() if self.rngs else None
-        return linen.advance(self.config, params, carry, inputs, self.slope[...], key, self.output)
+        return linen.step(self.config, params, carry, inputs, self.slope[...], key, self.output)
 
     def initialize_carry(self, input_shape, rngs=None, carry_init=None):
         """The cell's initial state for inputs of `input_shape`, `[..., input_size]`.

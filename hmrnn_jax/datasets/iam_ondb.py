@@ -59,11 +59,12 @@ def load(path=None, split: str = "official", seed: int = 0, clip: float = 0.0) -
         which, so `seed` draws them. From fewer lines the same proportions are drawn.
       seed: of the split 'hm_lstm'. A line's place depends on the seed and its id alone: neither
         the platform, nor a library's version, nor the order of the files changes it.
-      clip: see `make_corpus`, in deviations. Many programs clip at 500 tablet units, about 12.
+      clip: see `make_corpus`, in standard deviations. Many programs clip at 500 tablet units,
+        about 12.
 
     Returns:
       the corpus with the columns dx and dy, the event pen_up and the transcripts as `texts`. The
-      `changes` of valid and test are `word_gaps`; a line whose words cannot be told apart has
+      `changes` of valid and test are `word_gaps`; a line whose words cannot be separated has
       none. The corpus is named `iam_ondb` only if every file has its published number of lines,
       else `iam_ondb-partial`; the HM-LSTM paper's split adds `-hm_lstm`.
 
@@ -160,7 +161,7 @@ def _folder(path):
 
 
 def _read(file) -> Sequences:
-    """One file, raw; every fault is told with the file, and the line where there is one."""
+    """One file, raw; every fault is reported with the file, and the line where there is one."""
     arrays = archives.read_npz(file)
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:

@@ -68,7 +68,7 @@ class Report:
 
 
 class _Fault(Exception):
-    """What is wrong with one line; told with its file, and skipped if the user allows it."""
+    """What is wrong with one line; reported with its file, and skipped if the user allows it."""
 
 
 def convert(raw, out, skip_broken: bool = False) -> Report:
@@ -193,7 +193,7 @@ def _read_lists(raw) -> dict:
 
 
 def _files(raw, kind):
-    """Yields `(path for people, match of the name, content)` of an archive or of its folder."""
+    """Yields `(path to show, match of the name, content)` of an archive or of its folder."""
     pattern, archive, folder = _NAMES[kind], raw / f"{kind}-all.tar.gz", raw / kind
 
     def match(path):

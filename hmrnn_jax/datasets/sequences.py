@@ -10,9 +10,9 @@ import numpy as np
 from hmrnn_jax.datasets.text import SPLITS
 from hmrnn_jax.errors import UserError
 
-# Beyond so many deviations a value is taken for a fault of the file, not for a rare value.
+# Beyond so many standard deviations a value is taken for a fault of the file, not for a rare value.
 # The largest offset of IAM-OnDB is at 61.
-ABSURD = 1000.0
+MAX_STD = 1000.0
 
 
 class Scale(NamedTuple):
@@ -23,7 +23,7 @@ class Scale(NamedTuple):
     Attributes:
       columns: names of the D columns.
       event: name of the 0/1 column that goes along (`pen_up`); '' if there is none.
-      mean, deviation: D floats each, of the training split.
+      mean, deviation: D floats each, means and standard deviations of the training split.
     """
 
     columns: tuple
@@ -147,8 +147,8 @@ def make_corpus(name, source, splits, columns, event="", clip=0.0, notes=()) -> 
       name, source, notes: see `SequenceCorpus`.
       splits: split -> `Sequences` of raw values.
       columns, event: see `Scale`.
-      clip: values further than so many deviations from the mean are moved there, and counted
-        in the notes; 0 moves nothing.
+      clip: values further than so many standard deviations from the mean are moved there, and
+        counted in the notes; 0 moves nothing.
 
     Raises:
       UserError: an empty split, a sequence of fewer than two steps, a value that float32 does
@@ -188,7 +188,7 @@ def standardise(part: Sequences, scale: Scale, name: str, clip=0.0) -> tuple:
     """
     _check(name, part, scale.columns)
     values = scale.standardise(part.values)
-    far = np.abs(values) > (clip or ABSURD)
+    far = np.abs(values) > (clip or MAX_STD)
     if far.any() and not clip:
         step, column = np.argwhere(far)[0]
         raise UserError(

@@ -4,9 +4,9 @@ A file is one sequence, a table of T steps and named columns:
 
 * `.csv`: UTF-8, one step a line, columns divided by tabs, semicolons or commas (the first of these
   that the first line has), numbers in plain notation such as -1.5e-3. The first line holds the
-  names of the columns; without it, they are called column1, column2, ... Which it is can be told,
+  names of the columns; without it, they are called column1, column2, ... Which it is can be set,
   or is guessed where that is safe: names if no cell of the first line is a number, a step if all
-  are. A line of both is refused until it is told, and one of whole numbers that may be names:
+  are. A line of both is refused until it is set, and one of whole numbers that may be names:
   0, 1, 2, ... or 1, 2, ..., as programs number columns, or rising ones above a line without any.
   Names of columns to take tell it too: those of the first line, or column1 and the like.
 * `.npz`: arrays of one length T; `[T]` is a column of the array's name, `[T, D]` the columns

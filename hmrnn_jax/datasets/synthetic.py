@@ -64,7 +64,7 @@ SMALL = 150.0  # height of a small letter in tablet units, about that of IAM-OnD
 
 
 def oscillators(seed=0, sequences=(400, 40, 40), steps=400, noise=0.1) -> SequenceCorpus:
-    """A signal of three regimes that take turns; the model is not told when.
+    """A signal of three regimes that take turns; the model does not know when.
 
     Each regime is an oscillator of its own period and shape (`REGIMES`) and amplitude 1. It lasts
     20 to 60 steps, all lengths equally likely; the next one is either of the other two. The
@@ -74,7 +74,7 @@ def oscillators(seed=0, sequences=(400, 40, 40), steps=400, noise=0.1) -> Sequen
       seed: an int from 0.
       sequences: number of sequences in train, valid and test.
       steps: length of each sequence.
-      noise: deviation of the Gaussian noise, in units of the amplitude.
+      noise: standard deviation of the Gaussian noise, in units of the amplitude.
 
     Returns:
       A corpus of the columns `first` and `second`. `changes` is True at the last step of a
@@ -103,7 +103,7 @@ def oscillators(seed=0, sequences=(400, 40, 40), steps=400, noise=0.1) -> Sequen
             names=tuple(f"{split}-{i}" for i in range(count)),
             changes=changes.ravel(),
         )
-    return make_corpus("oscillators", f"made up, seed {seed}", splits, ("first", "second"))
+    return make_corpus("oscillators", f"synthetic, seed {seed}", splits, ("first", "second"))
 
 
 def _regimes(rng, steps):
@@ -149,7 +149,7 @@ def scribbles(seed=0, lines=(600, 40, 40)) -> SequenceCorpus:
             texts=texts,
             changes=np.concatenate(changes),
         )
-    source = f"made up, seed {seed}"
+    source = f"synthetic, seed {seed}"
     return make_corpus("scribbles", source, splits, ("dx", "dy"), event="pen_up")
 
 

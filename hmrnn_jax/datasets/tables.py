@@ -74,7 +74,7 @@ def _open_csv(path, header, known):
 
 @contextlib.contextmanager
 def _rows(path, text, delimiter):
-    """The rows of a text, lists of cells of any length; told with the line what is wrong."""
+    """The rows of a text, lists of cells of any length; a message names the line that is wrong."""
     before = csv.field_size_limit(max(len(text), csv.field_size_limit()))
     # Strict, for a quotation mark out of place would hide the steps up to the next one.
     rows = csv.reader(files.each_line(text), delimiter=delimiter, strict=True)

@@ -174,7 +174,7 @@ class Vocabulary:
                 lines[-1].append(word)
         return "\n".join(" ".join(line) for line in lines)
 
-    def spelled(self, ids):
+    def symbol_strings(self, ids):
         """One string for each symbol, a list or a str.
 
         A byte is the code point of its number, a word has its space behind it, an unknown byte
@@ -190,10 +190,10 @@ class Vocabulary:
     def as_written(self, text, ids):
         """One string for each symbol of `text` (see `as_unit`), the unknown ones as they are.
 
-        Words are `spelled`, the unknown ones too.
+        Words are as in `symbol_strings`, the unknown ones too.
         """
         if self.unit == "words":
-            return self.spelled(ids)
+            return self.symbol_strings(ids)
         return text.decode("latin-1") if isinstance(text, bytes) else text
 
     def unknown_note(self, name, unknown: int, total: int) -> str:

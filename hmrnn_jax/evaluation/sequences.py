@@ -74,7 +74,7 @@ class _Looked(NamedTuple):
     norms: np.ndarray
 
 
-def _look(run, sequences, asked, batch=64, seed=0):
+def _window(run, sequences, asked, batch=64, seed=0):
     """For each sequence `_Looked`, by the `Reading`s `asked`."""
     found = []
     for z, norms, surprise in _curves(run, sequences, batch, seed):
@@ -96,7 +96,9 @@ def _curves(run, sequences, batch=64, seed=0):
         inputs = np.zeros((steps, len(chosen), table.shape[1]), np.float32)
         for row, number in enumerate(chosen):
             inputs[: sequences.lengths[number], row] = table[sequences.place(number)]
-        z, norms, surprise = activations.look_ahead(run.model, run.plain, inputs, run.slope, seed)
+        z, norms, surprise = activations.with_surprise(
+            run.model, run.plain, inputs, run.slope, seed
+        )
         z = np.array([layer > 0.5 for layer in z], np.int8).reshape(-1, *surprise.shape)
         for row, number in enumerate(chosen):
             length = int(sequences.lengths[number])
@@ -149,11 +151,11 @@ def show_boundaries(
     names = (reading, *(name for name in _available(run.model) if name != reading))
     asked = _readings(run, names, segment_length, seed)
     sequences = sequences.chosen(np.arange(min(len(sequences), scored)))
-    looked = _look(run, sequences, asked, seed=seed)
+    looked = _window(run, sequences, asked, seed=seed)
     untrained = []
     for fresh in runs.untrained(run):
         of_fresh = _readings(fresh, names, segment_length, seed)
-        untrained.append(_look(fresh, sequences, of_fresh, seed=seed))
+        untrained.append(_window(fresh, sequences, of_fresh, seed=seed))
     shown = min(shown, len(sequences))
     values = run.encoding.restore(sequences.values)
     places = [sequences.place(number) for number in range(len(sequences))]
@@ -210,7 +212,7 @@ def _scores(looked, untrained, places, gold, tolerance):
 
 
 def _side_by_side(looked, steps):
-    """`{reading: z [K, steps, B]}` of what `_look` found of B sequences."""
+    """`{reading: z [K, steps, B]}` of what `_window` found of B sequences."""
     found = {}
     for name, first in looked[0].z.items():
         layers = found[name] = np.zeros((len(first), steps, len(looked)), np.int8)
@@ -227,7 +229,7 @@ def segment(run, sequences, path, seed=0, reading="detectors", length=None):
     """
     _check(run, reading)
     (asked,) = _readings(run, [reading], length, seed)
-    looked = _look(run, sequences, [asked], seed=seed)
+    looked = _window(run, sequences, [asked], seed=seed)
     rows = (
         {"sequence": name, "start": row["start"], "end": row["end"], "layer": number}
         for name, one in zip(sequences.names, looked, strict=True)

@@ -27,7 +27,7 @@ MOST_POEMS = MOST_DRAWN // _POEM
 
 
 class Spelled(collections.abc.Sequence):
-    """The symbols of ids as strings, see `Vocabulary.spelled`, made when they are asked for."""
+    """The symbols of ids as strings, see `Vocabulary.symbol_strings`, made when asked for."""
 
     def __init__(self, ids, vocabulary):
         self.ids, self.vocabulary = ids, vocabulary
@@ -37,12 +37,12 @@ class Spelled(collections.abc.Sequence):
 
     def __getitem__(self, place):
         if isinstance(place, slice):
-            return self.vocabulary.spelled(self.ids[place])
-        return self.vocabulary.spelled(self.ids[[place]])[0]
+            return self.vocabulary.symbol_strings(self.ids[place])
+        return self.vocabulary.symbol_strings(self.ids[[place]])[0]
 
 
 def read(path, vocabulary):
-    """`(ids, symbols, note)` of a text file: symbols as strings, see `Vocabulary.spelled`.
+    """`(ids, symbols, note)` of a text file: symbols as strings, see `Vocabulary.symbol_strings`.
 
     Unknown characters and bytes are as they are in the text.
     """
@@ -157,7 +157,7 @@ def show_boundaries(
     shown = min(len(ids), length)
     first, detectors = list(z[reading][:, :shown]), reading == "detectors"
     weights = sparse_model.inference(run.model, run.plain)
-    _, norms = activations.look(*weights, ids[:shown], run.slope, seed)
+    _, norms = activations.of(*weights, ids[:shown], run.slope, seed)
     heading = f"{run.title}: {title}" + ("" if detectors else f", {asked[0].description}")
     boundary_figure(path, symbols[:shown], first, norms, heading, updates=detectors)
     lines, rows = [boundaries.text_view(symbols[:shown], first, updates=detectors)], []

@@ -15,7 +15,7 @@ from hmrnn_jax.models import mixture
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _look(model, params, inputs, following, carry, slope, key):
+def _one_window(model, params, inputs, following, carry, slope, key):
     noise = jax.random.uniform(key, (*inputs.shape[:2], model.noise_width))
     out = model.apply({"params": params}, inputs, carry, slope=slope, noise=noise)
     norms, boundaries, surprise = [], [], None
@@ -30,7 +30,7 @@ def _look(model, params, inputs, following, carry, slope, key):
     return out.carry, jnp.stack(norms), boundaries, surprise
 
 
-def look(model, params, inputs, slope=1.0, seed=0, window=256):
+def of(model, params, inputs, slope=1.0, seed=0, window=256):
     """What the model does while it reads from the initial state.
 
     Args:
@@ -41,14 +41,14 @@ def look(model, params, inputs, slope=1.0, seed=0, window=256):
     """
     inputs = np.asarray(inputs)
     if inputs.ndim > 1:
-        return look_ahead(model, params, inputs, slope, seed, window)[:2]
+        return with_surprise(model, params, inputs, slope, seed, window)[:2]
     ids = inputs.astype(np.int32)[:, None]
     layers, norms, _ = _windows(model, params, ids, None, slope, seed, window)
     return [z[:, 0] for z in layers], norms[..., 0]
 
 
-def look_ahead(model, params, inputs, slope=1.0, seed=0, window=256):
-    """As `look` for the steps `[N, B, C]` of B real-valued sequences, and their surprise.
+def with_surprise(model, params, inputs, slope=1.0, seed=0, window=256):
+    """As `of` for the steps `[N, B, C]` of B real-valued sequences, and their surprise.
 
     Returns `(boundaries, norms, surprise)`: surprise `[N, B]` is the negative log-density of the
     step after each, in nats; 0 at the last.
@@ -61,7 +61,7 @@ def look_ahead(model, params, inputs, slope=1.0, seed=0, window=256):
 
 
 def _windows(model, params, inputs, following, slope, seed, window):
-    """`look_ahead` of `[N, B, ...]`; without what follows there is no surprise."""
+    """`with_surprise` of `[N, B, ...]`; without what follows there is no surprise."""
     model, length = model.inference, len(inputs)
     params = jax.device_put(params)  # once, not at every window
     carry, key = model.initial_carry(inputs.shape[1]), jax.random.key(seed)
@@ -72,7 +72,7 @@ def _windows(model, params, inputs, following, slope, seed, window):
             for x in (inputs, following)
         )
         draw = jax.random.fold_in(key, number)
-        carry, *values = _look(model, params, part, after, carry, slope, draw)
+        carry, *values = _one_window(model, params, part, after, carry, slope, draw)
         found.append(jax.device_get(values))
     norms, boundaries, surprise = zip(*found, strict=True)
     layers = [np.concatenate(parts)[:length] for parts in zip(*boundaries, strict=True)]

@@ -11,21 +11,21 @@ from hmrnn_jax.models import mixture
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _generate(model, params, prompt, knobs, length):
+def _generate(model, params, prompt, scalars, length):
     """One compiled scan over all rows, see `generation.continued`."""
     rows = prompt.shape[1]
 
     def step(position, states, x):
-        draw, noise = jax.random.split(jax.random.fold_in(knobs["key"], position))
+        draw, noise = jax.random.split(jax.random.fold_in(scalars["key"], position))
         out = model.apply(
             {"params": params},
             x[None],
             states,
-            slope=knobs["slope"],
+            slope=scalars["slope"],
             noise=jax.random.uniform(noise, (1, rows, model.noise_width)),
         )
         density = jax.tree.map(lambda leaf: leaf[0], out.mixture)
-        values, events = mixture.sample(draw, density, knobs["temperature"], knobs["bias"])
+        values, events = mixture.sample(draw, density, scalars["temperature"], scalars["bias"])
         parts = [values] if events is None else [values, events[:, None]]
         return out.carry, jnp.concatenate(parts, axis=1), ()
 
@@ -41,11 +41,11 @@ def generate(model, params, prompt, length, temperature=1.0, bias=0.0, seed=0, s
 
     Returns `[length, B, C]`, standardised.
     """
-    knobs = {
+    scalars = {
         "key": jax.random.key(seed),
         "slope": jnp.float32(slope),
         "temperature": jnp.float32(temperature),
         "bias": jnp.float32(bias),
     }
     prompt = jnp.asarray(prompt, jnp.float32)
-    return np.asarray(_generate(model.inference, params, prompt, knobs, length))
+    return np.asarray(_generate(model.inference, params, prompt, scalars, length))

@@ -101,11 +101,11 @@ DETECTORS = Reading("detectors")
 class Decider:
     """Puts a `Reading`'s boundaries along a text that comes a piece at a time.
 
-    They are those of the whole text, each told as soon as what comes cannot change it: a step
+    They are those of the whole text, each reported as soon as what comes cannot change it: a step
     later, and one more for the surprise, which is known when the next symbol is.
 
     Attributes:
-      decided: number of symbols whose boundaries were told.
+      decided: number of symbols whose boundaries were reported.
       state: what `Decider(reading, state)` goes on from, of plain numbers.
     """
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from hmrnn_jax import ops
 from hmrnn_jax.cells import hm_lstm
 from hmrnn_jax.models import stack
-from hmrnn_jax.models.dropout import connect
+from hmrnn_jax.models.dropout import drop_connect
 from hmrnn_jax.models.language import LanguageModel, Output
 from hmrnn_jax.recurrence import sparse as sparse_cell
 
@@ -46,7 +46,7 @@ class SparseModel:
     def prepare(self, params):
         """The weights that `apply` takes in place of the model's parameters."""
         (config,) = self.cells
-        cell = connect(params["cell1"], self.model.dropout, None)
+        cell = drop_connect(params["cell1"], self.model.dropout, None)
         weights = {
             "cell": sparse_cell.prepare(config, cell, self._precision),
             "bias": params["softmax_bias"],

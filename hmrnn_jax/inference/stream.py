@@ -68,7 +68,7 @@ class Reading(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _read(model, curve, newline, params, ids, count, held, knobs):
+def _read(model, curve, newline, params, ids, count, held, scalars):
     """Reads `ids[:count]`; `held` is `(carry, log-probabilities of what comes, position)`.
 
     `curve` names what else is read, see `reading.of_output`, () or a tuple of one.
@@ -76,10 +76,10 @@ def _read(model, curve, newline, params, ids, count, held, knobs):
 
     def body(t, results):
         (carry, before, position), z, scores, curves = results
-        key = jax.random.fold_in(knobs["key"], position)
+        key = jax.random.fold_in(scalars["key"], position)
         noise = jax.random.uniform(key, (1, 1, model.noise_width))
         out = model.apply(
-            {"params": params}, ids[t][None, None], carry, slope=knobs["slope"], noise=noise
+            {"params": params}, ids[t][None, None], carry, slope=scalars["slope"], noise=noise
         )
         after = (out.carry, jax.nn.log_softmax(out.logits[0, 0]), position + 1)
         fired = [layer[0, 0] > 0.5 for states in out.states for layer in getattr(states, "z", ())]
@@ -126,7 +126,7 @@ class Stream:
         self._params = params
         self._model, weights = sparse_model.inference(model, params)
         self._weights = jax.device_put(weights)  # once, not at every call
-        self._knobs = {"key": jax.random.key(seed), "slope": jnp.float32(slope)}
+        self._scalars = {"key": jax.random.key(seed), "slope": jnp.float32(slope)}
         self._settings = {"slope": float(slope), "seed": seed}
         self.reset()
 
@@ -243,7 +243,7 @@ class Stream:
             padded = np.pad(part, (0, _CHUNK - len(part)))
             self._held, fired, of_part, more = _read(
                 self._model, self._curve, self.vocabulary.line_end, self._weights, padded,
-                len(part), self._held, self._knobs,
+                len(part), self._held, self._scalars,
             )  # fmt: skip
             z[:, place], scores[place] = fired[:, : len(part)], of_part[: len(part)]
             for rows in more.values():

@@ -56,7 +56,7 @@ class Masks(NamedTuple):
     weights: tuple = ()
 
 
-def draw(dropout, key, rows, first_row, vocabulary, widths, kernels):
+def sample_masks(dropout, key, rows, first_row, vocabulary, widths, kernels):
     """The `Masks` of one window.
 
     Args:
@@ -113,7 +113,7 @@ def _is_recurrent(path):
     return names[-1] in ("U", "U_rec") and "norm" not in names and "detector" not in names
 
 
-def connect(params, dropout, masks):
+def drop_connect(params, dropout, masks):
     """A cell's parameters with DropConnect on its recurrent kernels.
 
     `masks`: factors in the order of `recurrent`, in training; None in evaluation, where the

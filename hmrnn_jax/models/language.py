@@ -9,7 +9,7 @@ from hmrnn_jax import ops, recurrence
 from hmrnn_jax.cells.base import exportable, widths
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.models import stack
-from hmrnn_jax.models.dropout import Dropout, Masks, connect, draw, recurrent
+from hmrnn_jax.models.dropout import Dropout, Masks, drop_connect, recurrent, sample_masks
 
 
 @exportable("language.Output")
@@ -69,14 +69,14 @@ class LanguageModel(stack.CellStack, nn.Module):
 
     @nn.nowrap
     def masks(self, params, key, rows, first_row):
-        """Dropout's masks for one window, see `dropout.draw`; None without dropout."""
+        """Dropout's masks for one window, see `dropout.sample_masks`; None without dropout."""
         if not any(self.dropout[:-1]):
             return None
         cells = [params[f"cell{number + 1}"] for number in range(len(self.cells))]
         kernels = [[k.shape for k in recurrent(cell)] for cell in cells]
         hidden = tuple(widths(config)[-1] for config in self.cells[:-1])
         read = (self.embedding, hidden, self.width)
-        return draw(self.dropout, key, rows, first_row, self.vocabulary, read, kernels)
+        return sample_masks(self.dropout, key, rows, first_row, self.vocabulary, read, kernels)
 
     @nn.compact
     def __call__(self, ids, carry, *, resets=None, slope=1.0, noise=None, masks=None):
@@ -102,7 +102,7 @@ class LanguageModel(stack.CellStack, nn.Module):
         def prepare(number, params):
             connected = drop.weights[number] if drop.weights else None
             if masks is None or connected is not None:
-                return connect(params, self.dropout, connected)
+                return drop_connect(params, self.dropout, connected)
             return params
 
         hidden, final, states, aux = self.run_cells(

@@ -26,7 +26,7 @@ from hmrnn_jax.cells.base import exportable
 # of them, or onto a line through several, gains likelihood without limit and overflows float32.
 # So |log_sigma| and |rho_hat| are taken as they are up to these bounds, and bent beyond them,
 # where they grow by less than 1 however large the output (`_bend`). For standardised data,
-# e^-7 is a thousandth of a deviation, e^7 a thousand of them, and tanh(5) = 0.9999.
+# e^-7 is a thousandth of a standard deviation, e^7 a thousand of them, and tanh(5) = 0.9999.
 LOG_SIGMA_BOUND = 7.0
 RHO_HAT_BOUND = 5.0
 
@@ -38,7 +38,7 @@ class Mixture(NamedTuple):
     Attributes:
       pi_logits: [..., K], logits of the components' weights.
       mu: [..., K, D], means.
-      log_sigma: [..., K, D], logarithms of the deviations.
+      log_sigma: [..., K, D], logarithms of the standard deviations.
       rho_hat: [..., K], arguments of the correlations tanh(rho_hat); None unless D = 2.
       event_logit: [...], logit of P(event = 1); None if the sequences have no events.
     """

@@ -65,7 +65,7 @@ class CellStack:
     def check(self, steps, mesh):
         """Raises `UserError` if the cells cannot be trained in windows of `steps` steps, or not
         on the devices of `mesh`."""
-        policy = self.policy._replace(chip=parallel.chip(mesh))
+        policy = self.policy._replace(device_kind=parallel.device_kind(mesh))
         policy.check(steps)
         parameters = 0  # at least
         for config in self.cells:
@@ -134,7 +134,7 @@ class CellStack:
 
 
 def host_memory():
-    """Bytes of this machine's memory; infinite where it is not told."""
+    """Bytes of this machine's memory; infinite where it is not known."""
     if not hasattr(os, "sysconf"):
         return math.inf
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -26,8 +26,8 @@ class Policy(NamedTuple):
         kernel, see `tpu_kernel`, or on a GPU the layers' steps around their products
         as one each, see `gpu_kernel`; `auto`, the TPU kernel where the chip has room
         for it, else `scan`.
-      chip: that it is traced for, see `parallel.chip`. Where it is empty that is asked while
-        tracing; give it for a program that will run elsewhere.
+      device_kind: what it is traced for, see `parallel.device_kind`. Where it is empty, tracing
+        asks; give it for a program that will run elsewhere.
       skip_copies: deferred gradients of an HM-LSTM's kernels leave out the columns in which a
         layer COPYs, exactly, see `deferred`; not for second derivatives.
 
@@ -39,7 +39,7 @@ class Policy(NamedTuple):
     remat: int = 0
     unroll: int = 1
     backend: str = "scan"
-    chip: str = ""
+    device_kind: str = ""
     skip_copies: bool = False
 
     def check(self, steps):
@@ -53,8 +53,8 @@ class Policy(NamedTuple):
 
     @property
     def device(self):
-        """The `chip`, or where it is empty that of the program which is being traced."""
-        return self.chip or parallel.chip()
+        """The `device_kind`, or where it is empty that of the program which is being traced."""
+        return self.device_kind or parallel.device_kind()
 
     def check_device(self, config):
         """Raises `UserError` if the device has no kernels for a cell that is to have them."""
@@ -65,28 +65,28 @@ class Policy(NamedTuple):
         gpu_arguments(config, self)
 
 
-def choose_backend(config, policy, way, *arguments):
+def choose_backend(config, policy, direction, *arguments):
     """`pallas`, a TPU's kernel, or `scan`: what the policy says, or what fits.
 
     Args:
-      config: of the cell. way: `forwards` or `backwards`, for what is noted of the choice.
+      config: of the cell. direction: `forwards` or `backwards`, for what is reported of the choice.
       arguments: what `tpu_kernel.scan` would be given.
     """
-    name = f"{type(config).__module__.rpartition('.')[2]}, {way}"
+    name = f"{type(config).__module__.rpartition('.')[2]}, {direction}"
     if _is_gpu(policy) and policy.backend != "scan":
         choice = "scan, as no time has been measured on a GPU; model.backend=pallas has kernels"
         if policy.backend == "pallas":
             choice = "scan of a layer's kernels and products"
-        note(f"{name}: {choice}")
+        report(f"{name}: {choice}")
         return "scan"
     if policy.backend != "auto":
         return policy.backend
     if policy.gradient != "deferred" or not tpu_kernel.vmem_bytes(policy.device):
-        note(f"{name}: scan, as {policy.device} has no kernel")
+        report(f"{name}: scan, as {policy.device} has no kernel")
         return "scan"
     needed, available = tpu_kernel.needs(policy.device, *arguments)
     chosen = "pallas" if needed <= available else "scan"
-    note(
+    report(
         f"{name}: {'one kernel' if chosen == 'pallas' else 'scan'}, as a window takes"
         f" {needed / 2**20:.0f} MiB of the {available / 2**20:.0f} MiB of VMEM to be had"
     )
@@ -115,21 +115,21 @@ def gpu_arguments(config, policy):
     return {"pointwise": gpu_kernel}
 
 
-_NOTES = contextvars.ContextVar("notes", default=None)
+_REPORTED = contextvars.ContextVar("reported", default=None)
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[list]:
-    """Collects what is traced meanwhile says of its choices, a line each, none twice."""
-    token = _NOTES.set([])
+def reported() -> Iterator[list]:
+    """Collects the choices that are made while a program is traced, a line each, none twice."""
+    token = _REPORTED.set([])
     try:
-        yield _NOTES.get()
+        yield _REPORTED.get()
     finally:
-        _NOTES.reset(token)
+        _REPORTED.reset(token)
 
 
-def note(line):
-    """A line for `noted`."""
-    notes = _NOTES.get()
-    if notes is not None and line not in notes:
-        notes.append(line)
+def report(line):
+    """Adds a line for `reported`."""
+    lines = _REPORTED.get()
+    if lines is not None and line not in lines:
+        lines.append(line)

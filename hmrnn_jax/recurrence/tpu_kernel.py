@@ -34,9 +34,9 @@ _SPARE = 1 / 3
 _LEAST = 16 * MIB  # the limit of kernels that need little
 
 
-def vmem_bytes(chip):
-    """VMEM of one core of a chip, by its `device_kind`; 0 if it is not known."""
-    return VMEM.get(chip, 0) * MIB
+def vmem_bytes(device_kind):
+    """VMEM of one core of a chip of that kind; 0 if it is not known."""
+    return VMEM.get(device_kind, 0) * MIB
 
 
 def resident_bytes(resident, carry, xs, ys):
@@ -107,7 +107,7 @@ class _Form(NamedTuple):
         ref[index or ...] = value if self.rank else value[:, None]
 
 
-def scan(body, resident, carry, xs, reverse=False, chip="", ends=()):
+def scan(body, resident, carry, xs, reverse=False, device_kind="", ends=()):
     """`lax.scan` of `body(resident, carry, x) -> (carry, y)`, as one kernel.
 
     Args:
@@ -116,7 +116,7 @@ def scan(body, resident, carry, xs, reverse=False, chip="", ends=()):
       carry: a tree of arrays `[B]` or `[d, B]`.
       xs: a tree of arrays `[T, B]` or `[T, d, ..., B]`.
       reverse: from the last step to the first.
-      chip: `device_kind` of the TPU; anything else interprets the kernel, slowly.
+      device_kind: of the TPU; anything else interprets the kernel, slowly.
       ends: empty, or `(first, after)`, a tree like a carry before the first step and after each,
         `[T, ...]`: x is then `(before, after, x)`, both read from the one array.
 
@@ -193,7 +193,7 @@ def scan(body, resident, carry, xs, reverse=False, chip="", ends=()):
         jax.eval_shape(functools.partial(f.given, leading=1), y)
         for f, y in zip(forms["ys"], leaves["ys"], strict=True)
     ]
-    vmem = vmem_bytes(chip)
+    vmem = vmem_bytes(device_kind)
     needed = resident_bytes(resident, (carry, first), (after, after, xs), ys)
     limit = min(vmem, max(_LEAST, int(needed / (1 - _SPARE))))
     outputs = pl.pallas_call(
@@ -231,9 +231,9 @@ def results(body, resident, carry, xs, ends=()):
     return jax.eval_shape(jax.vmap(rows, (None, None, 0), 0), resident, carry, x)[1]
 
 
-def needs(chip, body, resident, carry, xs, ends=()):
-    """`(needed, available)` bytes of VMEM for `scan` with these arguments on a chip."""
+def needs(device_kind, body, resident, carry, xs, ends=()):
+    """`(needed, available)` bytes of VMEM for `scan` with these arguments on such a chip."""
     first, after = ends or ((), ())
     ys = results(body, resident, carry, xs, ends)
     needed = resident_bytes(resident, (carry, first), (after, after, xs), ys)
-    return needed, int(vmem_bytes(chip) * (1 - _SPARE))
+    return needed, int(vmem_bytes(device_kind) * (1 - _SPARE))

@@ -1,16 +1,16 @@
-"""What a run learns: `config.task` names a module, whose `Task` tells training and evaluation
+"""What a run learns: `config.task` names a module, whose `Task` gives training and evaluation
 
 * `model`, `init_params(key)`, `initial_carry(rows)`: the network;
 * `stream`: `stream(step) -> batch`, and where its epochs end (`batches.text.Stream`);
-* `loss(params, carry, batch, knobs, key)`: of the rows it is given, see
+* `loss(params, carry, batch, scalars, key)`: of the rows it is given, see
   `training.state.train_step`; its means are over the rows of all devices where a step is mapped
   over several (`parallel.share`), and it can be called outside of one;
-* `knobs(done)`: scalars for the loss of the update after `done`, beside rate and slope;
+* `scalars(done)`: numbers for the loss of the update after `done`, beside rate and slope;
 * `summary(sums)`: the metrics of one or more updates, plain numbers;
 * `evaluate(params, split, slope) -> metrics`, and `score(metrics)`, lower is better: what
   chooses the best checkpoint and moves the learning rate;
 * `name`, `unit`, `counted` (the metric that counts units), `headline(metrics)`,
-  `describe()`, `finish(params, metrics)`: words for people;
+  `describe()`, `finish(params, metrics)`: words for the log;
 * `encoding`: what the data's numbers mean, a `Vocabulary` or a `Scale`, saved beside the run;
   None if that is never in question.
 

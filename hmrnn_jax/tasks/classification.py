@@ -8,23 +8,23 @@ from hmrnn_jax import parallel
 from hmrnn_jax.tasks import metrics
 
 
-def loss(model, params, carry, batch, knobs, key):
-    """Mean cross-entropy of the counted rows; see `training.state.train_step`."""
+def loss(model, params, carry, batch, scalars, key):
+    """Mean cross-entropy of the unmasked rows; see `training.state.train_step`."""
     rows = batch.labels.shape[0]
     masks = model.masks(key, rows, parallel.first_row(rows))
-    out = model.apply({"params": params}, batch, slope=knobs["slope"], masks=masks)
-    sums = scores(model, out, batch, knobs["slope"])
+    out = model.apply({"params": params}, batch, slope=scalars["slope"], masks=masks)
+    sums = scores(model, out, batch, scalars["slope"])
     return parallel.share(sums["nats"], sums["count"]), (carry, sums)
 
 
-def eval_step(model, params, carry, batch, knobs):
+def eval_step(model, params, carry, batch, scalars):
     """Scores a batch: the carry as it came, and the sums of `scores`."""
-    out = model.apply({"params": params}, batch, slope=knobs["slope"])
-    return carry, parallel.total(scores(model, out, batch, knobs["slope"]))
+    out = model.apply({"params": params}, batch, slope=scalars["slope"])
+    return carry, parallel.total(scores(model, out, batch, scalars["slope"]))
 
 
 def scores(model, out, batch, slope):
-    """Sums over the counted rows: `nats`, `count`, `correct`; over their steps: `steps` and
+    """Sums over the unmasked rows: `nats`, `count`, `correct`; over their steps: `steps` and
     those of `metrics.diagnostics`."""
     nll = optax.softmax_cross_entropy_with_integer_labels(out.logits, batch.labels)
     correct = jnp.argmax(out.logits, axis=-1) == batch.labels

@@ -43,7 +43,7 @@ class Task:
     def initial_carry(self, rows):
         return ()
 
-    def knobs(self, done):
+    def scalars(self, done):
         return {}
 
     def evaluate(self, params, split, slope):

@@ -67,8 +67,8 @@ class Task:
             self._evaluator.check(self.corpus.splits[split], f"{self.name}'s {split} split")
         self._view = config.finish == "view"
 
-    def knobs(self, done):
-        return self.boundaries.knobs(done)
+    def scalars(self, done):
+        return self.boundaries.scalars(done)
 
     def evaluate(self, params, split, slope):
         return self._evaluator(params, self.corpus.splits[split], slope)
@@ -99,7 +99,7 @@ def given_segments(boundaries, corpus):
     ids, delay = corpus.splits["train"], boundaries.delay
     if boundaries.teacher == "segments":
         whose, layers = boundaries.segments, len(boundaries.lengths)
-        symbols = corpus.vocabulary.spelled(ids)
+        symbols = corpus.vocabulary.symbol_strings(ids)
         ends, reached = segmented.read_segments(whose, symbols, layers)
     else:
         whose, name = "an n-gram model", boundaries.teacher
@@ -165,14 +165,14 @@ class Penalties(NamedTuple):
 
 
 def loss(
-    model, penalties, params, carry, batch, knobs, key, *, padded=False,
+    model, penalties, params, carry, batch, scalars, key, *, padded=False,
     boundaries=objectives.NOTHING, newline=None,
 ):  # fmt: skip
-    """The mean negative log-likelihood of the counted steps, in nats, and what is added to it.
+    """The mean negative log-likelihood of the unmasked steps, in nats, and what is added to it.
 
     Args:
       model: a `LanguageModel`. penalties: `Penalties`. Both static.
-      carry, batch: this device's rows. knobs: `{slope}`, and with boundary objectives
+      carry, batch: this device's rows. scalars: `{slope}`, and with boundary objectives
         `objectives`, the factor of their weights. key: of the update.
       padded: whether windows may end in steps that do not count and the next window goes on
         before these. boundaries: what is asked of the detectors. newline: id of the symbol that
@@ -189,7 +189,7 @@ def loss(
         batch.inputs,
         carry,
         resets=batch.resets,
-        slope=knobs["slope"],
+        slope=scalars["slope"],
         noise=parallel.row_noise(noise_key, model.noise_width, *batch.mask.shape),
         masks=masks,
     )
@@ -213,11 +213,11 @@ def loss(
             taught = uncertainty.of(boundaries.teacher, out.logits, batch.targets, newline)
         share, more = objectives.of_model(
             boundaries, model, params, params["embedding"][batch.inputs], carry, out, batch,
-            knobs["slope"], taught,
+            scalars["slope"], taught,
         )  # fmt: skip
-        value += knobs["objectives"] * share
+        value += scalars["objectives"] * share
         sums |= more
-    sums |= diagnostics(model, carry, out, batch, knobs["slope"])
+    sums |= diagnostics(model, carry, out, batch, scalars["slope"])
     after = out.carry
     if padded:
         last = batch.mask[:, 0].sum().astype(int) - 1
@@ -225,23 +225,23 @@ def loss(
     return value, (after, sums)
 
 
-def eval_step(model, params, carry, batch, knobs):
+def eval_step(model, params, carry, batch, scalars):
     """Scores a window: returns the carry and the sums of `loss`'s metrics.
 
-    `knobs` are `{slope, seed, number}`; detectors in `sample` mode draw from the last two,
+    `scalars` are `{slope, seed, number}`; detectors in `sample` mode draw from the last two,
     the seed of the evaluation and the window's number.
     """
-    key = jax.random.fold_in(jax.random.key(knobs["seed"]), knobs["number"])
+    key = jax.random.fold_in(jax.random.key(scalars["seed"]), scalars["number"])
     out = model.apply(
         {"params": params},
         batch.inputs,
         carry,
         resets=batch.resets,
-        slope=knobs["slope"],
+        slope=scalars["slope"],
         noise=parallel.row_noise(key, model.noise_width, *batch.mask.shape),
     )
     nats = cross_entropy(out.logits, batch.targets, batch.mask)
-    sums = diagnostics(model, carry, out, batch, knobs["slope"])
+    sums = diagnostics(model, carry, out, batch, scalars["slope"])
     metrics = {"nats": nats, "count": batch.mask.sum(), **sums}
     return out.carry, parallel.total(metrics)
 
@@ -261,7 +261,7 @@ def headline(result, unit):
 
 
 def activation_penalty(h, mask):
-    """AR, sums: `(sum of h^2 over counted steps, number of such values)`; h is `[T, B, H]`."""
+    """AR, sums: `(sum of h^2 over unmasked steps, number of such values)`; h is `[T, B, H]`."""
     return jnp.sum(jnp.square(h) * mask[..., None]), mask.sum() * h.shape[-1]
 
 
@@ -319,9 +319,9 @@ def view(model, params, corpus, bpc, delay=0, length=540):
     train, test = corpus.splits["train"], corpus.splits["test"]
     size = corpus.vocabulary.size
     baseline = ngram.interpolated_ngram_bpc(train, test, size, order=4)
-    z, _ = activations.look(model, params, test[:length])
+    z, _ = activations.of(model, params, test[:length])
     z = [np.append(fired[delay:], fired[:delay] * 0) for fired in z]
-    text = corpus.vocabulary.spelled(test[:length])
+    text = corpus.vocabulary.symbol_strings(test[:length])
     return "\n".join(
         [
             f"interpolated n-gram, 4 symbols of context, same training text: {baseline:.4f} bpc",

@@ -36,7 +36,7 @@ class Task:
     def initial_carry(self, rows):
         return ()
 
-    def knobs(self, done):
+    def scalars(self, done):
         return {}
 
     def evaluate(self, params, split, slope):

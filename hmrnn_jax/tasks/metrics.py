@@ -26,7 +26,7 @@ def cross_entropy(logits, targets, mask):
 
 
 def diagnostics(model, carry, out, batch, slope):
-    """Sums over counted steps of what the detectors and layers do, `{name: [layers]}`.
+    """Sums over unmasked steps of what the detectors and layers do, `{name: [layers]}`.
 
     `fired` (z), `alive` (the straight-through derivative at x over that at 0: with the hard
     sigmoid's the share where |a x| < 1) for each detector; `update`, `copy`, `flush` for each

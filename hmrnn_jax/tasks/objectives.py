@@ -104,7 +104,7 @@ class Boundaries(NamedTuple):
         return self._replace(lengths=self.lengths[:detectors])
 
     def describe(self, wanted):
-        """A line for people: which of the `wanted` lengths are asked; nothing if none was wanted.
+        """A line for the log: which of the `wanted` lengths are asked; nothing if none was wanted.
 
         Args:
           wanted: the lengths before `of_model`.
@@ -134,7 +134,7 @@ class Boundaries(NamedTuple):
             return 0.0
         return min(1.0, (done - self.start + 1) / self.ramp) if self.ramp else 1.0
 
-    def knobs(self, done):
+    def scalars(self, done):
         """The scalars that the loss of the update after `done` takes."""
         return {"objectives": self.weight(done)} if self.active else {}
 
@@ -162,7 +162,7 @@ def peaks(values, allowed, length, ahead):
       ahead: a peak is higher than the step before and no lower than the one after; False: it is
         higher than the two before.
 
-    Returns `(targets, known)`, bool `[T, B]`: peaks; and where that can be told, as the steps
+    Returns `(targets, known)`, bool `[T, B]`: peaks; and where that is certain, as the steps
     before and after lie in the window. The highest are so among the rows of all devices.
     """
     steps = len(values)
@@ -209,7 +209,7 @@ def loss(boundaries, teacher, x, z, mask, slope):
     ahead = boundaries.teacher != "entropy" or boundaries.delay > 0
     if not are_given and boundaries.teacher != "none":
         u = jnp.roll(jax.lax.stop_gradient(teacher), boundaries.delay, axis=0)
-        told = (jnp.arange(len(u)) >= boundaries.delay)[:, None]  # not rolled in from the end
+        own = (jnp.arange(len(u)) >= boundaries.delay)[:, None]  # not rolled in from the end
     for layer, (length, pre, fired) in enumerate(zip(boundaries.lengths, x, z, strict=False)):
         logit = 2 * slope * pre
         if boundaries.rate != "none":
@@ -220,7 +220,7 @@ def loss(boundaries, teacher, x, z, mask, slope):
                 known &= allowed
                 targets &= known
             else:
-                targets, known = peaks(u, allowed & told, length, ahead)
+                targets, known = peaks(u, allowed & own, length, ahead)
             costs = optax.sigmoid_binary_cross_entropy(logit, targets.astype(logit.dtype))
             cost, number = jnp.sum(costs * known), jnp.sum(known)
             share += parallel.share(boundaries.teacher_weight * cost, number)
@@ -232,7 +232,7 @@ def loss(boundaries, teacher, x, z, mask, slope):
 
 
 def given(layer, fired):
-    """uint8 `[N]`: how given segments are told to the loss, of one layer, counted from 0.
+    """uint8 `[N]`: how given segments are coded for the loss, of one layer, counted from 0.
 
     A bit says that the layer is taught at a step, another that it is taught a boundary there.
 

@@ -56,8 +56,8 @@ class Task:
         step = functools.partial(eval_step, self.model.inference)
         self._step = parallel.pmapped_evaluation(step, mesh)
 
-    def knobs(self, done):
-        return self.boundaries.knobs(done)
+    def scalars(self, done):
+        return self.boundaries.scalars(done)
 
     def evaluate(self, params, split, slope, seed=0):
         batch, window = self._evaluation.batch, self._evaluation.window
@@ -66,7 +66,7 @@ class Task:
         sums = parallel.accumulate(
             self._step, params, self._carry, batches, self._mesh, slope, seed
         )
-        return whole_summary(sums)
+        return sequence_summary(sums)
 
     def score(self, result):
         return result["nats"]
@@ -127,14 +127,14 @@ def init_params(model, key):
     return model.init(key, inputs, model.initial_carry(1), noise=noise)["params"]
 
 
-def _score(model, params, carry, batch, knobs, key):
+def _score(model, params, carry, batch, scalars, key):
     """`(output, nats [T, B], sums)`: nats, predictions and begun sequences of the rows, rates."""
     out = model.apply(
         {"params": params},
         batch.inputs,
         carry,
         resets=batch.resets,
-        slope=knobs["slope"],
+        slope=scalars["slope"],
         noise=parallel.row_noise(key, model.noise_width, *batch.mask.shape),
     )
     targets = batch.targets
@@ -147,32 +147,32 @@ def _score(model, params, carry, batch, knobs, key):
         "count": batch.mask.sum(),
         "sequences": jnp.sum(batch.resets * batch.mask),
     }
-    return out, nll, sums | metrics.diagnostics(model, carry, out, batch, knobs["slope"])
+    return out, nll, sums | metrics.diagnostics(model, carry, out, batch, scalars["slope"])
 
 
-def loss(model, params, carry, batch, knobs, key, *, boundaries=objectives.NOTHING):
-    """The mean negative log-likelihood of the counted steps, in nats; see
+def loss(model, params, carry, batch, scalars, key, *, boundaries=objectives.NOTHING):
+    """The mean negative log-likelihood of the unmasked steps, in nats; see
     `training.state.train_step`.
 
     The papers sum over a sequence; a mean makes long and short batches weigh alike, so that
     the clipping of the gradient has one meaning. `boundaries`: what is asked of the detectors,
-    with `knobs` as in `language.loss`; their teacher is `surprise`.
+    with `scalars` as in `language.loss`; their teacher is `surprise`.
     """
-    out, nll, sums = _score(model, params, carry, batch, knobs, key)
+    out, nll, sums = _score(model, params, carry, batch, scalars, key)
     value = parallel.share(sums["nats"], sums["count"])
     if boundaries.active:
         share, more = objectives.of_model(
-            boundaries, model, params, batch.inputs, carry, out, batch, knobs["slope"], nll
+            boundaries, model, params, batch.inputs, carry, out, batch, scalars["slope"], nll
         )
-        value += knobs["objectives"] * share
+        value += scalars["objectives"] * share
         sums |= more
     return value, (out.carry, sums)
 
 
-def eval_step(model, params, carry, batch, knobs):
-    """Scores a window: the carry after it, and the sums; knobs as `language.eval_step`."""
-    key = jax.random.fold_in(jax.random.key(knobs["seed"]), knobs["number"])
-    out, _, sums = _score(model, params, carry, batch, knobs, key)
+def eval_step(model, params, carry, batch, scalars):
+    """Scores a window: the carry after it, and the sums; scalars as `language.eval_step`."""
+    key = jax.random.fold_in(jax.random.key(scalars["seed"]), scalars["number"])
+    out, _, sums = _score(model, params, carry, batch, scalars, key)
     return out.carry, parallel.total(sums)
 
 
@@ -185,7 +185,7 @@ def summary(sums):
     return {"steps": int(sums["count"]), "nats": nats} | metrics.rates(sums)
 
 
-def whole_summary(sums):
+def sequence_summary(sums):
     """As `summary`, of whole sequences, of which some windows of training are not made.
 
     `log_likelihood` is the sum over a sequence, averaged over sequences, in nats of

@@ -5,7 +5,7 @@ written asynchronously, and `best`, the parameters with the lowest validation lo
 appears whole or not at all, with a manifest that vouches for its files; a save that was cut short
 leaves a temporary folder that is never read. Orbax is in `stored` and `writer` alone.
 
-Reading renames and deletes nothing. A checkpoint that is not whole is told of and passed over, and
+Reading renames and deletes nothing. A checkpoint that is not whole is reported and passed over, and
 the one before it is taken; what cannot be read for another reason, such as a time-out, ends the
 program, as the checkpoint may be good.
 """
@@ -33,7 +33,7 @@ class Best(NamedTuple):
     Attributes:
       step: their update.
       tree: `{params, slope}`.
-      origin: what they are, for people: "parameters of update 12", or of which others and why.
+      origin: what they are, in words: "parameters of update 12", or of which others and why.
     """
 
     step: int
@@ -47,7 +47,7 @@ class Checkpoints:
     Args:
       workdir: folder, local or `gs://`.
       read_only: True for evaluation: nothing is created, moved or deleted.
-      say: function of a line for people; the attribute `notes` collects them if it is not given.
+      say: function that logs a line; the attribute `notes` collects them if it is not given.
     """
 
     def __init__(self, workdir, read_only=False, say=None):

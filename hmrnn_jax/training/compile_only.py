@@ -1,4 +1,4 @@
-"""The train step compiled for chips that are not here, and what the compiler says of it."""
+"""The train step compiled for devices that are not here, and what the compiler reports of it."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from hmrnn_jax import parallel, tasks
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.recurrence.execution import noted
+from hmrnn_jax.recurrence.execution import reported
 from hmrnn_jax.training import hlo, optim, progress, settings
 from hmrnn_jax.training import state as train_state
 
@@ -24,7 +24,7 @@ def devices(target):
     """
     if target == "cpu":
         return jax.devices()
-    # libtpu asks the cloud's metadata server for what is told here, and locks out a second user.
+    # libtpu asks the cloud's metadata server for what is set here, and locks out a second user.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     # Arrays that are really made, such as the batch's, stay here.
@@ -53,15 +53,15 @@ def describe(config, target):
     Raises:
       UserError: as `compiled_step`.
     """
-    compiled, notes, params = compiled_step(config, target)
-    lines = [progress.parameter_table(params), *(f"recurrence: {note}" for note in notes)]
+    compiled, choices, params = compiled_step(config, target)
+    lines = [progress.parameter_table(params), *(f"recurrence: {choice}" for choice in choices)]
     return lines + hlo.findings(compiled)
 
 
 def compiled_step(config, target):
-    """`(compiled, notes, parameters)`: the train step of a run for all devices of `target`.
+    """`(compiled, choices, parameters)`: the train step of a run for all devices of `target`.
 
-    Nothing is allocated or written. `notes` say which backend each recurrence took;
+    Nothing is allocated or written. `choices` are lines on the back end that each recurrence took;
     `parameters` are the shapes.
 
     Raises:
@@ -81,8 +81,8 @@ def compiled_step(config, target):
 
     batch = jax.tree.map(of_all_rows, task.stream(0))
     try:
-        compiled, notes = compiled_update(update, mesh, create, carry, batch, task.knobs(0))
-        return compiled, notes, jax.eval_shape(create).params
+        compiled, choices = compiled_update(update, mesh, create, carry, batch, task.scalars(0))
+        return compiled, choices, jax.eval_shape(create).params
     except jax.errors.JaxRuntimeError as error:
         text = str(error)
         if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory|exceeds available", text):
@@ -91,22 +91,22 @@ def compiled_step(config, target):
             raise UserError(
                 f"A kernel does not fit in the VMEM of a chip of {target}; set model.backend=scan."
             ) from error
-        told = re.search(r"\(?[\d.]+[KMG]\)? exceeds available \w+ \(?[\d.]+[KMG]\)?", text)
+        amount = re.search(r"\(?[\d.]+[KMG]\)? exceeds available \w+ \(?[\d.]+[KMG]\)?", text)
         raise UserError(
             f"The train step does not fit in a device of {target}"
-            f"{': ' + told.group() if told else ''}; take more devices, a smaller batch, or"
+            f"{': ' + amount.group() if amount else ''}; take more devices, a smaller batch, or"
             " model.remat."
         ) from error
 
 
-def compiled_update(update, mesh, create, carry, batch, knobs=()):
-    """`(compiled, notes)` of an update that `parallel.pmapped` takes, of shapes alone.
+def compiled_update(update, mesh, create, carry, batch, scalars=()):
+    """`(compiled, choices)` of an update that `parallel.pmapped` takes, of shapes alone.
 
     Args:
-      update: `update(state, carry, batch, knobs) -> (state, carry, metrics)`.
+      update: `update(state, carry, batch, scalars) -> (state, carry, metrics)`.
       create, carry: make the state and the carry, when called.
       batch: a tree of arrays or shapes, of the rows of all devices.
-      knobs: names of the loss's further scalars, see `tasks`.
+      scalars: names of the loss's further scalars, see `tasks`.
     """
     everywhere = NamedSharding(mesh, P())
     by_rows = NamedSharding(mesh, P(parallel.AXIS))
@@ -118,10 +118,10 @@ def compiled_update(update, mesh, create, carry, batch, knobs=()):
 
     batch = jax.tree.map(lambda x: placed(x, NamedSharding(mesh, parallel.batch_spec(x))), batch)
     scalar = jax.ShapeDtypeStruct((), np.float32, sharding=everywhere)
-    knobs = dict.fromkeys(("learning_rate", "slope", "averaged", *knobs), scalar)
+    scalars = dict.fromkeys(("learning_rate", "slope", "averaged", *scalars), scalar)
     state = placed(jax.eval_shape(create), everywhere)
     carry = placed(jax.eval_shape(carry), by_rows)
     step = parallel.pmapped(update, mesh)
-    with noted() as notes:  # of the step alone, not of what `create` tries out
-        lowered = step.lower(state, carry, batch, knobs)
-    return lowered.compile(), notes
+    with reported() as choices:  # of the step alone, not of what `create` tries out
+        lowered = step.lower(state, carry, batch, scalars)
+    return lowered.compile(), choices

@@ -25,7 +25,7 @@ class Field(flags.ArgumentParser):
     """A setting; its kinds say what a value must be.
 
     Attributes:
-      meaning: one line for people.
+      meaning: one line, for the help.
       allowed: what follows "it must be".
       fixed: whether a run that has begun keeps its value, see `kept`.
     """

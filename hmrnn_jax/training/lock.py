@@ -32,7 +32,7 @@ class Lock:
     Args:
       workdir: the run's folder, local or `gs://`; made if it is missing, and unmade if nothing came
         of it.
-      say: function of a line for people.
+      say: function that logs a line.
 
     Raises:
       UserError: another process holds it, or the folder cannot be made or written.

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from hmrnn_jax import parallel, tasks
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.recurrence.execution import noted
+from hmrnn_jax.recurrence.execution import reported
 from hmrnn_jax.tasks.metrics import collapsed
 from hmrnn_jax.training import config_file, optim, profiling, settings
 from hmrnn_jax.training import state as train_state
@@ -29,10 +29,10 @@ def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None)
     Args:
       config: a `ConfigDict`, see `defaults`; or the name or file of one, see `config_file.load`.
       workdir: folder of the run, local or in a bucket.
-      say: takes each line for people.
+      say: function that logs a line.
       profile: updates to trace, see `profiling.Trace`.
       fresh: whether a run that is there already is set aside.
-      stopping: a `Stopping` that tells afterwards which signal came.
+      stopping: a `Stopping`, which afterwards has the signal that came.
 
     Returns the metrics of the test split, `{name: number}`, of the parameters that validated
     best; None after SIGTERM or SIGINT, with everything saved.
@@ -93,16 +93,16 @@ def _train(config, workdir, say, profile, stopping, lock):
         progress = Progress(task, first, plan.total)
         context.enter_context(stopping)
         pending = []  # metrics still on the devices: nothing is waited for before a report
-        notes, told = context.enter_context(noted()), 0
+        choices, logged = context.enter_context(reported()), 0
         for done in range(first + 1, plan.total + 1):
             if plan.finished:
                 break
             epoch, batch = stream.epoch(done - 1), parallel.shard_batch(stream(done - 1), mesh)
             rate, slope, averaged = plan.rate(done - 1), plan.slope(done - 1), plan.averaged(done)
-            knobs = {"learning_rate": rate, "slope": slope, "averaged": averaged}
-            knobs |= task.knobs(done - 1)
-            knobs = {name: _scalar(value, mesh) for name, value in knobs.items()}
-            state, carry, metrics = trace(done, step, state, carry, batch, knobs)
+            scalars = {"learning_rate": rate, "slope": slope, "averaged": averaged}
+            scalars |= task.scalars(done - 1)
+            scalars = {name: _scalar(value, mesh) for name, value in scalars.items()}
+            state, carry, metrics = trace(done, step, state, carry, batch, scalars)
             parallel.settle(metrics)
             pending.append(metrics)
 
@@ -114,9 +114,9 @@ def _train(config, workdir, say, profile, stopping, lock):
             stop = parallel.any_process(bool(stopping)) if reporting else _alone(stopping)
             if reporting or stop:
                 lock.check()
-                for line in notes[told:]:
+                for line in choices[logged:]:
                     say(f"recurrence: {line}")
-                told = len(notes)
+                logged = len(choices)
                 result = _finite(task, jax.device_get(pending), done, config, checkpoints)
                 pending.clear()
                 more = {"epoch": epoch, "slope": slope, "learning_rate": rate}

@@ -38,7 +38,7 @@ class Logger:
       workdir: the run's folder.
       step: the step training goes on from; later lines, of a run that was cut off after its last
         checkpoint, are dropped, and a line that is there already is not written again, so that
-        no step is told twice.
+        no step is logged twice.
     """
 
     def __init__(self, workdir, step=0):

@@ -65,32 +65,34 @@ def checkpoint(state, carry, plan, slope, mesh):
     return {"state": state, "carry": carry, "progress": progress, "slope": slope}
 
 
-def train_step(loss, optimizer, state, carry, batch, knobs):
+def train_step(loss, optimizer, state, carry, batch, scalars):
     """One update, as one device of the axis `data` makes it.
 
     Args:
-      loss: `loss(params, carry, batch, knobs, key) -> (value, (carry, sums))` of a task: this
+      loss: `loss(params, carry, batch, scalars, key) -> (value, (carry, sums))` of a task: this
         device's share of the loss, which the devices' shares add up to, the new carry, and
         sums for the metrics.
       optimizer: of `optim`; static.
       state, carry: `TrainState` and this device's rows of the carried states.
       batch: this device's rows.
-      knobs: scalars that the host decides: `learning_rate`, what the loss needs, and, where
+      scalars: numbers that the host decides: `learning_rate`, what the loss needs, and, where
         the state holds an average, `averaged`: how many iterates the average holds after
         this update, 0 while there is none.
 
     Returns the new state and carry, and metrics: `sums` over all devices, `gradient_norm`.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    gradients, (carry, sums) = jax.grad(loss, has_aux=True)(state.params, carry, batch, knobs, key)
+    gradients, (carry, sums) = jax.grad(loss, has_aux=True)(
+        state.params, carry, batch, scalars, key
+    )
     # The only reductions of the step besides the loss's count: once, after the time loop.
     gradients, sums = parallel.total((gradients, sums))
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-    updates = jax.tree.map(lambda u: -knobs["learning_rate"] * u, updates)
+    updates = jax.tree.map(lambda u: -scalars["learning_rate"] * u, updates)
     params = optax.apply_updates(state.params, updates)
     average = state.average
     if jax.tree.leaves(average):
-        share = jnp.where(knobs["averaged"] > 0, 1 / jnp.maximum(knobs["averaged"], 1), 0)
+        share = jnp.where(scalars["averaged"] > 0, 1 / jnp.maximum(scalars["averaged"], 1), 0)
         average = jax.tree.map(lambda mean, new: mean + share * (new - mean), average, params)
     state = state.replace(
         step=state.step + 1, params=params, optimizer=optimizer_state, average=average

@@ -59,7 +59,7 @@ def read(folder, target=None, vouched=True):
     Args:
       target: a tree of arrays of the structure and shapes that are wanted; nested dicts and lists
         if there is none.
-      vouched: whether a manifest vouches for the files. Where none does, damage is told by what
+      vouched: whether a manifest vouches for the files. Where none does, damage is found by what
         is raised.
 
     Raises:

@@ -34,7 +34,7 @@ def titles(configs):
         names = {name for folder in same for name in fields[folder]}
         differ = [n for n in sorted(names) if len({str(fields[f].get(n)) for f in same}) > 1]
         for folder in same if len(same) > 1 else ():
-            told = ", ".join(f"{n.rpartition('.')[2]} {fields[folder].get(n)}" for n in differ)
+            listed = ", ".join(f"{n.rpartition('.')[2]} {fields[folder].get(n)}" for n in differ)
             few = 0 < len(differ) <= _MOST_TOLD
-            found[folder] = f"{one}, {told if few else epath.Path(folder).name}"
+            found[folder] = f"{one}, {listed if few else epath.Path(folder).name}"
     return found

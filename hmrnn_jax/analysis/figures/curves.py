@@ -60,14 +60,14 @@ def _finish(axes, drawn, what):
 _WORDS = {
     "train": "training", "valid": "validation", "test": "test", "bpc": "bits per character",
     "nats": "nats a prediction", "log_likelihood": "log-likelihood of a sequence in nats",
-    "error": "share of errors", "rate": "firing rate", "live": "live fraction",
+    "error": "share of errors", "rate": "firing rate", "live": "active fraction",
     "update": "share of UPDATE", "copy": "share of COPY", "flush": "share of FLUSH",
     "slope": "slope of the detectors", "gradient_norm": "norm of the gradient",
 }  # fmt: skip
 
 
 def in_words(key):
-    """A metric's name for people: `valid/bpc` is "bits per character, validation"."""
+    """A metric's name in words: `valid/bpc` is "bits per character, validation"."""
     *before, last = key.split("/")
     parts = [_WORDS.get(part, part.replace("_", " ")) for part in before]
     numbered = re.fullmatch(r"(layer|length)(\d+)", last)
@@ -78,10 +78,10 @@ def in_words(key):
 
 @_with_letters
 def training_curves(path, metrics_rows, title=""):
-    """One run: bits per character, and how alive the boundary detectors are.
+    """One run: bits per character, and how active the boundary detectors are.
 
     The right panel has a solid curve for every layer's firing rate and a dashed
-    one for its live fraction (pre-activations within the straight-through
+    one for its active fraction (pre-activations within the straight-through
     gradient's band). Its scale is logarithmic above 1 % and linear below, so
     that a collapse to 0 and a healthy 3 % can both be seen.
 
@@ -108,7 +108,7 @@ def training_curves(path, metrics_rows, title=""):
     names |= {key.split("/")[1] for row in metrics_rows for key in row if key.startswith("live/")}
     drawn = False
     for index, name in enumerate(sorted(names, key=lambda name: (len(name), name))):
-        for kind, word, line in (("rate", "firing rate", "-"), ("live", "live fraction", "--")):
+        for kind, word, line in (("rate", "firing rate", "-"), ("live", "active fraction", "--")):
             drawn |= _curve(
                 detectors,
                 metrics_rows,
