@@ -234,10 +234,8 @@ class Plan:
                 f"{config.epochs:,} epochs are {self.total:,} updates, of at most"
                 f" {MOST_UPDATES:,}: lower epochs, or give steps."
             )
-        rate, validations = (
-            config.learning_rate,
-            (config.drop_factor, config.patience, config.drops),
-        )
+        rate = config.learning_rate
+        validations = (config.drop_factor, config.patience, config.drops)
         if config.schedule == "nonmonotone":
             self.schedule = NonMonotone(rate, config.nonmono, config.finetune)
         elif config.schedule == "cosine":
