@@ -39,6 +39,7 @@ class Run:
       config: the run's configuration. encoding: its `Vocabulary` or `Scale`, or None.
       model, params, slope: the network, its parameters on the mesh, its detectors' slope.
       mesh: the devices. notes: lines for the log.
+      checkpoint: which these are, such as "parameters of update 1,500".
     """
 
     name: str
@@ -49,6 +50,7 @@ class Run:
     slope: float
     mesh: Any
     notes: tuple[str, ...] = ()
+    checkpoint: str = ""
 
     @functools.cached_property
     def plain(self) -> Any:
@@ -274,7 +276,7 @@ def restore(workdir, mesh) -> Run:
     notes = [*checkpoints.notes, f"{workdir}: {best.origin}"]
     name = str(workdir).rstrip("/").rpartition("/")[2]
     slope, params = float(best.tree["slope"]), best.tree["params"]
-    return Run(name, config, encoding, model, params, slope, mesh, tuple(notes))
+    return Run(name, config, encoding, model, params, slope, mesh, tuple(notes), best.origin)
 
 
 def untrained(run, seeds=range(5)):
