@@ -23,7 +23,7 @@ validation in a row without a new best, in `paper` at the first; lines beyond 2,
 in pieces for training, in `paper` they are whole.
 
 Reads `$HMRNN_DATA/iam-ondb`. The data are free for research after registration; how to
-convert the official archives: `python -m hmrnn_jax.datasets.iam_ondb_convert --help`.
+convert the official archives: `hmrnn convert --help`.
 
     python train.py --config=configs/hm_lstm_iam_ondb.py:annealed --workdir=runs/iam
     python train.py --config=configs/hm_lstm_iam_ondb.py:paper --workdir=runs/iam-paper

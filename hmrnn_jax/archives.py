@@ -55,6 +55,19 @@ def _members(path, wanted, largest):
             return contents
 
 
+def check_unpacked(path, largest=None):
+    """Raises `UserError` if a file, or what it unpacks to if it is a zip, is too large.
+
+    Args:
+      largest: bytes, by default `files.room()`.
+    """
+    with epath.Path(path).open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
+            size = max(size, sum(member.file_size for member in archive.infolist()))
+    files.check_size(size, path, largest)
+
+
 def untar(path, wanted, largest=None):
     """Yields `(name, content)` of the files of a `.tar.gz` whose names are `wanted`.
 

@@ -40,6 +40,7 @@ class Run:
       config: the run's configuration. encoding: its `Vocabulary` or `Scale`, or None.
       model, params, slope: the network, its parameters on the mesh, its detectors' slope.
       mesh: the devices. notes: lines for the log.
+      checkpoint: which these are, such as "parameters of update 1,500".
     """
 
     name: str
@@ -50,6 +51,7 @@ class Run:
     slope: float
     mesh: Any
     notes: tuple[str, ...] = ()
+    checkpoint: str = ""
 
     @functools.cached_property
     def plain(self) -> Any:
@@ -275,7 +277,7 @@ def restore(workdir, mesh) -> Run:
     notes = [*checkpoints.notes, f"{workdir}: {best.origin}"]
     name = str(workdir).rstrip("/").rpartition("/")[2]
     slope, params = float(best.tree["slope"]), best.tree["params"]
-    return Run(name, config, encoding, model, params, slope, mesh, tuple(notes))
+    return Run(name, config, encoding, model, params, slope, mesh, tuple(notes), best.origin)
 
 
 def untrained(run, seeds=range(5)):

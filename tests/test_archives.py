@@ -72,6 +72,18 @@ def member(name, size, kind=tarfile.REGTYPE):
     return info
 
 
+def test_what_other_readers_unpack_is_measured_before(tmp_path, small):
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(1 << 20))
+    assert (tmp_path / "bomb.pt").stat().st_size < 5000
+    (tmp_path / "plain.pt").write_bytes(bytes(5001))
+    for name in ("bomb", "plain"):
+        with pytest.raises(UserError, match=f"{name}.pt holds more than .* bytes"):
+            archives.check_unpacked(tmp_path / f"{name}.pt")
+    (tmp_path / "small.pt").write_bytes(b"PK no zip")
+    archives.check_unpacked(tmp_path / "small.pt")
+
+
 def test_wanted_members_of_a_tar(tmp_path):
     members = [(member(name, 5), name.encode()) for name in ("b.txt", "a.bin", "c.txt")]
     path = packed(tmp_path / "a.tar.gz", (member("d.txt", 0, tarfile.DIRTYPE), b""), *members)

@@ -272,7 +272,6 @@ def test_parameters_of_half_precision_are_those_of_float32_rounded(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_exported_step_is_read_back(name):
-    pytest.importorskip("flatbuffers", reason="jax.export serialises with flatbuffers")
     config = CONFIGS[name]
     params, state, x, _ = problem(config, np.float32, np.float32)
     arguments = params, columns(state), x[0].T

@@ -322,6 +322,7 @@ def test_without_a_sub_command_eval_py_scores(hmrnn_says):
         "sample --count=0", "sample --count=1000000000000", "sample --prime=0",
         "sample --bias=-1", "sample --bias=nan", "sample --temperature=-1",
         "sample --temperature=inf", "sample --temperature=nan", "sample --prompt=",
+        "boundaries --length=-5", "segment --length=-5", "segment --length=nan",
     ],
 )  # fmt: skip
 def test_a_flag_out_of_its_range_is_refused(hmrnn_says, argument):
@@ -380,7 +381,18 @@ def test_what_does_not_fit_a_runs_task_is_refused_first(
     assert is_one_sentence(hmrnn_says(*arguments.split(), of_task(task)), part)
 
 
-@pytest.mark.parametrize("look", ["boundaries", "segment --text=a.txt", "sample", "curves"])
+@pytest.mark.parametrize(
+    "look",
+    [
+        "boundaries",
+        "segment --text=a.txt",
+        "sample",
+        "curves",
+        "score",
+        "parse --text=a.txt",
+        "export",
+    ],
+)
 @pytest.mark.parametrize(
     ("output", "part"),
     [

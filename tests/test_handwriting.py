@@ -224,7 +224,7 @@ def test_without_data_the_user_is_told_the_way(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=match) as told:
             iam_ondb.load(path)
         assert iam_ondb.URL in str(told.value)
-        assert "python -m hmrnn_jax.datasets.iam_ondb_convert RAW OUT" in str(told.value)
+        assert "hmrnn convert --raw=RAW --output=OUT" in str(told.value)
     monkeypatch.setenv("HMRNN_DATA", str(tmp_path))
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "iam-ondb"))):
         iam_ondb.load()

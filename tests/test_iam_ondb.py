@@ -2,18 +2,15 @@
 
 import io
 import re
-import subprocess
-import sys
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hmrnn_jax import cli, commands
 from hmrnn_jax.datasets import iam_ondb, iam_ondb_convert
 from hmrnn_jax.errors import UserError
 
-ROOT = Path(__file__).parents[1]
 # form -> its list; the forms of a list need not follow each other.
 FORMS = {
     "b01-020x": "trainset",
@@ -144,6 +141,32 @@ def test_report(raw, tmp_path):
     assert table[1].split() == ["trainset", "4", "2", "28", "12"]
     assert "2 files of forms in no list" in table[5]
     assert "1 lines have no transcript, first a02-000-02" in table[6]
+
+
+def test_the_command_converts_or_says_in_one_sentence_why_not(raw, tmp_path, capsys):
+    out = tmp_path / "out"
+
+    def convert(*flags):
+        command = ["hmrnn", "convert", f"--raw={raw}", *flags]
+        return cli.status(lambda: commands.execute(command)), capsys.readouterr()
+
+    (tmp_path / "file").touch()
+    for where, part in ((f"--output={tmp_path}/file/x", "Not a directory"), ("", "--output")):
+        status, said = convert(*filter(None, [where]))
+        assert status == 2 and part in said.err and said.err.count("\n") == 1
+    line("b01-020x", 1, "", raw)
+    status, said = convert(f"--output={out}")
+    assert status == 2 and "--skip_broken" in said.err and not out.exists()
+    status, said = convert(f"--output={out}", "--skip_broken")
+    assert status == 0 and not said.err and len(list(out.iterdir())) == 4
+    assert re.search(r"trainset +3 +2 +21 +9\n", said.out) and "skipped: " in said.out
+
+
+def test_a_byte_order_mark_is_no_part_of_a_transcript(raw, tmp_path):
+    path = raw / "ascii" / "a01" / "a01-000" / "a01-000u.txt"
+    path.write_text("\ufeffCSR:\n\nan ox\ntwo words\n", "utf-8")
+    iam_ondb_convert.convert(raw, tmp_path)
+    assert list(arrays(tmp_path, "testset_t")["text"]) == ["an ox", "two words"]
 
 
 def test_form_without_transcripts(raw, tmp_path):
@@ -305,24 +328,3 @@ def test_out_that_is_a_file(raw, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         iam_ondb_convert.convert(raw, tmp_path / "out")
-
-
-def test_command_line(raw, tmp_path):
-    line("b01-020x", 1, "", raw)
-
-    def run(*arguments):
-        command = [
-            sys.executable,
-            "-m",
-            "hmrnn_jax.datasets.iam_ondb_convert",
-            *map(str, arguments),
-        ]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-    failed = run(raw, tmp_path / "out")
-    assert failed.returncode == 2 and failed.stdout == ""
-    assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
-    done = run(raw, tmp_path / "out", "--skip_broken")
-    assert done.returncode == 0 and done.stderr == ""
-    assert re.search(r"trainset +3 +2 +21 +9\n", done.stdout) and "skipped: " in done.stdout
-    assert run(raw).returncode == 2

@@ -202,6 +202,32 @@ class Trickle(io.BytesIO):
         return self.read(3)
 
 
+@pytest.mark.parametrize("lengths", ((1, 5, 3), (100,)))
+def test_a_segment_that_does_not_end_is_cut_before_it_takes_the_memory(
+    lengths, reading, monkeypatch
+):
+    """Wherever the pieces are cut; a segment of just that length is no other."""
+    whole = [row for part in reading for row in part.segments if row["layer"] == 2]
+    monkeypatch.setattr(stream, "_LONGEST", 2)
+    parts = pushed(Stream(*trained(), VOCABULARY), TEXT, lengths)
+    found = [row for part in parts for row in part.segments if row["layer"] == 2]
+    ends = {row["end"] for row in whole}
+    for row in whole:
+        ends |= set(range(row["start"] + 2, row["end"], 2))
+    assert sorted(ends) == [row["end"] for row in found] and len(found) > len(whole)
+    assert "".join(row["text"] for row in found) == TEXT
+
+
+def test_a_word_that_does_not_end_is_refused(monkeypatch):
+    monkeypatch.setattr(stream, "_LONGEST", 7)
+    words = Vocabulary.of("a b", "words", unknown=True)
+    reader = Stream(*trained(vocabulary=words), words)
+    reader.push("a bbbb")
+    with pytest.raises(UserError, match="A word of the stream has more than 7 characters"):
+        reader.push("bbbb")
+    assert reader.push(" a ").symbols == ["<unk> ", "a "]
+
+
 def test_standard_input_to_json_lines(reading):
     text = "the cät sat on the hat"  # the letter of two bytes is cut, and unknown
     raw = text.encode()

@@ -15,6 +15,7 @@ from runs import newest, run
 
 from hmrnn_jax import cli, commands, defaults, parallel
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.evaluation import text as evaluation
 from hmrnn_jax.run import restore
 from hmrnn_jax.tasks import metrics
 from hmrnn_jax.training import config_file
@@ -222,11 +223,14 @@ def test_an_old_run_is_never_begun_anew_but_by_fresh(quick, tmp_path):
 def test_without_the_best_the_score_says_whose_it_is(quick, tmp_path):
     run(quick, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints/best")
-    _, said = run(quick, tmp_path)
+    result, said = run(quick, tmp_path)
     assert "warning: the best checkpoint, of the loss" in said.partition("test bpc")[0]
     assert "(parameters of the newest state, update 12, as the best is lost)" in said
+    assert result["checkpoint"].endswith("update 12, as the best is lost")
     found = restore(tmp_path, parallel.make_mesh())
     assert any("update 12, as the best is lost" in note for note in found.notes)
+    scored = evaluation.score(found, "valid", np.arange(40) % 8)
+    assert scored.data["checkpoint"] == result["checkpoint"]
 
 
 def test_a_second_training_in_a_folder_is_refused(quick, tmp_path):

@@ -26,6 +26,7 @@ MODULES = {
     "curves": "records",
     "export": "records",
     "configs": "configs",
+    "convert": "convert",
 }
 _HELP = """HM-LSTM, Nested LSTM and ON-LSTM: trains them, and shows what they discovered.
 

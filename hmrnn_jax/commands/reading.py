@@ -137,7 +137,9 @@ def segment(given):
     run = open_run(given, "segment", _DETECTING, of_text)
     if run.config.task == SEQUENCES:
         read = sequences.read(run, given.text)
-        return shown(sequences.segment(run, read, path, given.seed, given.reading, given.length))
+        return shown(
+            sequences.segment(run, read, path, given.seed, given.reading, given.length, _progress)
+        )
     _, inputs, _ = _read(run, given)
     return shown(
         text.segment(

@@ -146,9 +146,8 @@ def _folder(path):
     """Where the files are; raises `UserError` if nothing is there."""
     how = (
         f"register at {URL}, fetch lineStrokes-all.tar.gz, ascii-all.tar.gz and the form lists of"
-        " the task IAM-OnDB-t1 into a folder RAW, and run python -m"
-        " hmrnn_jax.datasets.iam_ondb_convert"
-        f" RAW OUT, where OUT is $HMRNN_DATA/{FOLDER} or the folder you give as data.path."
+        " the task IAM-OnDB-t1 into a folder RAW, and run hmrnn convert --raw=RAW --output=OUT,"
+        f" where OUT is $HMRNN_DATA/{FOLDER} or the folder you give as data.path."
     )
     root = os.environ.get("HMRNN_DATA")
     if not path and not root:

@@ -1,6 +1,6 @@
 """IAM-OnDB's official archives to the `.npz` files that `iam_ondb.load` reads.
 
-    python -m hmrnn_jax.datasets.iam_ondb_convert RAW OUT [--skip_broken]
+    hmrnn convert --raw=RAW --output=OUT [--skip_broken]
 
 RAW is a folder with
   lineStrokes-all.tar.gz, or the unpacked folder lineStrokes: one XML file for each line, as
@@ -12,12 +12,10 @@ RAW is a folder with
 OUT gets one `.npz` for each list; for their layout see `iam_ondb.load`.
 """
 
-import argparse
 import collections
 import dataclasses
 import os
 import re
-import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -145,26 +143,6 @@ def convert(raw, out, skip_broken: bool = False) -> Report:
     )
 
 
-def main(argv=None):
-    """The command line; a user's fault ends with one sentence on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hmrnn_jax.datasets.iam_ondb_convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("raw", metavar="RAW", help="folder of the archives and form lists")
-    parser.add_argument("out", metavar="OUT", help="folder for the four .npz files")
-    parser.add_argument(
-        "--skip_broken", action="store_true", help="leave out what cannot be used, and tell it"
-    )
-    options = parser.parse_args(argv)
-    try:
-        print(convert(options.raw, options.out, options.skip_broken).describe())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 def _form(line):
     return line.rpartition("-")[0]
 
@@ -255,7 +233,8 @@ def _read_transcripts(raw, forms) -> dict:
     for _, match, content in _files(raw, "ascii"):
         if match[1] in forms:
             # A stray byte in a transcript is no reason to stop: no model ever reads it.
-            rows = [row.strip() for row in files.lines(content.decode("utf-8", "replace"))]
+            text = content.decode("utf-8", "replace").removeprefix("\ufeff")
+            rows = [row.strip() for row in files.lines(text)]
             start = rows.index("CSR:") + 1 if "CSR:" in rows else len(rows)
             rows = "\n".join(rows[start:]).strip("\n").split("\n")
             # A blank row sets rows apart, or, where these are too few, stands for a line.
@@ -293,7 +272,3 @@ def _write(out, contents):
                 os.replace(os.path.join(beside, f"{file}.npz"), out / f"{file}.npz")
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error}): give another folder.") from error
-
-
-if __name__ == "__main__":
-    main()

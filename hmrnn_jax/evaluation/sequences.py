@@ -38,7 +38,7 @@ def score(run, split, seed=0):
         f"{split}: {task.headline(result)}",
     ]
     lines += [f"warning: {warning}" for warning in metrics.collapsed(result)]
-    return Report("\n".join(lines), {"split": split} | result)
+    return Report("\n".join(lines), {"split": split, "checkpoint": run.checkpoint} | result)
 
 
 def held_out(run, split):
@@ -74,10 +74,10 @@ class _Looked(NamedTuple):
     norms: np.ndarray
 
 
-def _window(run, sequences, asked, batch=64, seed=0):
+def _look(run, sequences, asked, batch=64, seed=0, progress=lambda done: None):
     """For each sequence `_Looked`, by the `Reading`s `asked`."""
     found = []
-    for z, norms, surprise in _curves(run, sequences, batch, seed):
+    for z, norms, surprise in _curves(run, sequences, batch, seed, progress):
         curves, ends = {"detectors": z, "surprise": surprise[None]}, np.zeros(len(surprise), bool)
         found.append(
             _Looked({one.name: one.boundaries(curves[one.name], ends) for one in asked}, norms)
@@ -85,8 +85,12 @@ def _window(run, sequences, asked, batch=64, seed=0):
     return found
 
 
-def _curves(run, sequences, batch=64, seed=0):
-    """For each sequence its boundaries `[L - 1, T]`, norms of h `[L, T]` and surprise `[T]`."""
+def _curves(run, sequences, batch=64, seed=0, progress=lambda done: None):
+    """For each sequence its boundaries `[L - 1, T]`, norms of h `[L, T]` and surprise `[T]`.
+
+    Args:
+      progress: called after each batch with the number of steps read so far.
+    """
     table = columns(sequences)
     order = np.argsort(sequences.lengths, kind="stable")
     found = [None] * len(sequences)
@@ -105,6 +109,7 @@ def _curves(run, sequences, batch=64, seed=0):
             own = surprise[:length, row].copy()
             own[-1] = 0  # nothing comes after
             found[number] = z[:, :length, row], norms[:, :length, row], own
+        progress(int(sequences.lengths[order[: first + batch]].sum()))
     return found
 
 
@@ -151,11 +156,11 @@ def show_boundaries(
     names = (reading, *(name for name in _available(run.model) if name != reading))
     asked = _readings(run, names, segment_length, seed)
     sequences = sequences.chosen(np.arange(min(len(sequences), scored)))
-    looked = _window(run, sequences, asked, seed=seed)
+    looked = _look(run, sequences, asked, seed=seed)
     untrained = []
     for fresh in runs.untrained(run):
         of_fresh = _readings(fresh, names, segment_length, seed)
-        untrained.append(_window(fresh, sequences, of_fresh, seed=seed))
+        untrained.append(_look(fresh, sequences, of_fresh, seed=seed))
     shown = min(shown, len(sequences))
     values = run.encoding.restore(sequences.values)
     places = [sequences.place(number) for number in range(len(sequences))]
@@ -221,15 +226,18 @@ def _side_by_side(looked, steps):
     return found
 
 
-def segment(run, sequences, path, seed=0, reading="detectors", length=None):
+def segment(
+    run, sequences, path, seed=0, reading="detectors", length=None, say=lambda line: None
+):  # fmt: skip
     """Writes the segments of each layer of each sequence as JSON lines; says how many.
 
     Those of two layers need not be nested, see `boundaries.segments`. `reading` and `length` are
-    as `show_boundaries` has them.
+    as `show_boundaries` has them; `say` takes a line of progress every few seconds.
     """
     _check(run, reading)
     (asked,) = _readings(run, [reading], length, seed)
-    looked = _window(run, sequences, [asked], seed=seed)
+    pace = reading_inference.Pace(int(sequences.lengths.sum()), say, of="steps")
+    looked = _look(run, sequences, [asked], seed=seed, progress=pace)
     rows = (
         {"sequence": name, "start": row["start"], "end": row["end"], "layer": number}
         for name, one in zip(sequences.names, looked, strict=True)

@@ -97,7 +97,7 @@ def score(run, name, ids, batch=None, warmup=None, seed=0):
         score_table(result),
         *(f"warning: {warning}" for warning in metrics.collapsed(result)),
     ]
-    return Report("\n".join(lines), {"split": name} | result)
+    return Report("\n".join(lines), {"split": name, "checkpoint": run.checkpoint} | result)
 
 
 def _read(run, ids, asked, rows=None, warmup=None, seed=0, progress=lambda done: None):

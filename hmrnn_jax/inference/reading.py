@@ -238,11 +238,11 @@ class Pace:
     """Tells how far a long reading is: a line every few seconds, speed and time left in it.
 
     Args:
-      total: symbols. say: takes the line. every: seconds between lines.
+      total: symbols. say: takes the line. every: seconds between lines. of: what is read.
     """
 
-    def __init__(self, total, say, every=5.0):
-        self.total, self.say, self.every = total, say, every
+    def __init__(self, total, say, every=5.0, of="symbols"):
+        self.total, self.say, self.every, self.of = total, say, every, of
         self.begun = self.told = None
 
     def __call__(self, done):
@@ -254,6 +254,6 @@ class Pace:
             left = int((self.total - done) / speed)
             self.told = now
             self.say(
-                f"{done:,} of {self.total:,} symbols read, {speed:,.0f} a second,"
+                f"{done:,} of {self.total:,} {self.of} read, {speed:,.0f} a second,"
                 f" {left // 60}m{left % 60:02}s left"
             )

@@ -28,6 +28,8 @@ from hmrnn_jax.errors import UserError
 from hmrnn_jax.inference import reading, readings, sparse_model
 
 _CHUNK = 256  # most symbols that one call of the program reads
+# A segment or a word that does not end must not take the memory: of it so many symbols are kept.
+_LONGEST = 1 << 20
 
 
 class _Bytes(NamedTuple):
@@ -182,6 +184,11 @@ class Stream:
                 begun = "\r"
             elif text and not text[-1].isspace():
                 begun = text.rsplit(None, 1)[-1]
+            if len(begun) > _LONGEST:
+                raise UserError(
+                    f"A word of the stream has more than {_LONGEST:,} characters: this model reads"
+                    " words with whitespace between them."
+                )
         taken_now = self._take(text[: len(text) - len(begun)])
         self._pending, self._bytes = begun, taken
         return taken_now
@@ -277,10 +284,16 @@ class Stream:
         waiting = self._open[number - 1]
         first = self._read - len(waiting)
         waiting += symbols
-        if not fired.any():
-            return []
         ends = np.zeros(len(waiting), np.int8)
-        ends[decided - first : decided - first + len(fired)] = fired
+        upto = decided - first + len(fired)
+        ends[decided - first : upto] = fired
+        begin = 0
+        while upto - begin >= _LONGEST:
+            own = np.flatnonzero(ends[begin : begin + _LONGEST])
+            begin += int(own[-1]) + 1 if len(own) else _LONGEST
+            ends[begin - 1] = 1
+        if not ends.any():
+            return []
         done = int(np.flatnonzero(ends)[-1]) + 1
         rows = boundaries.segments(waiting[:done], ends[:done], number)
         rows = [self._moved(row, first) for row in rows]

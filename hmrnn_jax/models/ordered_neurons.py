@@ -147,10 +147,13 @@ def read(path):
     if path.suffix == ".npz":
         return archives.read_npz(path)
     torch = _torch(path)
+    archives.check_unpacked(path)
     try:
         with path.open("rb") as file:
             tensors = torch.load(file, map_location="cpu", weights_only=True)
         return {name: tensor.numpy() for name, tensor in tensors.items()}
+    except MemoryError:
+        raise
     except Exception as error:  # PyTorch raises what its unpickler meets
         raise UserError(
             f"{path} is not a PyTorch state dict; where the whole model was saved, load it with"

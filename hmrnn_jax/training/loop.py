@@ -151,12 +151,13 @@ def _train(config, workdir, say, profile, stopping, lock):
         chosen = checkpoints.restore_best(target)
     params = chosen.tree["params"]
     result = task.evaluate(params, "test", float(chosen.tree["slope"]))
-    logger.log(int(state.step), {f"test/{name}": value for name, value in result.items()})
+    of_test = {f"test/{name}": value for name, value in result.items()}
+    logger.log(int(state.step), of_test | {"test/of_update": chosen.step})
     logger.close()
     say(f"test {task.headline(result)} on {task.name} ({chosen.origin})")
     if jax.process_count() == 1 and (view := task.finish(jax.device_get(params), result)):
         say(view)
-    return result
+    return result | {"checkpoint": chosen.origin}
 
 
 def _scalar(value, mesh):
