@@ -182,7 +182,8 @@ class Run:
         if self.config.task == "strokes":
             found = explored_sequences.look(self, what, name, shown, seed)
         else:
-            found = explored_text.look(self, *self._symbols(what), name, words, shown, seed)
+            ids, symbols = self._symbols(what)
+            found = explored_text.look(self, ids, symbols, name, words, shown, seed)
         page.write(path, found)
 
     def sample(

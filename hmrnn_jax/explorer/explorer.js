@@ -60,13 +60,13 @@
     const heads = ["Layer", "Segments", "Mean length"];
     if (scored) heads.push("Precision", "Recall", "F1");
     heads.push(...extra);
-    byId("scores").caption.textContent = scored ? `Against ${data.against}, in percent` : "Segments";
+    byId("scores").caption.textContent = scored ? `Against ${data.against}, in percent` : "";
     byId("scores").tHead.replaceChildren(make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head))));
     byId("scores").tBodies[0].replaceChildren(...rows.map((row, k) => {
       const cells = [counted(row.segments), (view.size / row.segments).toFixed(1)];
       if (scored) cells.push(percent(row.precision), percent(row.recall), percent(row.f1));
       cells.push(...extra.map((name) => percent(row.extra[name])));
-      return make("tr", {}, make("th", { scope: "row", class: `key l${1 + (k % 3)}` }, `${k + 1}`), ...cells.map((c) => make("td", {}, c)));
+      return make("tr", {}, make("th", { scope: "row", class: `key l${1 + (k % 3)}` }, `${k + 1}`), ...cells.map((c, n) => make("td", n > 3 ? { class: "main" } : {}, c)));
     }));
   }
 

@@ -35,11 +35,7 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
         raise UserError(
             f"A page shows 2 to {MOST_SHOWN:,} steps; these have {total:,}: show fewer."
         )
-    try:
-        valid = tasks.module(run.config).load(run.config.data).splits["valid"]
-        calibrated_on = "the run's validation sequences"
-    except UserError:
-        valid, calibrated_on = sequences, "these sequences, for the run's own are not here"
+    valid, calibrated_on = _validation(run, sequences)
     valid = valid.chosen(np.arange(min(len(valid), CALIBRATED_ON)))
     curve = np.concatenate([surprise for *_, surprise in _read(run, valid, seed)])
     delay = objectives.Boundaries.of(run.config).delay
@@ -81,6 +77,17 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
         "against": changes if has_changes else run.encoding.event,
         "tolerance": TOLERANCE,
     }  # fmt: skip
+
+
+def _validation(run, sequences):
+    """`(sequences, what they are)`: some to set the length of segments on."""
+    try:
+        own = tasks.module(run.config).load(run.config.data)
+    except UserError:
+        own = None
+    if own is None or own.scale != run.encoding:
+        return sequences, "these sequences, for the run's own are not here"
+    return own.splits["valid"], "the run's validation sequences"
 
 
 def _read(run, sequences, seed):

@@ -319,7 +319,7 @@ function textView(data, main, inspector) {
   });
 
   return {
-    cut, scores, render, state, readings, resize: () => move(state.cursor, { quiet: true, still: true }),
+    cut, scores, render, state, trees, resize: () => move(state.cursor, { quiet: true, still: true }),
     layersOf: (reading) => (readings[reading].z ?? readings[reading].curves).length,
     curves: data.readings.filter((one) => one.curves).map((one) => one.name),
     options: [
@@ -327,7 +327,8 @@ function textView(data, main, inspector) {
       ...(gold ? [{ key: "compare", label: `Mark errors against ${data.against}`, given: false }] : []),
     ],
     gold: !!gold, size: N,
-    about: `${counted(N)} ${data.unit}. Tinted: segments of the first layer; bands below: those of higher layers.`,
-    keys: "Arrow keys move by a symbol, up and down by a segment.",
+    about: `${counted(N)} ${data.unit}. Tinted: segments of the first layer; bands below: those of higher layers.` +
+      (trees ? " Click a sentence, or press Enter, for its tree." : ""),
+    keys: `Arrow keys move by a symbol, up and down by a segment.${trees ? " Enter shows the tree of a sentence." : ""}`,
   };
 }

@@ -88,19 +88,19 @@ function treeView(data, distances, lines) {
     }
     const parts = [], STEP = 24;
     const height = (node) => (typeof node === "number" ? 0 : 1 + Math.max(...node.children.map(height)));
-    const tall = height(root), foot = 22 + tall * STEP, bars = foot + 34, most = Math.max(...own);
+    const tall = height(root), foot = 22 + tall * STEP, bars = foot + 30, [least, most] = range(own);
     const place = (node) => {
       if (typeof node === "number") return { x: centres[node], y: foot };
       const below = node.children.map(place), x = (below[0].x + below[below.length - 1].x) / 2;
       const y = foot - height(node) * STEP;
-      for (const child of below) parts.push(`<path d="M${x.toFixed(1)} ${y}L${child.x.toFixed(1)} ${child.y}"/>`);
+      for (const child of below) parts.push(`<path d="M${x.toFixed(1)} ${y}H${child.x.toFixed(1)}V${child.y}"/>`);
       return { x, y };
     };
     place(root);
     const labels = words.map((word, w) =>
       `<text x="${centres[w].toFixed(1)}" y="${foot + 17}">${escaped(word)}</text>`).join("");
     const rods = words.map((_, w) => {
-      const long = 46 * (own[w] / most);
+      const long = 4 + 44 * ((own[w] - least) / (most - least));
       return `<rect x="${(centres[w] - 9).toFixed(1)}" y="${bars}" width="18" height="${long.toFixed(1)}"/>` +
         `<text class="small" x="${centres[w].toFixed(1)}" y="${bars + long + 13}">${own[w].toFixed(2)}</text>`;
     }).join("");
