@@ -132,13 +132,8 @@ def words(browser):
 
 def test_slider_readings_and_keys_change_what_is_seen(browser, of_letters, tmp_path):
     def segments(name, length):
-        z, symbols = of_letters.cut(name, length)[0], [*UNSPACED]
-        ends, found = z.astype(bool) | of_letters.lines, [""]
-        for symbol, last, line in zip(symbols, ends, of_letters.lines, strict=True):
-            found[-1] += "" if line else symbol
-            if last:
-                found.append("")
-        return [one for one in found if one]
+        parts = np.split([*UNSPACED], np.flatnonzero(of_letters.cut(name, length)[0]) + 1)
+        return [one for part in parts if (one := "".join(part).replace("\n", ""))]
 
     length = text.LENGTH
     assert words(browser) == segments("detectors", 0)

@@ -78,8 +78,13 @@ function textView(data, main, inspector) {
     const { z, shown } = state;
     const text = escaped(symbols.slice(from, to + 1).join(""));
     if (lines[to]) return `<b class="line" data-s="${from}">${text}</b>`;
-    const ended = (k) => z[k][to] || lines[to + 1] || to + 1 === N;
-    const began = (k) => from === 0 || z[k][from - 1] || lines[from - 1];
+    // Ends of lines are not drawn: a segment of detectors may go on after them.
+    const ended = (k) => z[k][to] || (lines[to + 1] && z[k][to + 1]) || to + 1 === N;
+    const began = (k) => {
+      let before = from - 1;
+      while (before >= 0 && lines[before] && !z[k][before]) before--;
+      return before < 0 || z[k][before];
+    };
     const flag = (k) => `${parity[k] ? " odd" : ""}${began(k) ? " first" : ""}${ended(k) ? " last" : ""}`;
     let mark = "";
     if (marks && inner[to] && shown.includes(0)) mark = !marks[to] ? (z[0][to] ? " wrong" : "") : z[0][to] ? "" : " missed";
@@ -154,9 +159,9 @@ function textView(data, main, inspector) {
   const readable = (t) => (lines[t] ? "line end" : symbols[t].trim() || "space");
   function segmentAround(k, t) {
     let from = t, to = t;
-    while (from > 0 && !state.z[k][from - 1] && !lines[from - 1] && t - from < 200) from--;
-    while (to + 1 < N && !state.z[k][to] && !lines[to + 1] && to - t < 200) to++;
-    return symbols.slice(from, to + 1).join("");
+    while (from > 0 && !state.z[k][from - 1] && t - from < 200) from--;
+    while (to + 1 < N && !state.z[k][to] && to - t < 200) to++;
+    return symbols.slice(from, to + 1).join("").replaceAll("⏎", " ").trim();
   }
   function expected(t) {
     return [...likeliest[t]].map((id, rank) => ({ text: data.known[id], chance: chances[t][rank] / 255 }));
@@ -164,7 +169,7 @@ function textView(data, main, inspector) {
   function spoken() {
     const t = state.cursor, cuts = state.shown.filter((k) => state.z[k][t]).map((k) => k + 1);
     const ends = cuts.length ? `a segment of layer ${cuts.join(" and ")} ends here. ` : "";
-    const said = state.shown.map((k) => `layer ${k + 1}: ${segmentAround(k, t).trim()}`).join(", ");
+    const said = state.shown.map((k) => `layer ${k + 1}: ${segmentAround(k, t)}`).join(", ");
     const guess = expected(t).slice(0, 3).map((one) => `${one.text.trim() || "space"} ${percent(one.chance)} %`);
     return `${readable(t)}, symbol ${t + 1}. ${ends}${said}. Expected next: ${guess.join(", ")}.`;
   }
@@ -173,7 +178,7 @@ function textView(data, main, inspector) {
     const t = state.cursor;
     where.replaceChildren(
       make("strong", {}, `${data.unit === "words" ? "word" : "symbol"} ${counted(t + 1)}`), ` of ${counted(N)}`,
-      ...state.shown.map((k) => make("span", { class: `key l${1 + (k % 3)}` }, segmentAround(k, t).trim() || "␣")),
+      ...state.shown.map((k) => make("span", { class: `key l${1 + (k % 3)}` }, segmentAround(k, t) || "␣")),
     );
     const came = t + 1 < N ? (lines[t + 1] ? "⏎" : symbols[t + 1]) : null;
     next.replaceChildren(...expected(t).map((one) => {
