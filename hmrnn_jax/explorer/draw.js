@@ -58,7 +58,7 @@ const UNITS = {
   line_break: "log-odds of a line break", distance: "1 − mean forget gate",
 };
 const MEANINGS = {
-  detectors: "the network's own boundary detectors, as trained",
+  detectors: "the network's own boundary detectors",
   entropy: "peaks of the entropy of its prediction of the next symbol",
   entropy_within: "peaks of that entropy, given that the line goes on",
   surprise: "peaks of the next symbol's negative log-probability",

@@ -38,7 +38,7 @@
     toggle("checkbox", key, key, label, given, (input) => { view.state[key] = input.checked; update(); })));
   if (view.curves?.length > 1) {
     const select = make("select", { id: "curve" },
-      make("option", { value: "" }, "as the cut"), ...view.curves.map((name) => make("option", { value: name }, NAMES[name])));
+      make("option", { value: "" }, "of the cut"), ...view.curves.map((name) => make("option", { value: name }, NAMES[name])));
     select.addEventListener("change", update);
     byId("options").append(make("label", { for: "curve" }, "Curve ", select));
   }
@@ -76,7 +76,8 @@
     byId("wanted").classList.toggle("off", detectors);
     byId("shown-length").textContent = detectors ? "detectors cut by themselves" : `${chosen.length.toFixed(1)}`;
     slider.setAttribute("aria-valuetext", detectors ? "detectors cut by themselves" : `${chosen.length.toFixed(1)} symbols`);
-    byId("wanted").title = `The level of the cut is set on ${data.calibrated.on}.`;
+    byId("how").textContent = `Cut by ${MEANINGS[chosen.reading]}` + (detectors ? "." :
+      `, the highest, so that ${data.calibrated.on} has segments of ${chosen.length.toFixed(1)}.`);
     const cutting = view.cut(chosen.reading, chosen.length);
     const shown = cutting.z.map((_, k) => k).filter((k) => !chosen.hidden.has(k));
     view.state.curve = byId("curve")?.value || (detectors ? view.curves?.find((n) => n === "entropy") ?? view.curves?.[0] : chosen.reading);
@@ -85,12 +86,29 @@
   }
 
   let waiting = 0;
+  function soon() {
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(update);
+  }
   slider.addEventListener("input", () => {
     chosen.length = toLength(Number(slider.value));
     byId("shown-length").textContent = chosen.length.toFixed(1);
-    cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(update);
+    soon();
   });
+  // Of a training: what was read after each of some updates.
+  const moments = [...(data.earlier ?? []), data];
+  if (moments.length > 1) {
+    const moment = byId("update"), last = moments.length - 1;
+    const tell = () => {
+      byId("shown-update").textContent = counted(moments[moment.value].update);
+      moment.setAttribute("aria-valuetext", `update ${moments[moment.value].update}`);
+    };
+    Object.assign(moment, { min: 0, max: last, step: 1 });
+    moment.value = last;
+    byId("moment").hidden = false;
+    moment.addEventListener("input", () => { view.load(moments[moment.value]); tell(); soon(); });
+    tell();
+  }
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
   window.addEventListener("resize", () => view.resize());
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => view.resize());

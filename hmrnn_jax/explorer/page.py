@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from hmrnn_jax import files
+from hmrnn_jax.errors import UserError
 
 FOLDER = Path(__file__).parent
+_BEGIN = '<script type="application/json" id="data">'
 # In this order; the first ones know nothing of the page.
 SCRIPTS = ("cut.js", "draw.js", "text.js", "trees.js", "sequences.js", "explorer.js")
 
@@ -36,6 +39,16 @@ def write(path, data):
     """
     files.check_writable(path)
     files.write_text(path, html(data))
+
+
+def read(path):
+    """The data of a page that `write` wrote; None if there is none."""
+    path = epath.Path(path)
+    try:
+        _, _, rest = files.read_text(path).partition(_BEGIN) if path.exists() else ("", "", "")
+        return json.loads(rest.partition("</script>")[0])
+    except (UserError, ValueError):
+        return None
 
 
 def html(data):

@@ -7,23 +7,30 @@ function textView(data, main, inspector) {
   const symbols = data.symbols, N = symbols.length, words = data.unit === "words";
   const lines = unpackBits(data.lines, N)[0], inner = withinLines(lines);
   const gold = data.gold && unpackBits(data.gold, N)[0];
-  const likeliest = unpack(data.likeliest), chances = unpack(data.chances);
-  const norms = unpack(data.norms), spread = norms.map(middling);
-  const readings = Object.fromEntries(data.readings.map((one) => [one.name, {
-    z: one.z && unpackBits(one.z, N),
-    curves: one.curves && unpack(one.curves),
-    heights: one.heights && one.heights.map((row) => unpack(row)[0] || []),
-  }]));
+  let readings, likeliest, chances, norms, spread, known, calibrated;
   const trees = data.distances && treeView(data, unpack(data.distances), lines);
   const typical = N / (1 + lines.reduce((a, b) => a + b, 0));
   const state = { z: [], shown: [], levels: [], reading: "", cursor: 0, rows: words || data.against === "spaces" && !!gold || typical >= 45,
     compare: false, curve: "" };
   let blocks = [];
 
+  /** Takes what was read by the model as it is, or as it was after some update. */
+  function load(found) {
+    ({ known, calibrated } = found);
+    [likeliest, chances, norms] = [found.likeliest, found.chances, found.norms].map(unpack);
+    spread = norms.map(middling);
+    readings = Object.fromEntries(found.readings.map((one) => [one.name, {
+      z: one.z && unpackBits(one.z, N),
+      curves: one.curves && unpack(one.curves),
+      heights: one.heights && one.heights.map((row) => unpack(row)[0] || []),
+    }]));
+  }
+  load(data);
+
   function cut(reading, length) {
     const { z, curves, heights } = readings[reading];
     if (z) return { z, levels: [] };
-    const levels = heights.map((own) => levelFor(own, length, data.calibrated));
+    const levels = heights.map((own) => levelFor(own, length, calibrated));
     return { z: curves.map((curve, k) => boundaries(curve, levels[k], lines)), levels };
   }
 
@@ -164,7 +171,7 @@ function textView(data, main, inspector) {
     return symbols.slice(from, to + 1).join("").replaceAll("⏎", " ").trim();
   }
   function expected(t) {
-    return [...likeliest[t]].map((id, rank) => ({ text: data.known[id], chance: chances[t][rank] / 255 }));
+    return [...likeliest[t]].map((id, rank) => ({ text: known[id], chance: chances[t][rank] / 255 }));
   }
   function spoken() {
     const t = state.cursor, cuts = state.shown.filter((k) => state.z[k][t]).map((k) => k + 1);
@@ -324,12 +331,12 @@ function textView(data, main, inspector) {
   });
 
   return {
-    cut, scores, render, state, trees, resize: () => move(state.cursor, { quiet: true, still: true }),
+    cut, scores, render, load, state, trees, resize: () => move(state.cursor, { quiet: true, still: true }),
     layersOf: (reading) => (readings[reading].z ?? readings[reading].curves).length,
     curves: data.readings.filter((one) => one.curves).map((one) => one.name),
     options: [
       { key: "rows", label: "A line a row", given: state.rows },
-      ...(gold ? [{ key: "compare", label: `Mark errors against ${data.against}`, given: false }] : []),
+      ...(gold ? [{ key: "compare", label: "Mark boundaries missed (dotted) and wrong (solid)", given: false }] : []),
     ],
     gold: !!gold, size: N,
     about: `${counted(N)} ${data.unit}. Tinted: segments of the first layer; bands below: those of higher layers.` +

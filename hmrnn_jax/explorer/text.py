@@ -14,6 +14,7 @@ MOST_SHOWN = 200_000  # what a browser still lays out in a second or two
 PREDICTED = 5
 LENGTH = 5.0  # symbols of a segment, where the run has no wish of its own
 RULE = "peaks"
+OF_PARAMETERS = ("readings", "calibrated", "norms", "known", "likeliest", "chances")
 _TREES = 100  # words of the longest sentence whose tree is drawn
 
 
@@ -31,16 +32,49 @@ def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda lin
       UserError: the text is empty, or too much is to be shown.
     """
     ids, symbols = np.asarray(ids)[:shown], symbols[:shown]
-    newline, unit = run.encoding.line_end, run.encoding.unit
     if not 2 <= len(ids) <= MOST_SHOWN:
         raise UserError(
             f"A page shows 2 to {MOST_SHOWN:,} symbols; this text has {len(ids):,}: show fewer."
         )
-    names = readings.available(run.model, newline)
-    valid, calibrated_on = _validation(run, ids)
+    names = readings.available(run.model, run.encoding.line_end)
+    found = fixed(run, ids, symbols, name, ends)
+    found |= read(run, ids, names, *_validation(run, ids), seed, say)
+    if "distance" in names and run.encoding.unit == "words":
+        found["distances"] = _distances(run, ids)
+    return found
+
+
+def fixed(run, ids, symbols, name, ends=None):
+    """The part of `look`'s data that is the same whatever the model's parameters are."""
+    lines, unit = readings.line_ends(ids, run.encoding.line_end), run.encoding.unit
+    gold, against = None if ends is None else ends[: len(ids)], "words"
+    if gold is None and unit != "words":
+        gold, against = run.encoding.spaces(symbols), "spaces"
+    return {
+        "kind": "text",
+        "title": run.title,
+        "name": name,
+        "unit": unit,
+        "symbols": _visible(symbols, lines),
+        "lines": _bits(lines),
+        "length": objectives.first_length(run.config) or LENGTH,
+        "gold": None if gold is None or not gold.any() else _bits(gold),
+        "against": against,
+    }
+
+
+def read(run, ids, names, valid, calibrated_on, seed=0, say=lambda line: None):
+    """The part of `look`'s data that hangs on the model's parameters, but for trees: the entries
+    `OF_PARAMETERS`.
+
+    Args:
+      names: of readings. valid: int `[M]`, the text on which the length of segments is set.
+      calibrated_on: a clause on it. The rest as in `look`.
+    """
+    newline = run.encoding.line_end
+    lines, valid_lines = (readings.line_ends(one, newline) for one in (ids, valid))
     curves = _curves(run, ids, names, seed, say)
     of_valid = _curves(run, valid, [one for one in names if one != "detectors"], seed, say)
-    lines, valid_lines = (readings.line_ends(one, newline) for one in (ids, valid))
     inner, delay = within_lines(valid_lines), objectives.Boundaries.of(run.config).delay
     found = []
     for one in names:
@@ -55,18 +89,8 @@ def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda lin
     norms, chances, likeliest = activations.predictions(*weights, ids, count, run.slope, seed)
     known, likeliest = np.unique(likeliest, return_inverse=True)
     kind = np.uint8 if len(known) <= 256 else np.uint16 if len(known) <= 65536 else np.uint32
-    gold, against = None if ends is None else ends[:shown], "words"
-    if gold is None and unit != "words":
-        gold, against = run.encoding.spaces(symbols), "spaces"
     return {
-        "kind": "text",
-        "title": run.title,
-        "name": name,
-        "unit": unit,
-        "symbols": _visible(symbols, lines),
-        "lines": _bits(lines),
         "readings": found,
-        "length": objectives.first_length(run.config) or LENGTH,
         "calibrated": {
             "on": calibrated_on,
             "symbols": len(valid),
@@ -77,9 +101,6 @@ def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda lin
         "known": _visible(run.encoding.spelled(known), readings.line_ends(known, newline)),
         "likeliest": packed(likeliest.reshape(len(ids), count).astype(kind)),
         "chances": packed(np.rint(255 * chances).astype(np.uint8)),
-        "gold": None if gold is None or not gold.any() else _bits(gold),
-        "against": against,
-        "distances": _distances(run, ids, lines) if "distance" in names else None,
     }
 
 
@@ -127,13 +148,12 @@ def _visible(symbols, lines):
     return shown
 
 
-def _distances(run, ids, lines):
+def _distances(run, ids):
     """Of a model of words: float32 `[L, N]`, those that its sentences' trees are read from.
 
     0 at the ends of lines, and in sentences that are too long to be drawn.
     """
-    if run.encoding.unit != "words":
-        return None
+    lines = readings.line_ends(ids, run.encoding.line_end)
     edges = np.concatenate([[-1], np.flatnonzero(lines), [len(ids)]])
     spans = [(a + 1, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if 0 < b - a - 1]
     spans = [span for span in spans if span[1] - span[0] <= _TREES]
