@@ -1,6 +1,7 @@
 """Small runs to explore, and what their pages hold."""
 
 import base64
+import functools
 import json
 import re
 
@@ -38,9 +39,11 @@ def run_of_words(trained=True):
 
 def _run(vocabulary, cells, head, trained):
     model = LanguageModel(vocabulary.size, 4, cells, 8, head)
-    params = language.init_params(model, jax.random.key(0)) if trained else {}
-    # Larger than at the start of a training, so that the curves have something to say.
-    params = jax.tree.map(lambda leaf: 2 * leaf, params)
+    params = {}
+    if trained:
+        rng, init = np.random.default_rng(0), functools.partial(language.init_params, model)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        params = jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype("f4"), shapes)
     config = defaults.text()
     config.data.name = "text"
     mesh = parallel.make_mesh(jax.devices()[:1])

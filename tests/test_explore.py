@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ from hmrnn_jax.analysis.segmenters import heights_of, within_lines
 from hmrnn_jax.batches.sequences import columns
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.explorer import page, text
+from hmrnn_jax.explorer import page, text, watch
 from hmrnn_jax.inference import activations, reading, readings
 from hmrnn_jax.tasks import language
 
@@ -156,6 +157,41 @@ def test_a_page_of_strokes_has_each_sequence_as_it_is_read_alone(tmp_path):
         np.testing.assert_array_equal(bits(one["events"], len(alone)), sequences.events[place])
     inside = within_lines(np.zeros(47, bool)).sum()
     assert found["calibrated"]["symbols"] == 47 and found["calibrated"]["inner"] == inside
+
+
+def test_a_watched_training_keeps_its_validations(letters, tmp_path, monkeypatch):
+    """All of them at first, then fewer and fewer; a resumed one goes on where it was."""
+    make_up(monkeypatch)
+    corpus = language.corpus_of(letters)
+    task = SimpleNamespace(encoding=letters.encoding, model=letters.model, corpus=corpus)
+
+    def watched():
+        return watch.Watch(task, letters.config, "HM-LSTM", tmp_path)
+
+    def kept():
+        found = page.read(tmp_path / watch.NAME)
+        updates = [one["update"] for one in [*found["earlier"], found]]
+        assert all(set(text.OF_PARAMETERS) < set(one) for one in [*found["earlier"], found])
+        assert len(found["symbols"]) == 180 and found["calibrated"]["on"] == "this text"
+        assert not {"line_break"} & {one["name"] for one in found["readings"]}
+        return updates
+
+    first = watched()
+    for update in (10, 20, 30):
+        first(update, {}, 1.0)
+    assert kept() == [10, 20, 30]
+    again = watched()  # resumed from update 15
+    again(20, {}, 1.0)
+    assert kept() == [10, 20]
+    for update in range(30, 500, 10):
+        again(update, {}, 1.0)
+    many = kept()
+    assert len(many) <= watch.MOST_KEPT + 1 and many[0] == 10 and many[-1] == 490
+    (tmp_path / watch.NAME).write_text("something else")
+    watched()(500, {}, 1.0)
+    assert kept() == [500]
+    with pytest.raises(UserError, match="task language; this is one of strokes"):
+        watch.Watch(task, config_of(), "HM-LSTM", tmp_path)
 
 
 def test_what_cannot_be_shown_is_one_sentence_and_writes_nothing(letters, tmp_path, capsys):

@@ -16,7 +16,7 @@ from hmrnn_jax.analysis.segmenters import within_lines, word_scores
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.explorer import page, text
 from hmrnn_jax.explorer import sequences as explored
-from hmrnn_jax.inference import activations, readings
+from hmrnn_jax.inference import activations, reading, readings
 from hmrnn_jax.tasks import language
 
 selenium = pytest.importorskip("selenium", reason="needs selenium: pip install '.[dev]'")
@@ -163,6 +163,25 @@ def test_slider_readings_and_keys_change_what_is_seen(browser, of_letters, tmp_p
     assert "<b>&acat</script>" in view.get_attribute("textContent")
     assert browser.save_screenshot(str(tmp_path / "page.png"))
     assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_a_slider_shows_what_was_read_earlier(opened, monkeypatch, tmp_path):
+    make_up(monkeypatch)
+    run = run_of_letters(monkeypatch, trained=False)
+    ids, names = run.encoding.encode(UNSPACED)[0], ("detectors", "entropy")
+    moments = []
+    for update, z in ((10, 0), (20, 1)):
+        constant = {"detectors": np.full((2, len(ids)), z, np.int8)}
+        constant["entropy"] = np.zeros((1, len(ids)), np.float32)
+        monkeypatch.setattr(reading, "curves", lambda *_, found=constant, **__: found)
+        moments.append(text.read(run, ids, names, ids, "this text") | {"update": update})
+    fixed = text.fixed(run, ids, UNSPACED, "mine")
+    browser = opened(fixed | moments[1] | {"earlier": moments[:1]})
+    assert words(browser) == [symbol for symbol in UNSPACED if symbol != "\n"]
+    browser.find_element(By.ID, "update").send_keys(Keys.HOME)
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    assert words(browser) == [UNSPACED.replace("\n", "")]
+    assert browser.find_element(By.ID, "shown-update").text == "10"
 
 
 def test_the_symbol_under_the_pointer_is_told(browser, of_letters):

@@ -74,8 +74,8 @@
     const detectors = chosen.reading === "detectors";
     slider.disabled = detectors;
     byId("wanted").classList.toggle("off", detectors);
-    byId("shown-length").textContent = detectors ? "detectors cut by themselves" : `${chosen.length.toFixed(1)}`;
-    slider.setAttribute("aria-valuetext", detectors ? "detectors cut by themselves" : `${chosen.length.toFixed(1)} symbols`);
+    byId("shown-length").textContent = detectors ? "as the detectors have it" : `${chosen.length.toFixed(1)}`;
+    slider.setAttribute("aria-valuetext", detectors ? "as the detectors have it" : `${chosen.length.toFixed(1)} symbols`);
     byId("how").textContent = `Cut by ${MEANINGS[chosen.reading]}` + (detectors ? "." :
       `, the highest, so that ${data.calibrated.on} has segments of ${chosen.length.toFixed(1)}.`);
     const cutting = view.cut(chosen.reading, chosen.length);

@@ -336,7 +336,7 @@ function textView(data, main, inspector) {
     curves: data.readings.filter((one) => one.curves).map((one) => one.name),
     options: [
       { key: "rows", label: "A line a row", given: state.rows },
-      ...(gold ? [{ key: "compare", label: "Mark boundaries missed (dotted) and wrong (solid)", given: false }] : []),
+      ...(gold ? [{ key: "compare", label: "Mark missed (dotted) and wrong (solid)", given: false }] : []),
     ],
     gold: !!gold, size: N,
     about: `${counted(N)} ${data.unit}. Tinted: segments of the first layer; bands below: those of higher layers.` +

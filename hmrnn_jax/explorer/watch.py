@@ -49,7 +49,7 @@ class Watch:
         self._run.plain, self._run.slope = params, slope
         found = text.read(self._run, self._ids, self._names, self._ids, "this text")
         before = page.read(self.path) if self._data is None else self._data
-        earlier = [] if before is None else [*before["earlier"], _moment(before)]
+        earlier = [*before["earlier"], _moment(before)] if before else []
         earlier = [one for one in earlier if one["update"] < update]
         if len(earlier) >= MOST_KEPT:
             earlier = earlier[::2]
