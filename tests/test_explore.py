@@ -1,5 +1,6 @@
 """The page of `hmrnn explore`: what it holds is what the run found, and nothing else gets in."""
 
+import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,6 +204,11 @@ def test_what_cannot_be_shown_is_one_sentence_and_writes_nothing(letters, tmp_pa
         letters.explore("t" * 200_001, path, shown=10**6)
     with pytest.raises(UserError, match=r"not among the \d+ known characters"):
         letters.explore("Q", path)
+    with pytest.raises(UserError, match="The ends of words are 3, the symbols 276"):
+        letters.explore(UNSPACED, path, words=np.ones(3, bool))
+    strokes = dataclasses.replace(letters, config=config_of())
+    with pytest.raises(UserError, match="mine is a run on real-valued sequences"):
+        strokes.explore(UNSPACED, path)
     with pytest.raises(UserError, match="does not exist"):
         letters.explore(UNSPACED, tmp_path / "absent" / "a.html")
     assert path.read_text() == "as it was" and len(list(tmp_path.iterdir())) == 1

@@ -61,7 +61,7 @@ const MEANINGS = {
   detectors: "the network's own boundary detectors",
   entropy: "peaks of the entropy of its prediction of the next symbol",
   entropy_within: "peaks of that entropy, given that the line goes on",
-  surprise: "peaks of the next symbol's negative log-probability",
+  surprise: "peaks of the negative log-probability of what comes next",
   line_end: "peaks of its probability that the line ends here",
   line_break: "peaks of how much likelier the text would be with a line break here",
   distance: "peaks of the forget gates' distances, a layer each",

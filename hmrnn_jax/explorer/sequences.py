@@ -5,6 +5,7 @@ import numpy as np
 from hmrnn_jax import tasks
 from hmrnn_jax.analysis.segmenters import heights_of, within_lines
 from hmrnn_jax.batches.sequences import columns
+from hmrnn_jax.datasets.sequences import Sequences
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.explorer.page import packed, quantised
 from hmrnn_jax.explorer.text import MOST_SHOWN, RULE, SHOWN
@@ -26,8 +27,13 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
       shown: as many steps at most; the sequences that are whole within, but one at least.
 
     Raises:
-      UserError: there are no two steps, or too many.
+      UserError: it is something else, there are no two steps, or too many.
     """
+    if not isinstance(sequences, Sequences):
+        raise UserError(
+            f"{run.name} is a run on real-valued sequences: give Sequences, such as a split of"
+            " its data, not a text."
+        )
     whole = int(np.searchsorted(sequences.offsets, shown, side="right")) - 1
     sequences = sequences.chosen(np.arange(min(max(whole, 1), len(sequences))))
     total = int(sequences.lengths.sum())

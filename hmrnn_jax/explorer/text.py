@@ -29,7 +29,7 @@ def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda lin
       say: is told how far it is, a line every few seconds.
 
     Raises:
-      UserError: the text is empty, or too much is to be shown.
+      UserError: the text is empty, or too much is to be shown, or ends are too few.
     """
     ids, symbols = np.asarray(ids)[:shown], symbols[:shown]
     if not 2 <= len(ids) <= MOST_SHOWN:
@@ -37,7 +37,7 @@ def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda lin
             f"A page shows 2 to {MOST_SHOWN:,} symbols; this text has {len(ids):,}: show fewer."
         )
     names = readings.available(run.model, run.encoding.line_end)
-    found = fixed(run, ids, symbols, name, ends)
+    found = fixed(run, ids, symbols, name, ends)  # bad ends are told before long work
     found |= read(run, ids, names, *_validation(run, ids), seed, say)
     if "distance" in names and run.encoding.unit == "words":
         found["distances"] = _distances(run, ids)
@@ -46,6 +46,10 @@ def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda lin
 
 def fixed(run, ids, symbols, name, ends=None):
     """The part of `look`'s data that is the same whatever the model's parameters are."""
+    if ends is not None and len(ends) < len(ids):
+        raise UserError(
+            f"The ends of words are {len(ends):,}, the symbols {len(ids):,}: give one for each."
+        )
     lines, unit = readings.line_ends(ids, run.encoding.line_end), run.encoding.unit
     gold, against = None if ends is None else ends[: len(ids)], "words"
     if gold is None and unit != "words":
