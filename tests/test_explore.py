@@ -188,9 +188,12 @@ def test_a_watched_training_keeps_its_validations(letters, tmp_path, monkeypatch
         again(update, {}, 1.0)
     many = kept()
     assert len(many) <= watch.MOST_KEPT + 1 and many[0] == 10 and many[-1] == 490
-    (tmp_path / watch.NAME).write_text("something else")
+    letters.explore(UNSPACED, tmp_path / watch.NAME)  # another page, then none at all
     watched()(500, {}, 1.0)
     assert kept() == [500]
+    (tmp_path / watch.NAME).write_text("something else")
+    watched()(600, {}, 1.0)
+    assert kept() == [600]
     with pytest.raises(UserError, match="task language; this is one of strokes"):
         watch.Watch(task, config_of(), "HM-LSTM", tmp_path)
 

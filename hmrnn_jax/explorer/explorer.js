@@ -76,7 +76,7 @@
     byId("shown-length").textContent = detectors ? "as the detectors have it" : `${chosen.length.toFixed(1)}`;
     slider.setAttribute("aria-valuetext", detectors ? "as the detectors have it" : `${chosen.length.toFixed(1)} symbols`);
     byId("how").textContent = `Cut by ${MEANINGS[chosen.reading]}` + (detectors ? "." :
-      `; of these the highest, so many that segments have ${chosen.length.toFixed(1)} on average over ${data.calibrated.on}.`);
+      `, as many as give segments of ${chosen.length.toFixed(1)} in ${data.calibrated.on}.`);
     const cutting = view.cut(chosen.reading, chosen.length);
     const shown = cutting.z.map((_, k) => k).filter((k) => !chosen.hidden.has(k));
     view.state.curve = byId("curve")?.value || (detectors ? view.curves?.find((n) => n === "entropy") ?? view.curves?.[0] : chosen.reading);

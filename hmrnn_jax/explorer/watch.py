@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 from etils import epath
 
 from hmrnn_jax.errors import UserError
@@ -24,7 +25,7 @@ class Watch:
       workdir: folder that the page is in.
 
     Raises:
-      UserError: the training is not of a language model.
+      UserError: the training is not of a language model, or of several processes.
     """
 
     def __init__(self, task, config, title, workdir):
@@ -33,6 +34,8 @@ class Watch:
                 f"--watch is for runs of the task language; this is one of {config.task}: leave"
                 " it out, and look at the run with hmrnn explore."
             )
+        if jax.process_count() > 1:
+            raise UserError("--watch is for a training of one process: leave it out.")
         self.path = epath.Path(workdir) / NAME
         self._run = types.SimpleNamespace(
             config=config, encoding=task.encoding, model=task.model, title=title
@@ -49,7 +52,7 @@ class Watch:
         self._run.plain, self._run.slope = params, slope
         found = text.read(self._run, self._ids, self._names, self._ids, "this text")
         before = page.read(self.path) if self._data is None else self._data
-        earlier = [*before["earlier"], _moment(before)] if before else []
+        earlier = [*before["earlier"], _moment(before)] if before and "update" in before else []
         earlier = [one for one in earlier if one["update"] < update]
         if len(earlier) >= MOST_KEPT:
             earlier = earlier[::2]

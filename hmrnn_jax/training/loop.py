@@ -155,7 +155,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
             if validating or saving or stop:
                 logger.flush()
                 checkpoints.save(done, whole(slope))
-                if validating and watching and jax.process_count() == 1:
+                if validating and watching:
                     watching(done, jax.device_get(params), slope)
                 progress.skip()
             if stop:
