@@ -8,10 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from hmrnn_jax import parallel, tasks
+from hmrnn_jax import files, parallel, tasks
 from hmrnn_jax.analysis import boundaries, trees
 from hmrnn_jax.datasets.vocabulary import as_unit
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.explorer import page
+from hmrnn_jax.explorer import sequences as explored_sequences
+from hmrnn_jax.explorer import text as explored_text
 from hmrnn_jax.inference import activations, generate_text, readings, sparse_model
 from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.inference.stream import Stream
@@ -145,16 +148,46 @@ class Run:
         Returns `{"start", "end", "text", "layer"}` of each, layers from 1, lowest first, offsets
         in symbols; a layer's segments are the whole text.
         """
-        ids = self._ids(text)
-        if isinstance(text, np.ndarray):
-            symbols = self.encoding.symbol_strings(ids)
-        else:
-            symbols = self.encoding.as_written(as_unit(text, self.encoding.unit), ids)
+        ids, symbols = self._symbols(text)
         found = self.boundaries(
             ids, reading=reading, length=length, batch=batch, warmup=warmup, seed=seed
         )
         layers = enumerate(found, start=1)
         return [row for layer, z in layers for row in boundaries.segments(symbols, z, layer)]
+
+    def explore(
+        self,
+        what: Any,
+        path: Any,
+        *,
+        name: str = "",
+        words: np.ndarray | None = None,
+        shown: int = explored_text.SHOWN,
+        seed: int = 0,
+    ) -> None:
+        """Writes what the run makes of a text or of sequences as one page of HTML to look at.
+
+        The page needs no server and no network. It re-cuts the text as one asks for longer or
+        shorter segments, and shows all readings of the model and what it expects next.
+
+        Args:
+          what: a text; of a run of the task strokes, standardised `datasets.sequences.Sequences`.
+          path: of the page. name: what it calls the text.
+          words: bool `[N]`, the last symbol of each true word, to score against; spaces otherwise.
+          shown: symbols of the text, or steps of the first sequences, at most.
+          seed: of detectors that sample.
+
+        Raises:
+          UserError: the page cannot be written there; the run has another task; or there is
+            nothing to show, or too much.
+        """
+        files.check_writable(path)
+        if self.config.task == "strokes":
+            found = explored_sequences.look(self, what, name, shown, seed)
+        else:
+            ids, symbols = self._symbols(what)
+            found = explored_text.look(self, ids, symbols, name, words, shown, seed)
+        page.write(path, found)
 
     def sample(
         self,
@@ -253,6 +286,13 @@ class Run:
     def _ids(self, text):
         self._check_language("A text is read")
         return text if isinstance(text, np.ndarray) else self.encoding.encode(text)[0]
+
+    def _symbols(self, text):
+        """The ids of a text, and each symbol as a str."""
+        ids = self._ids(text)
+        if isinstance(text, np.ndarray):
+            return ids, self.encoding.symbol_strings(ids)
+        return ids, self.encoding.as_written(as_unit(text, self.encoding.unit), ids)
 
 
 def load(workdir: Any) -> Run:

@@ -33,7 +33,10 @@ FLOORS = (
     ),
     ("inference",),
     ("tasks",),
-    ("defaults",),
+    (
+        "defaults",
+        "explorer",
+    ),
     ("training",),
     ("run",),
     ("evaluation",),

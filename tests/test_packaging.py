@@ -35,6 +35,9 @@ def test_every_package_is_named():
     folders = {path.parent for path in (ROOT / "hmrnn_jax").rglob("*.py")}
     found = {".".join(path.relative_to(ROOT).parts) for path in folders}
     assert set(settings["tool"]["setuptools"]["packages"]) == found | {"hmrnn_jax.configs"}
+    data = settings["tool"]["setuptools"]["package-data"]["hmrnn_jax.explorer"]
+    others = {path.suffix for path in (ROOT / "hmrnn_jax" / "explorer").iterdir() if path.is_file()}
+    assert {f"*{ending}" for ending in others - {".py"}} == set(data)
     assert f"\nversion: {hmrnn_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
@@ -73,6 +76,8 @@ def test_wheel_and_source_archive_work_in_an_empty_environment(tmp_path):
     shown = call(hmrnn, "boundaries", "--workdir=run", "--scored=500", "--json", folder=elsewhere)
     assert json.loads(shown.splitlines()[-1])["rows"][0]["reading"] == "detectors"
     assert (elsewhere / "run" / "boundaries.png").read_bytes().startswith(b"\x89PNG")
+    call(hmrnn, "explore", "--workdir=run", "--shown=500", folder=elsewhere)
+    assert "function textView" in (elsewhere / "run" / "explorer.html").read_text()
     shapes = call(programs / "python", "-c", CELL, folder=elsewhere)
     assert shapes.startswith("(5, 2) (1, 12) ") and str(tmp_path / "venv") in shapes
 

@@ -312,6 +312,22 @@ def test_the_handlers_of_signals_are_put_back(quick, tmp_path):
             signal.signal(number, handler)
 
 
+def test_a_watched_training_tells_of_each_validation(quick, tmp_path, monkeypatch):
+    seen = []
+
+    class Watch:
+        def __init__(self, task, config, title, workdir):
+            assert (task.encoding.unit, workdir) == ("characters", str(tmp_path))
+
+        def __call__(self, update, params, slope):
+            assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
+            seen.append((update, float(slope)))
+
+    monkeypatch.setattr(program, "Watch", Watch)
+    program.train(quick, str(tmp_path), lambda line: None, watch=True)
+    assert [update for update, _ in seen] == [6, 12]
+
+
 def test_outside_the_main_thread_training_leaves_signals_alone(quick, tmp_path):
     found = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with ThreadPoolExecutor(1) as pool:

@@ -53,11 +53,16 @@ class Segmenter:
             raise UserError(f"The wanted segment length is {length}; it must be 1 or more.")
         curve = np.asarray(curve)
         counted = np.ones(len(curve), bool) if mask is None else np.asarray(mask, bool)
-        heights = np.sort(curve[candidates(curve, self.rule) & counted])[::-1]
+        heights = heights_of(curve, self.rule, counted)
         wanted = round(int(counted.sum()) / length)
         if not len(heights) or not wanted:
             return dataclasses.replace(self, level=np.inf)
         return dataclasses.replace(self, level=float(heights[min(wanted, len(heights)) - 1]))
+
+
+def heights_of(curve, rule, mask):
+    """Values of the candidates of a curve `[T]` that count, bool `[T]`, the highest first."""
+    return np.sort(curve[candidates(curve, rule) & mask])[::-1]
 
 
 def candidates(curve, rule):

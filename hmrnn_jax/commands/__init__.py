@@ -16,6 +16,7 @@ MODULES = {
     "train": "training",
     "score": "reading",
     "boundaries": "reading",
+    "explore": "exploring",
     "segment": "reading",
     "stream": "reading",
     "sample": "generation",

@@ -43,7 +43,7 @@ _READING = {
     ),
 }
 _DETECTING = (LANGUAGE, SEQUENCES)
-_progress = functools.partial(say, to=sys.stderr)
+progress = functools.partial(say, to=sys.stderr)
 
 
 def score(given):
@@ -67,7 +67,7 @@ def score(given):
               "control": ["logic", "images"], "output": ["logic"]},
     )  # fmt: skip
     if run.config.task == LANGUAGE:
-        name, inputs, _ = _read(run, given)
+        name, inputs, _ = read_text(run, given)
         return shown(text.score(run, name, inputs[0], given.batch, given.warmup, given.seed))
     if run.config.task == SEQUENCES:
         return shown(sequences.score(run, given.split, given.seed))
@@ -95,7 +95,7 @@ def boundaries(given):
         {"text": [LANGUAGE], "words": [LANGUAGE], "tolerance": [SEQUENCES]},
     )  # fmt: skip
     if run.config.task == LANGUAGE:
-        name, inputs, ends = _read(run, given)
+        name, inputs, ends = read_text(run, given)
         title, first = epath.Path(name).name, given.shown or 270
         scored = given.scored or 20_000
         return shown(
@@ -138,12 +138,12 @@ def segment(given):
     if run.config.task == SEQUENCES:
         read = sequences.read(run, given.text)
         return shown(
-            sequences.segment(run, read, path, given.seed, given.reading, given.length, _progress)
+            sequences.segment(run, read, path, given.seed, given.reading, given.length, progress)
         )
-    _, inputs, _ = _read(run, given)
+    _, inputs, _ = read_text(run, given)
     return shown(
         text.segment(
-            run, inputs, path, given.seed, given.batch, given.warmup, _progress, given.reading,
+            run, inputs, path, given.seed, given.batch, given.warmup, progress, given.reading,
             given.length,
         )
     )  # fmt: skip
@@ -159,14 +159,14 @@ def stream(given):
     run = open_run(given, "stream", [LANGUAGE], notes=sys.stderr)
     count = 0
     for line in text.stream_segments(
-        run, sys.stdin.buffer, given.seed, _progress, given.reading, given.length
+        run, sys.stdin.buffer, given.seed, progress, given.reading, given.length
     ):
         say(line)
         count += 1
     return {"segments": count}
 
 
-def _read(run, given):
+def read_text(run, given):
     """`(name, (ids, symbols), ends)` of --words, --text or --split.
 
     Ends of words, bool `[N]`, are those of --words, or of a split of a corpus that hides them.

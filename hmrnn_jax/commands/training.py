@@ -33,7 +33,7 @@ def train(given):
     others = jax.process_index() > 0  # the first process speaks for all
     result = loop.train(
         given.config, given.workdir, (lambda line: None) if others else say, given.profile,
-        given.fresh, stopping,
+        given.fresh, stopping, given.watch,
     )  # fmt: skip
     if result is None or others:
         return stopping.status if result is None else 0
@@ -44,6 +44,10 @@ _FLAGS = {
     "config": ("quickstart", Text("Configuration: a name of `hmrnn configs`, or FILE.py.")),
     "workdir": ("runs/quickstart", file("Folder of the run.")),
     "fresh": (False, Switch("Sets the run that is in --workdir aside and begins anew.")),
+    "watch": (
+        False,
+        Switch("Writes watch.html in --workdir at each validation: boundaries as they form."),
+    ),
     "profile": (None, file("FIRST:LAST, updates to trace (number 1 compiles).")),
     "compile_only": (
         None,

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import re
+import string
 
 import numpy as np
 
@@ -195,6 +196,12 @@ class Vocabulary:
         if self.unit == "words":
             return self.symbol_strings(ids)
         return text.decode("latin-1") if isinstance(text, bytes) else text
+
+    def spaces(self, symbols) -> np.ndarray:
+        """Which symbols of a text, `spelled` or `as_written`, are spaces: bool [N]."""
+        # Some bytes of characters have the numbers of spaces beyond ASCII.
+        known = string.whitespace if self.unit == "bytes" else None
+        return np.array([s.isspace() if known is None else s in known for s in symbols], bool)
 
     def unknown_note(self, name, unknown: int, total: int) -> str:
         """A sentence on how many of the symbols of `name` are unknown; '' if none is."""

@@ -4,9 +4,6 @@ import collections.abc
 import functools
 import json
 import math
-import string
-
-import numpy as np
 
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import boundaries, comparison, quatrains
@@ -166,10 +163,7 @@ def show_boundaries(
         newlines = readings.line_ends(ids, newline)
         mask = within_lines(newlines)
         if ends is None:
-            # Some bytes of characters have the numbers of spaces beyond ASCII.
-            spaces = string.whitespace if run.encoding.unit == "bytes" else None
-            gold = [s.isspace() if spaces is None else s in spaces for s in symbols]
-            gold, what, against = np.array(gold), "a space", "spaces"
+            gold, what, against = run.encoding.spaces(symbols), "a space", "spaces"
         else:
             gold, what, against = ends[:scored], "the last character of a word", "words"
         fresh = [_read(one, ids, calibrated(one), seed=seed)[0] for one in runs.untrained(run)]

@@ -18,16 +18,48 @@ from hmrnn_jax.models import mixture
 def _one_window(model, params, inputs, following, carry, slope, key):
     noise = jax.random.uniform(key, (*inputs.shape[:2], model.noise_width))
     out = model.apply({"params": params}, inputs, carry, slope=slope, noise=noise)
-    norms, boundaries, surprise = [], [], None
-    for states in out.states:
-        norms += [jnp.linalg.norm(h, axis=-1) for h in layers(states)]
-        boundaries += getattr(states, "z", ())
+    boundaries, surprise = [z for states in out.states for z in getattr(states, "z", ())], None
     if following is not None:
         values, event = following[..., : model.dimensions], None
         if model.event:
             event = following[..., model.dimensions]
         surprise = mixture.negative_log_likelihood(out.mixture, values, event)
-    return out.carry, jnp.stack(norms), boundaries, surprise
+    return out.carry, _norms(out), boundaries, surprise
+
+
+def _norms(out):
+    """Of each layer's h, `[L, T, B]`."""
+    of_each = (h for states in out.states for h in layers(states))
+    return jnp.stack([jnp.linalg.norm(h, axis=-1) for h in of_each])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predict(model, count, params, ids, carry, slope, key):
+    noise = jax.random.uniform(key, (*ids.shape, model.noise_width))
+    out = model.apply({"params": params}, ids, carry, slope=slope, noise=noise)
+    return out.carry, _norms(out), *jax.lax.top_k(jax.nn.softmax(out.logits), count)
+
+
+def predictions(model, params, ids, count=5, slope=1.0, seed=0, window=256):
+    """What a language model expects after each symbol of one text, read from the initial state.
+
+    Args:
+      ids: int `[N]`. count: how many of the likeliest next symbols are returned.
+
+    Returns `(norms, probabilities, symbols)`: the norms of each layer's h, `[L, N]`, and of the
+    likeliest next symbols the probabilities, the highest first, and ids, `[N, count]` both.
+    """
+    model, ids = model.inference, np.asarray(ids, np.int32)[:, None]
+    params, carry, key = jax.device_put(params), model.initial_carry(1), jax.random.key(seed)
+    found = []
+    for number, start in enumerate(range(0, len(ids), window)):
+        part, draw = _padded(ids[start : start + window], window), jax.random.fold_in(key, number)
+        carry, *values = _predict(model, count, params, part, carry, slope, draw)
+        found.append(jax.device_get(values))
+    norms, probabilities, symbols = zip(*found, strict=True)
+    norms = np.concatenate(norms, axis=1)[:, : len(ids), 0]
+    likeliest = (np.concatenate(part)[: len(ids), 0] for part in (probabilities, symbols))
+    return norms, *likeliest
 
 
 def of(model, params, inputs, slope=1.0, seed=0, window=256):

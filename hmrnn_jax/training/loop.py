@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from hmrnn_jax import parallel, tasks
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.explorer.watch import Watch
 from hmrnn_jax.recurrence.execution import reported
 from hmrnn_jax.tasks.metrics import collapsed
 from hmrnn_jax.training import config_file, optim, profiling, settings
@@ -18,12 +19,13 @@ from hmrnn_jax.training.lock import Lock
 from hmrnn_jax.training.metrics_log import Logger
 from hmrnn_jax.training.progress import Progress, devices, parameter_table, validation_line
 from hmrnn_jax.training.signals import Stopping
+from hmrnn_jax.training.titles import title
 from hmrnn_jax.training.workdir import check_new, open_run, set_aside
 
 _print = functools.partial(print, flush=True)
 
 
-def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None):
+def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None, watch=False):
     """Trains `config` in `workdir` to its end, or goes on with the run that is there.
 
     Args:
@@ -33,6 +35,8 @@ def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None)
       profile: updates to trace, see `profiling.Trace`.
       fresh: whether a run that is there already is set aside.
       stopping: a `Stopping`, which afterwards has the signal that came.
+      watch: whether a page of what the model makes of its validation text is written at each
+        validation, see `explorer.watch`; of one process alone.
 
     Returns the metrics of the test split, `{name: number}`, of the parameters that validated
     best; None after SIGTERM or SIGINT, with everything saved.
@@ -46,10 +50,10 @@ def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None)
     with Lock(workdir, say) as lock:
         if fresh:
             say(parallel.from_first(set_aside, workdir))
-        return _train(config, workdir, say, profile, stopping, lock)
+        return _train(config, workdir, say, profile, stopping, lock, watch)
 
 
-def _train(config, workdir, say, profile, stopping, lock):
+def _train(config, workdir, say, profile, stopping, lock, watch):
     # 1. Data, devices, model: everything that can be wrong is found here.
     settings.check(config)
     mesh = parallel.make_mesh()
@@ -57,6 +61,7 @@ def _train(config, workdir, say, profile, stopping, lock):
     stream = task.stream
     plan = optim.Plan(config, stream)
     trace = profiling.Trace(profile, plan.total, workdir, say)
+    watching = Watch(task, config, title(config), workdir) if watch else None
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
     # Data, slope and random draws are functions of the update's number.
@@ -139,6 +144,8 @@ def _train(config, workdir, say, profile, stopping, lock):
             if validating or saving or stop:
                 logger.flush()
                 checkpoints.save(done, whole(slope))
+                if validating and watching:
+                    watching(done, jax.device_get(params), slope)
                 progress.skip()
             if stop:
                 checkpoints.wait()

@@ -1,0 +1,260 @@
+"""The page of `hmrnn explore` in headless Chromium: it cuts, scores and parses as Python does."""
+
+import json
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from explored import SENTENCES, UNSPACED, make_up, run_of_letters, run_of_words
+from stroke_models import config_of, data, mesh_of
+
+from hmrnn_jax import run as runs
+from hmrnn_jax.analysis import scores, trees
+from hmrnn_jax.analysis.segmenters import within_lines, word_scores
+from hmrnn_jax.datasets.sequences import Scale
+from hmrnn_jax.explorer import page, text
+from hmrnn_jax.explorer import sequences as explored
+from hmrnn_jax.inference import activations, reading, readings
+from hmrnn_jax.tasks import language
+
+selenium = pytest.importorskip("selenium", reason="needs selenium: pip install '.[dev]'")
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs Chromium and its driver: apt install chromium-driver"
+)
+LENGTHS = (1.0, 1.7, 2.5, 4.0, 7.3, 40.0, 500.0)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{flag}")
+    options.add_argument("--window-size=1280,900")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """A function that opens the page of some data; no error may stand in the console after."""
+
+    def open_page(found):
+        page.write(tmp_path / "page.html", found)
+        browser.get((tmp_path / "page.html").as_uri())
+        return browser
+
+    yield open_page
+    assert [line["message"] for line in browser.get_log("browser")] == []
+
+
+class _Letters(NamedTuple):
+    """Line ends and true ends, bool `[N]`, names of readings, and `cut(name, length)` by Python."""
+
+    lines: np.ndarray
+    gold: np.ndarray
+    names: list
+    cut: Callable
+
+
+@pytest.fixture
+def of_letters(opened, monkeypatch):
+    """The page of a text is open: its `_Letters`."""
+    run = run_of_letters(monkeypatch, trained=False)
+    made_up, newline = make_up(monkeypatch), run.encoding.line_end
+    ids, valid = run.encoding.encode(UNSPACED)[0], language.corpus_of(run).splits["valid"]
+    gold = np.random.default_rng(1).random(len(ids)) < 0.3
+    opened(text.look(run, ids, UNSPACED, "mine", gold))
+    names = [one for one in readings.available(run.model, newline) if one != "line_break"]
+
+    def cut(name, length):
+        asked = readings.Reading.of(name, length)
+        # As the page asks for them: together, and of the validation text without detectors.
+        curves = made_up(run.model, {}, ids, names)[name]
+        if name != "detectors":
+            of_valid = made_up(run.model, {}, valid, names[1:])[name]
+            asked = asked.calibrated(of_valid, readings.line_ends(valid, newline))
+        return asked.boundaries(curves, readings.line_ends(ids, newline))
+
+    return _Letters(ids == newline, gold, names, cut)
+
+
+def cut_of_page(browser, name, length):
+    """`(z, scores)` by the page."""
+    script = """
+        const { z } = explorer.view.cut(...arguments);
+        return JSON.stringify([z.map((row) => [...row]), explorer.view.scores(z)]);
+    """
+    z, found = json.loads(browser.execute_script(script, name, length))
+    return np.array(z), found
+
+
+def test_a_text_is_cut_and_scored_as_python_does(browser, of_letters):
+    mask = within_lines(of_letters.lines)
+    different = set()
+    for name in of_letters.names:
+        for length in LENGTHS:
+            expected = of_letters.cut(name, length)
+            z, found = cut_of_page(browser, name, length)
+            np.testing.assert_array_equal(z, expected, err_msg=f"{name}, {length}")
+            different.add(z.tobytes())
+            for own, row in zip(expected, found, strict=True):
+                told = [row[key] for key in ("precision", "recall", "f1")]
+                of_python = scores.precision_recall_f1(own, of_letters.gold, 0, mask)
+                assert told == pytest.approx(of_python)
+                words = word_scores(own, of_letters.gold, of_letters.lines)[0]
+                assert row["extra"]["F1 of words"] == pytest.approx(words[2])
+    assert len(different) > 2 * len(of_letters.names)
+
+
+def words(browser):
+    """The first layer's segments as they stand in the text."""
+    return browser.execute_script("""
+        const found = [];
+        for (const one of document.querySelectorAll("#view b.word")) {
+          if (one.classList.contains("first") || !found.length) found.push("");
+          found[found.length - 1] += one.textContent;
+        }
+        return found;
+    """)
+
+
+def test_slider_readings_and_keys_change_what_is_seen(browser, of_letters, tmp_path):
+    def segments(name, length):
+        parts = np.split([*UNSPACED], np.flatnonzero(of_letters.cut(name, length)[0]) + 1)
+        return [one for part in parts if (one := "".join(part).replace("\n", ""))]
+
+    length = text.LENGTH
+    assert words(browser) == segments("detectors", 0)
+    slider = browser.find_element(By.ID, "length")
+    assert not slider.is_enabled()
+    browser.find_element(By.CSS_SELECTOR, "input[value=entropy]").send_keys(Keys.SPACE)
+    assert slider.is_enabled() and words(browser) == segments("entropy", length)
+    before = browser.find_element(By.ID, "scores").text
+    slider.send_keys(Keys.HOME)
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    shortest = browser.execute_script("return explorer.chosen.length")
+    assert shortest < length and words(browser) == segments("entropy", shortest)
+    assert browser.find_element(By.ID, "shown-length").text == f"{shortest}"
+    assert browser.find_element(By.ID, "scores").text != before
+
+    view = browser.find_element(By.ID, "view")
+    view.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    spoken = browser.find_element(By.ID, "spoken").get_attribute("textContent")
+    assert spoken.startswith(f"{UNSPACED[2]}, symbol 3. ") and "Expected next: " in spoken
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".next li")) == text.PREDICTED
+    view.send_keys(Keys.END)
+    assert browser.execute_script("return explorer.view.state.cursor") == len(UNSPACED) - 1
+    for option in ("compare", "rows"):
+        browser.find_element(By.CSS_SELECTOR, f"input[name={option}]").send_keys(Keys.SPACE)
+    assert browser.find_elements(By.CSS_SELECTOR, "#view b.missed, #view b.wrong")
+    # What the text holds is text.
+    assert "<b>&acat</script>" in view.get_attribute("textContent")
+    assert browser.save_screenshot(str(tmp_path / "page.png"))
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_a_slider_shows_what_was_read_earlier(opened, monkeypatch, tmp_path):
+    make_up(monkeypatch)
+    run = run_of_letters(monkeypatch, trained=False)
+    ids, names = run.encoding.encode(UNSPACED)[0], ("detectors", "entropy")
+    moments = []
+    for update, z in ((10, 0), (20, 1)):
+        constant = {"detectors": np.full((2, len(ids)), z, np.int8)}
+        constant["entropy"] = np.zeros((1, len(ids)), np.float32)
+        monkeypatch.setattr(reading, "curves", lambda *_, found=constant, **__: found)
+        moments.append(text.read(run, ids, names, ids, "this text") | {"update": update})
+    fixed = text.fixed(run, ids, UNSPACED, "mine")
+    browser = opened(fixed | moments[1] | {"earlier": moments[:1]})
+    assert words(browser) == [symbol for symbol in UNSPACED if symbol != "\n"]
+    browser.find_element(By.ID, "update").send_keys(Keys.HOME)
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    assert words(browser) == [UNSPACED.replace("\n", "")]
+    assert browser.find_element(By.ID, "shown-update").text == "10"
+
+
+def test_the_symbol_under_the_pointer_is_told(browser, of_letters):
+    place = browser.execute_script("""
+        const word = document.querySelectorAll("#view b.word")[4], all = document.createRange();
+        all.selectNodeContents(word);
+        const box = all.getBoundingClientRect(), x = box.right - 3, y = (box.top + box.bottom) / 2;
+        const say = { clientX: x, clientY: y, bubbles: true, pointerType: "mouse" };
+        word.dispatchEvent(new PointerEvent("pointermove", say));
+        return [Number(word.dataset.s) + word.textContent.length - 1, explorer.view.state.cursor];
+    """)
+    assert place[0] == place[1] > 0
+
+
+def test_trees_are_those_of_python(opened, monkeypatch):
+    make_up(monkeypatch, layers=2)
+    run = run_of_words(trained=False)
+    ids = run.encoding.encode(SENTENCES)[0]
+    browser = opened(text.look(run, ids, run.encoding.symbol_strings(ids), "mine"))
+    script = """
+        const [distances, words, biased] = arguments;
+        return brackets(nested(words.length, treeSpans(distances, biased)), words);
+    """
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 3, 5, 9, 20):
+        for biased in (True, False):
+            own = rng.integers(0, 4 + length, length) / 8
+            sentence = [f"w{i}" if i % 4 else f"({i})" for i in range(length)]
+            expected = trees.bracket_string(trees.tree_from_distances(sentence, own, biased))
+            found = browser.execute_script(script, own.tolist(), sentence, biased)
+            assert found == (expected if length > 1 else "-LRB-0-RRB-")
+    lines = [line.split() for line in SENTENCES.splitlines()]
+    own = activations.distances(None, None, None, lines)[1][:, 1]
+    browser.execute_script("document.querySelectorAll('#view b')[3].scrollIntoView()")
+    browser.execute_script("explorer.view.trees.show(arguments[0])", len(lines[0]) + 2)
+    assert browser.find_element(By.CSS_SELECTOR, "dialog#tree svg").is_displayed()
+    told = browser.find_element(By.CSS_SELECTOR, "#tree .brackets").text
+    assert told == trees.bracket_string(trees.tree_from_distances(lines[1], own.astype("f4")))
+
+
+def test_strokes_are_cut_scored_and_played(opened, monkeypatch):
+    rng = np.random.default_rng(0)
+    sequences = data((40, 31))
+    curves = [
+        (rng.integers(0, 2, (2, n)).astype(np.int8), rng.random((3, n)), rng.random(n, np.float32))
+        for n in (40, 31)
+    ]
+    monkeypatch.setattr(explored, "_read", lambda *_: iter(curves))
+    config = config_of()
+    config.data.name = "scribbles"
+    scale = Scale(("x", "y"), "pen", (1.0, -2.0), (0.5, 3.0))
+    run = runs.Run("run", config, scale, None, {}, 1.0, mesh_of())
+    monkeypatch.setattr(explored, "_validation", lambda run, given: (given, "these"))
+    browser = opened(explored.look(run, sequences, "mine"))
+    both = np.concatenate([surprise for *_, surprise in curves])
+    for length in (2.0, 5.0, 11.0):
+        asked = readings.Reading.of("surprise", length)
+        asked = asked.calibrated(both[None], np.zeros(71, bool))
+        script = "return explorer.view.cut('surprise', arguments[0]).z[0].map((row) => [...row])"
+        found = browser.execute_script(script, length)
+        for (*_, surprise), own in zip(curves, found, strict=True):
+            expected = asked.boundaries(surprise[None], np.zeros(len(surprise), bool))[0]
+            np.testing.assert_array_equal(own, expected)
+    z = [curves[n][0][0] for n in (0, 1)]
+    padded = [np.pad(one, (0, 40 - len(one))) for one in z]
+    gold = [np.pad(sequences.events[sequences.place(n)], (0, 40 - len(z[n]))) for n in (0, 1)]
+    script = "return explorer.view.scores(explorer.view.cut('detectors', 0).z)[0]"
+    found = browser.execute_script(script)
+    assert found["f1"] == pytest.approx(scores.precision_recall_f1(padded, gold)[2])
+    within = scores.precision_recall_f1(padded, gold, tolerance=explored.TOLERANCE)[2]
+    assert found["extra"] == {"F1 within 5 steps": pytest.approx(within)}
+    step = browser.find_element(By.CSS_SELECTOR, ".sequence input")
+    step.send_keys(Keys.HOME)
+    assert browser.find_element(By.CSS_SELECTOR, ".told").text.startswith("step 1 of 40, layer 1: ")
+    browser.find_element(By.CSS_SELECTOR, ".sequence button").send_keys(Keys.ENTER)
+    WebDriverWait(browser, 20).until(lambda browser: step.get_attribute("value") == "39")
