@@ -29,7 +29,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 def pytest_collection_modifyitems(items):
     """Whole programs and trainings first: the longest files must not run last, one at a time."""
-    long = ("notebooks", "test_train", "test_tasks_words", "test_kernels.py", "test_recurrence")
+    long = ("notebooks", "test_train", "test_tasks_words", "test_tpu_kernel.py", "test_recurrence")
 
     def is_short(item):
         if item.get_closest_marker("whole_program"):

@@ -1,330 +1,355 @@
-"""IAM-OnDB's archives to `.npz` and on to a corpus, on made-up forms."""
+"""IAM-OnDB's files: both splits, the scale, word gaps, and files that are not right."""
 
-import io
+import os
 import re
-import tarfile
 
 import numpy as np
 import pytest
 
-from hmrnn_jax import cli, commands
-from hmrnn_jax.datasets import iam_ondb, iam_ondb_convert
+from hmrnn_jax.datasets import iam_ondb
+from hmrnn_jax.datasets.sequences import Sequences
 from hmrnn_jax.errors import UserError
 
-# form -> its list; the forms of a list need not follow each other.
-FORMS = {
-    "b01-020x": "trainset",
-    "a01-020x": "trainset",
-    "a02-050": "testset_v",
-    "a01-000u": "testset_t",
-    "a02-000": "testset_f",
-}
-# Absolute points of the strokes of one line; a point is written twice, as tablets do.
-STROKES = [[(458, 1661), (460, 1650), (460, 1650), (470, 1600)], [(462, 1655)], [(900, 2000)] * 2]
+LINES = {"trainset": 7, "testset_v": 3, "testset_t": 4, "testset_f": 5}
 
 
-def xml(strokes=STROKES):
-    rows = ['<?xml version="1.0" encoding="ISO-8859-1"?>', "<WhiteboardCaptureSession>"]
-    rows += ['<WhiteboardDescription><SensorLocation corner="top_left"/></WhiteboardDescription>']
-    rows += ["<StrokeSet>"]
-    for stroke in strokes:
-        rows.append('<Stroke colour="black" start_time="1.5" end_time="2.5">')
-        rows += [f'<Point x="{x}" y="{y}" time="1.5"/>' for x, y in stroke]
-        rows.append("</Stroke>")
-    return "\n".join([*rows, "</StrokeSet>", "</WhiteboardCaptureSession>", ""])
-
-
-def line(form, number, content, root):
-    path = root / "lineStrokes" / form[:3] / form[:7] / f"{form}-{number:02d}.xml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, "utf-8")
-    return path
-
-
-def transcript(form, csr, root):
-    path = root / "ascii" / form[:3] / form[:7] / f"{form}.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("OCR:\n\nan ax 1\nwrong\n\nCSR:\n\n" + "\n".join(csr) + "\n", "utf-8")
-    return path
+def arrays(file, lines, rng, points=(300, 340), text="an ox"):
+    """One made-up file: random strokes whose deviation differs from file to file."""
+    length = rng.integers(*points, lines)
+    pen_up = (rng.random(length.sum()) < 0.05).astype(np.uint8)
+    pen_up[np.cumsum(length) - 1] = 1
+    spread = 5 + 10 * list(LINES).index(file)
+    return {
+        "dx": rng.normal(8, spread, length.sum()).round().astype(np.int16),
+        "dy": rng.normal(-3, 2 * spread, length.sum()).round().astype(np.int16),
+        "pen_up": pen_up,
+        "length": length.astype(np.int32),
+        "origin": rng.integers(0, 900, (lines, 2)).astype(np.int32),
+        "id": np.array([f"{file}-{i:02d}" for i in range(lines)]),
+        "text": np.array([f"{text} {i}" for i in range(lines)]),
+    }
 
 
 @pytest.fixture
-def raw(tmp_path):
-    """Five forms of two lines each as unpacked folders, and one form outside the lists."""
-    root = tmp_path / "raw"
-    for number, form in enumerate([*FORMS, "z01-000"]):
-        for part in (1, 2):
-            moved = [[(x + number, y + 7 * part * x) for x, y in stroke] for stroke in STROKES]
-            line(form, part, xml(moved), root)
-        transcript(form, [f"an ox {number}", "", "  two words "], root)
-    for file in iam_ondb.FILES:
-        forms = [form for form, home in FORMS.items() if home == file]
-        (root / f"{file}.txt").write_text("\n".join(f" {form}" for form in forms) + "\n")
-    return root
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for file, lines in LINES.items():
+        np.savez_compressed(tmp_path / f"{file}.npz", **arrays(file, lines, rng))
+    return tmp_path
 
 
-def pack(root, kind):
-    """The folder as the official archive, beside hidden files as some systems add them."""
-    with tarfile.open(root / f"{kind}-all.tar.gz", "w:gz") as archive:
-        for path in sorted((root / kind).rglob("*"), reverse=True):
-            archive.add(path, path.relative_to(root), recursive=False)
-            if path.is_file():
-                hidden = tarfile.TarInfo(f"{kind}/._{path.name}")
-                hidden.size = 3
-                archive.addfile(hidden, io.BytesIO(b"\0\1\2"))
-    for path in sorted((root / kind).rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    (root / kind).rmdir()
+def changed(folder, file, **new):
+    """Writes a file anew with some arrays changed, or left out where they are None."""
+    path = folder / f"{file}.npz"
+    with np.load(path) as old:
+        content = {**old, **new}
+    np.savez_compressed(path, **{k: v for k, v in content.items() if v is not None})
 
 
-def arrays(folder, file):
-    with np.load(folder / f"{file}.npz", allow_pickle=False) as content:
-        return dict(content)
+def names(corpus):
+    return {split: set(part.names) for split, part in corpus.splits.items()}
 
 
-def test_one_line_by_hand(raw, tmp_path):
-    line("a02-050", 1, xml(), raw)
-    iam_ondb_convert.convert(raw, tmp_path / "out")
-    got = arrays(tmp_path / "out", "testset_v")
-    assert {k: v.dtype.str[1:] for k, v in got.items() if v.dtype.kind != "U"} == {
-        "dx": "i2",
-        "dy": "i2",
-        "pen_up": "u1",
-        "length": "i4",
-        "origin": "i4",
+def test_official_split_is_the_one_of_graves(folder):
+    corpus = iam_ondb.load(folder)
+    own = {
+        split: {name.rpartition("-")[0] for name in part} for split, part in names(corpus).items()
     }
-    assert list(got["id"]) == ["a02-050-01", "a02-050-02"] and list(got["length"]) == [7, 7]
-    np.testing.assert_array_equal(got["dx"][:7], [0, 2, 0, 10, -8, 438, 0])
-    # y grows downwards, as on the tablet; the step between strokes is an offset like any other.
-    np.testing.assert_array_equal(got["dy"][:7], [0, -11, 0, -50, 55, 345, 0])
-    np.testing.assert_array_equal(got["pen_up"][:7], [0, 0, 0, 1, 1, 0, 1])
-    np.testing.assert_array_equal(got["origin"][0], [458, 1661])
-    # The second line starts anew, and its transcript is that of the CSR section.
-    assert got["dx"][7] == got["dy"][7] == 0
-    assert list(got["text"]) == ["an ox 2", "two words"]
+    assert own == {"train": {"trainset"}, "valid": {"testset_v"}, "test": {"testset_f"}}
+    assert [len(corpus.splits[s]) for s in ("train", "valid", "test")] == [7, 3, 5]
+    assert corpus.scale.columns == ("dx", "dy") and corpus.scale.event == "pen_up"
+    with np.load(folder / "testset_f.npz") as raw:
+        part = corpus.splits["test"]
+        assert part.names == tuple(raw["id"]) and part.texts == tuple(raw["text"])
+        np.testing.assert_array_equal(part.lengths, raw["length"])
+        np.testing.assert_array_equal(part.events, raw["pen_up"])
+        restored = corpus.scale.restore(part.values)
+        np.testing.assert_allclose(restored, np.stack([raw["dx"], raw["dy"]], 1), atol=1e-3)
 
 
-def test_from_archives_to_a_corpus(raw, tmp_path):
-    """Folders and archives, both forms of list names: the same files, and the points restored."""
-    report = iam_ondb_convert.convert(raw, tmp_path / "folders")
-    for kind in ("lineStrokes", "ascii"):
-        pack(raw, kind)
-    for file in iam_ondb.FILES:
-        (raw / f"{file}.txt").rename(raw / f"{file}.forms.txt")
-    assert iam_ondb_convert.convert(raw, tmp_path / "archives").sizes == report.sizes
-    for file in iam_ondb.FILES:
-        one, other = (arrays(tmp_path / name, file) for name in ("folders", "archives"))
-        for name in iam_ondb.ARRAYS:
-            np.testing.assert_array_equal(one[name], other[name])
-    corpus = iam_ondb.load(tmp_path / "archives")
-    train = corpus.splits["train"]
-    assert train.names == ("a01-020x-01", "a01-020x-02", "b01-020x-01", "b01-020x-02")
-    assert train.texts[2:] == ("an ox 0", "two words")
-    raw_offsets = corpus.scale.restore(train.values[train.place(3)])
-    origin = arrays(tmp_path / "archives", "trainset")["origin"][3]
-    expected = [(x, y + 14 * x) for stroke in STROKES for x, y in stroke]
-    np.testing.assert_allclose(origin + np.cumsum(raw_offsets, 0), expected, atol=0.01)
-    assert list(np.flatnonzero(train.events[train.place(3)])) == [3, 4, 6]
+@pytest.mark.parametrize("split", ["official", "hm_lstm"])
+def test_training_has_mean_zero_and_deviation_one(folder, split):
+    corpus = iam_ondb.load(folder, split)
+    train, test = (corpus.splits[s].values.astype(np.float64) for s in ("train", "test"))
+    np.testing.assert_allclose(train.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(train.std(0), 1, atol=1e-6)
+    # By the figures of training, not of each split: the made-up files differ.
+    assert np.all(np.abs(test.std(0) - 1) > 0.01)
 
 
-def test_report(raw, tmp_path):
-    transcript("a02-000", ["an ox"], raw)
-    report = iam_ondb_convert.convert(raw, tmp_path)
-    assert report.sizes["trainset"] == (4, 2, 28, 12)
-    assert report.sizes["testset_f"] == (2, 1, 14, 6)
-    assert report.outside == 2 and not report.faults
-    # A line without a transcript is no fault: the official archives have one.
-    assert report.untranscribed == ("a02-000-02",)
-    assert list(arrays(tmp_path, "testset_f")["text"]) == ["an ox", ""]
-    table = report.describe().splitlines()
-    assert table[0].split() == ["file", "lines", "forms", "points", "strokes"]
-    assert table[1].split() == ["trainset", "4", "2", "28", "12"]
-    assert "2 files of forms in no list" in table[5]
-    assert "1 lines have no transcript, first a02-000-02" in table[6]
+def test_splits_of_the_paper_are_drawn_by_seed(folder):
+    first = iam_ondb.load(folder, "hm_lstm", seed=3)
+    ours = names(first)
+    everything = {f"{file}-{i:02d}" for file, lines in LINES.items() for i in range(lines)}
+    assert set.union(*ours.values()) == everything
+    assert [len(ours[s]) for s in ("train", "valid", "test")] == [17, 1, 1]
+    assert names(iam_ondb.load(folder, "hm_lstm", seed=3)) == ours
+    assert any(names(iam_ondb.load(folder, "hm_lstm", seed=s)) != ours for s in (4, 5))
+    assert "17/1/1 lines by seed 3" in first.describe() and "10,465/581/582" in first.describe()
 
 
-def test_the_command_converts_or_says_in_one_sentence_why_not(raw, tmp_path, capsys):
-    out = tmp_path / "out"
-
-    def convert(*flags):
-        command = ["hmrnn", "convert", f"--raw={raw}", *flags]
-        return cli.status(lambda: commands.execute(command)), capsys.readouterr()
-
-    (tmp_path / "file").touch()
-    for where, part in ((f"--output={tmp_path}/file/x", "Not a directory"), ("", "--output")):
-        status, said = convert(*filter(None, [where]))
-        assert status == 2 and part in said.err and said.err.count("\n") == 1
-    line("b01-020x", 1, "", raw)
-    status, said = convert(f"--output={out}")
-    assert status == 2 and "--skip_broken" in said.err and not out.exists()
-    status, said = convert(f"--output={out}", "--skip_broken")
-    assert status == 0 and not said.err and len(list(out.iterdir())) == 4
-    assert re.search(r"trainset +3 +2 +21 +9\n", said.out) and "skipped: " in said.out
+def test_a_draw_depends_on_seed_and_ids_alone(folder):
+    """The first lines by `printf '0 %s' ID | sha256sum`: no platform or version changes them."""
+    expected = {"valid": {"testset_f-04"}, "test": {"testset_t-02"}}
+    corpus = iam_ondb.load(folder, "hm_lstm", seed=0)
+    assert {s: names(corpus)[s] for s in expected} == expected
+    # The same lines in other files and another order.
+    files = [folder / f"{file}.npz" for file in LINES]
+    contents = [path.read_bytes() for path in files]
+    for path, content in zip(files, contents[::-1], strict=True):
+        path.write_bytes(content)
+    assert names(iam_ondb.load(folder, "hm_lstm", seed=0)) == names(corpus)
 
 
-def test_a_byte_order_mark_is_no_part_of_a_transcript(raw, tmp_path):
-    path = raw / "ascii" / "a01" / "a01-000" / "a01-000u.txt"
-    path.write_text("\ufeffCSR:\n\nan ox\ntwo words\n", "utf-8")
-    iam_ondb_convert.convert(raw, tmp_path)
-    assert list(arrays(tmp_path, "testset_t")["text"]) == ["an ox", "two words"]
+def test_sizes_of_the_paper(monkeypatch):
+    """11,628 lines of at least 300 points give exactly 10,465, 581 and 582."""
+    count = 11_628 + 551
+    pool = Sequences(
+        values=np.zeros((count, 2), np.int16),
+        events=np.zeros(count, np.uint8),
+        lengths=np.ones(count, np.int64),
+        names=tuple(map(str, range(count))),
+        texts=("",) * count,
+    )
+    pool.lengths[:551] = 0
+    monkeypatch.setattr(iam_ondb, "SHORTEST", 1)
+    splits, note = iam_ondb._draw(pool, 0, "folder")
+    assert [len(splits[s]) for s in ("train", "valid", "test")] == [10_465, 581, 582]
+    assert "551 of 12,179" in note and "proportions" not in note
+    assert len(set.union(*(set(part.names) for part in splits.values()))) == 11_628
 
 
-def test_form_without_transcripts(raw, tmp_path):
-    (raw / "ascii" / "a01" / "a01-000" / "a01-000u.txt").write_bytes(b"OCR:\n\xff\n")
-    (raw / "ascii" / "a02" / "a02-050" / "a02-050.txt").unlink()
-    report = iam_ondb_convert.convert(raw, tmp_path)
-    assert len(report.untranscribed) == 4
-    assert list(arrays(tmp_path, "testset_t")["text"]) == ["", ""]
+def test_short_lines_are_dropped_by_the_papers_split_only(folder):
+    with np.load(folder / "testset_v.npz") as raw:
+        length = raw["length"].copy()
+    # 299 points are too few, 300 are not.
+    cuts = np.array([299, 300, length.sum() - 599])
+    changed(folder, "testset_v", length=cuts)
+    drawn = set.union(*names(iam_ondb.load(folder, "hm_lstm")).values())
+    assert "testset_v-00" not in drawn and {"testset_v-01", "testset_v-02"} <= drawn
+    assert "1 of 19 lines are shorter" in iam_ondb.load(folder, "hm_lstm").describe()
+    assert "testset_v-00" in names(iam_ondb.load(folder))["valid"]
 
 
-def test_a_blank_transcript_does_not_move_those_that_follow(raw, tmp_path):
-    """Blank rows set rows apart, unless there are too few others for the lines of a form."""
-    for number in (3, 4):
-        line("a02-050", number, xml(), raw)
-    transcript("a02-050", ["first", "", "third\u2028of \x0cit", "fourth", ""], raw)
-    transcript("a01-020x", ["", "first", "", "", "second"], raw)
-    report = iam_ondb_convert.convert(raw, tmp_path)
-    expected = ["first", "", "third\u2028of \x0cit", "fourth"]
-    assert list(arrays(tmp_path, "testset_v")["text"]) == expected
-    assert list(arrays(tmp_path, "trainset")["text"])[:2] == ["first", "second"]
-    assert report.untranscribed == ("a02-050-02",)
+def test_named_as_published_only_with_the_published_counts(folder, monkeypatch):
+    corpus = iam_ondb.load(folder)
+    assert corpus.name == "iam_ondb-partial"
+    assert "trainset.npz holds 7 of the 5,364 published lines" in corpus.notes
+    assert iam_ondb.load(folder, "hm_lstm").name == "iam_ondb-partial-hm_lstm"
+    monkeypatch.setattr(iam_ondb, "FILES", LINES)
+    assert iam_ondb.load(folder).name == "iam_ondb" and not iam_ondb.load(folder).notes
+    assert iam_ondb.load(folder, "hm_lstm").name == "iam_ondb-hm_lstm"
+    monkeypatch.setattr(iam_ondb, "FILES", LINES | {"testset_t": 5})
+    assert iam_ondb.load(folder).name == "iam_ondb-partial"
 
 
-BROKEN = {
-    "is not XML (mismatched tag: line 10": xml().replace("</Stroke>", "</Strokes>", 1),
-    "is not XML (no element found": "",
-    "has no points in stroke 2": xml([STROKES[0], [], STROKES[2]]),
-    "has 0 points": xml([]),
-    "has 1 points": xml([[(1, 2)]]),
-    "no whole number": xml([[(1, 2), (3, "x")]]),
-    "no whole number (int() argument": xml().replace('y="1650" ', "", 1),
-    "moves by 40000, -3 to point 3": xml([[(1, 2), (3, 4), (40_003, 1)]]),
-    "moves by 5, -32769 to point 2": xml([[(0, 32_769), (5, 0)]]),
-    "beyond int32": xml([[(2**31, 1), (2**31, 2)]]),
-    "at 1, 99999999999999999999,": xml([[(1, 99999999999999999999)] * 2]),
+def draw(*strokes):
+    """dx, dy, pen_up of strokes given as lists of absolute x."""
+    x = np.concatenate(strokes)
+    pen_up = np.concatenate([[0] * (len(s) - 1) + [1] for s in strokes])
+    return np.diff(x, prepend=x[0]), np.zeros_like(x), pen_up
+
+
+def ends(found):
+    return list(np.flatnonzero(found))
+
+
+# "it is", the dot of each i after its word: stem, cross of the t, dot.
+IT_IS = ([0, 2], [6, 10, 11], [1], [20, 23], [26, 30], [21])
+
+
+@pytest.mark.parametrize(
+    ("strokes", "text", "expected"),
+    [
+        (IT_IS, "it is", [5, 10]),
+        # The k at 10 is far from the dot at 1 before it, but its word has been at 9 already.
+        (([0, 2], [3, 9], [1], [10, 14], [18, 20]), "ink a", [6, 8]),
+        # A late stroke fills the band between the two strokes before it.
+        (([0, 4], [10, 14], [3, 11], [16, 18]), "at b", [5, 7]),
+        (([0, 4], [9, 12], [30, 31]), "a b c", [1, 3, 5]),
+        (([0, 4], [9, 12], [30, 31]), "a b", [3, 5]),
+        (([0, 4], [9, 12], [30, 31]), "one", [5]),
+        # Punctuation set apart and endings are no words.
+        (([0, 4], [9, 12], [30, 31]), 'a . b "', [3, 5]),
+        (([0, 4], [9, 12], [30, 31]), "it 's b", [3, 5]),
+        (([0, 4], [9, 12], [30, 31]), "a 'sad b", [1, 3, 5]),
+        # Nothing can be told.
+        (([0, 4], [9, 12], [30, 31]), "", []),
+        (([0, 4], [9, 12], [30, 31]), ' . " ', []),
+        (([0, 4], [9, 12], [30, 31]), "a b c d", []),
+        (([0, 4, 9],), "a b", []),
+        (([0, 4, 9],), "a", [2]),
+    ],
+)
+def test_word_gaps(strokes, text, expected):
+    dx, dy, pen_up = draw(*strokes)
+    assert ends(iam_ondb.word_gaps(dx, dy, pen_up, text)) == expected
+    # Offsets in other units, and a line whose last point does not say that it ends a stroke.
+    pen_up[-1] = 0
+    assert ends(iam_ondb.word_gaps(dx.astype(np.int16), dy, pen_up, text)) == expected
+    assert ends(iam_ondb.word_gaps(dx / 7, dy + 3, pen_up, text)) == expected
+
+
+def test_word_gaps_of_nothing():
+    assert iam_ondb.word_gaps([], [], [], "a").shape == (0,)
+
+
+def test_held_out_lines_carry_their_word_gaps(folder):
+    changed(folder, "testset_v", text=np.array(["an ox", "", "one"]))
+    for split in ("official", "hm_lstm"):
+        corpus = iam_ondb.load(folder, split)
+        assert corpus.splits["train"].changes is None
+        for part in (corpus.splits["valid"], corpus.splits["test"]):
+            raw = np.round(corpus.scale.restore(part.values)).astype(int)
+            for i, text in enumerate(part.texts):
+                own = part.place(i)
+                gaps = iam_ondb.word_gaps(*raw[own].T, part.events[own], text)
+                np.testing.assert_array_equal(part.changes[own], gaps)
+                assert gaps.sum() == len(text.split())
+
+
+def test_clip_is_passed_on(folder):
+    with np.load(folder / "trainset.npz") as raw:
+        dx = raw["dx"].copy()
+    dx[10] = 32_000
+    changed(folder, "trainset", dx=dx)
+    corpus = iam_ondb.load(folder, clip=5.0)
+    assert corpus.splits["train"].values.max() == 5.0
+    assert any("clipped at 5 deviations" in note for note in corpus.notes)
+
+
+def test_without_data_the_user_is_told_the_way(tmp_path, monkeypatch):
+    monkeypatch.delenv("HMRNN_DATA", raising=False)
+    for path, match in ((None, "HMRNN_DATA is not set"), (tmp_path, "has no trainset.npz")):
+        with pytest.raises(UserError, match=match) as told:
+            iam_ondb.load(path)
+        assert iam_ondb.URL in str(told.value)
+        assert "hmrnn convert --raw=RAW --output=OUT" in str(told.value)
+    monkeypatch.setenv("HMRNN_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "iam-ondb"))):
+        iam_ondb.load()
+
+
+def test_reads_the_data_folder(folder, monkeypatch):
+    home = folder / "data"
+    home.mkdir()
+    (home / "iam-ondb").symlink_to(folder, target_is_directory=True)
+    monkeypatch.setenv("HMRNN_DATA", str(home))
+    assert len(iam_ondb.load().splits["train"]) == 7
+
+
+@pytest.mark.parametrize("split", ["graves", "", None])
+def test_unknown_split(folder, split):
+    with pytest.raises(UserError, match="data.split is .* official, hm_lstm"):
+        iam_ondb.load(folder, split)
+
+
+def spoil(array, place, value):
+    array = array.copy()
+    array[place] = value
+    return array
+
+
+FAULTS = {
+    "does not go with (": lambda a: {"dx": a["dx"][:-1]},
+    "dy of shape": lambda a: {"dy": a["dy"][:, None]},
+    "text of shape": lambda a: {"text": a["text"][1:]},
+    "origin of shape": lambda a: {"origin": a["origin"][:, 0]},
+    "dx of type <U": lambda a: {"dx": a["dx"].astype(str)},
+    "length of type float64": lambda a: {"length": a["length"].astype(float)},
+    "lacks the arrays pen_up, text": lambda a: {"pen_up": None, "text": None},
+    "its lengths make": lambda a: {"length": a["length"] + 1},
+    "line testset_t-02: it has no points": lambda a: {"length": spoil(a["length"], 2, 0)},
+    "line testset_t-00: dx is nan": lambda a: {"dx": spoil(a["dx"].astype(float), 299, np.nan)},
+    "line testset_t-03: dy is -inf": lambda a: {"dy": spoil(a["dy"].astype(float), -1, -np.inf)},
+    "line testset_t-01: pen_up is 2": lambda a: {"pen_up": spoil(a["pen_up"], a["length"][0], 2)},
+    "line testset_t-01 is twice in testset_t.npz": lambda a: {
+        "id": spoil(a["id"], 0, "testset_t-01")
+    },
+    "trainset-00 is twice in trainset.npz and testset_t.npz": lambda a: {
+        "id": spoil(a["id"], 0, "trainset-00")
+    },
+    "testset_t.npz cannot be read": lambda a: {"text": a["text"].astype(object)},
 }
 
 
-@pytest.mark.parametrize("archive", [False, True])
-@pytest.mark.parametrize("fault", BROKEN)
-def test_broken_line_is_named_counted_and_skipped_if_allowed(raw, tmp_path, fault, archive):
-    # The first line of a form, whose second must keep its own transcript.
-    path = line("b01-020x", 1, BROKEN[fault], raw)
-    line("z01-000", 1, BROKEN[fault], raw)  # in no list, hence of no interest
-    if archive:
-        pack(raw, "lineStrokes")
-    out = tmp_path / "out"
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_name_file_and_line(folder, fault):
+    with np.load(folder / "testset_t.npz") as raw:
+        changed(folder, "testset_t", **FAULTS[fault](dict(raw)))
     with pytest.raises(UserError, match=re.escape(fault)) as told:
-        iam_ondb_convert.convert(raw, out)
-    message = str(told.value)
-    assert "1 broken lines" in message and "--skip_broken" in message and "\n" not in message
-    assert str(path.relative_to(raw)) in message and "(line b01-020x-01)" in message
-    assert not out.exists()
-    report = iam_ondb_convert.convert(raw, out, skip_broken=True)
-    assert len(report.faults) == 1 and "skipped: " in report.describe()
-    assert report.sizes["trainset"][:2] == (3, 2)
-    got = arrays(out, "trainset")
-    assert list(got["id"]) == ["a01-020x-01", "a01-020x-02", "b01-020x-02"]
-    assert list(got["text"])[2] == "two words"
-    assert len(iam_ondb.load(out).splits["train"]) == 3
+        iam_ondb.load(folder)
+    assert "testset_t.npz" in str(told.value) and "\n" not in str(told.value)
 
 
-def test_largest_offsets_are_kept(raw, tmp_path):
-    line("a02-000", 1, xml([[(0, 0), (32_767, -32_768), (-1, -1)]]), raw)
-    iam_ondb_convert.convert(raw, tmp_path)
-    got = arrays(tmp_path, "testset_f")
-    np.testing.assert_array_equal(got["dx"][:3], [0, 32_767, -32_768])
-    np.testing.assert_array_equal(got["dy"][:3], [0, -32_768, 32_767])
+@pytest.mark.parametrize("content", [b"", b"not a zip", "cut", "array"])
+def test_damaged_file(folder, content):
+    path = folder / "testset_v.npz"
+    if content == "cut":
+        content = path.read_bytes()[:-50]
+    if content == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+        content = path.read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="testset_v.npz cannot be read"):
+        iam_ondb.load(folder)
 
 
-def test_form_without_lines(raw, tmp_path):
-    with (raw / "trainset.txt").open("a") as file:
-        file.write("c09-999z\n")
-    line("a02-000", 2, "", raw)
-    with pytest.raises(UserError, match="2 broken lines or forms without lines; the first: .*a02"):
-        iam_ondb_convert.convert(raw, tmp_path)
-    report = iam_ondb_convert.convert(raw, tmp_path, skip_broken=True)
-    assert "form c09-999z of the list trainset has no lines" in report.faults[1]
-    assert report.sizes["trainset"][:2] == (4, 2)
+def test_too_few_lines_for_the_papers_split(folder, monkeypatch):
+    monkeypatch.setattr(iam_ondb, "SHORTEST", 10_000)
+    with pytest.raises(UserError, match="0 lines of 10000 or more points"):
+        iam_ondb.load(folder, "hm_lstm")
 
 
-def test_list_of_which_nothing_is_left(raw, tmp_path):
-    for part in (1, 2):
-        line("a02-050", part, "", raw)
-    with pytest.raises(UserError, match="no line of any form in the list testset_v"):
-        iam_ondb_convert.convert(raw, tmp_path, skip_broken=True)
+@pytest.fixture(scope="module")
+def real():
+    if "HMRNN_DATA" not in os.environ:
+        pytest.skip("set HMRNN_DATA to a data folder with iam-ondb")
+    return iam_ondb.load()
 
 
-def test_form_in_two_lists(raw, tmp_path):
-    with (raw / "testset_f.txt").open("a") as file:
-        file.write("a01-020x\n")
-    with pytest.raises(UserError, match="testset_f.txt: form a01-020x is in the list trainset"):
-        iam_ondb_convert.convert(raw, tmp_path)
+def test_real_data_official(real):
+    held_out = len(real.splits["test"])
+    assert (len(real.splits["train"]), len(real.splits["valid"])) == (5364, 1438)
+    assert held_out in (3559, 3859)
+    assert real.name == ("iam_ondb" if held_out == 3859 else "iam_ondb-partial")
+    assert real.splits["train"].lengths.sum() == 3_298_424
+    assert real.splits["train"].events.sum() == 137_421
+    np.testing.assert_allclose(real.scale.mean, [8.4463, 0.0848], atol=5e-5)
+    np.testing.assert_allclose(real.scale.deviation, [42.6994, 36.4719], atol=5e-5)
 
 
-def test_line_that_is_there_twice(raw, tmp_path):
-    line("a01-020x", 1, xml(), raw / "lineStrokes")
-    with pytest.raises(UserError, match="line a01-020x-01 is there for the second time"):
-        iam_ondb_convert.convert(raw, tmp_path)
+def test_real_data_words_are_as_long_as_their_letters(real):
+    """An independent look at the gaps: a word's share of points is about that of its letters."""
+    part, rng = real.splits["valid"], np.random.default_rng(0)
+    off = {"gaps": [], "random": []}
+    for i in range(0, len(part), 5):
+        words = re.sub(r" '(?=(s|d|m|ll|ve|re)\b)", "", part.texts[i]).split()
+        letters = np.array([len(re.sub(r"\W", "", word)) for word in words])
+        shares = letters[letters > 0] / letters.sum()
+        place = part.place(i)
+        ups = np.flatnonzero(part.events[place])
+        chance = np.sort(rng.choice(ups[:-1], len(shares) - 1, replace=False))
+        for name, last in (
+            ("gaps", np.flatnonzero(part.changes[place])),
+            ("random", np.append(chance, ups[-1])),
+        ):
+            points = np.diff(last, prepend=-1) / part.lengths[i]
+            off[name].append(np.abs(points - shares).sum() / 2)
+    assert np.mean(off["gaps"]) < 0.1 < 0.25 < np.mean(off["random"])
 
 
-@pytest.mark.parametrize("missing", ["testset_t.txt", "lineStrokes", "ascii"])
-def test_missing_input(raw, tmp_path, missing):
-    (raw / missing).rename(raw / "elsewhere")
-    with pytest.raises(UserError, match=missing) as told:
-        iam_ondb_convert.convert(raw, tmp_path / "out")
-    assert iam_ondb.URL in str(told.value)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("kind", ["lineStrokes", "ascii"])
-def test_damaged_archive(raw, tmp_path, kind):
-    pack(raw, kind)
-    path = raw / f"{kind}-all.tar.gz"
-    whole = path.read_bytes()
-    for content in (b"", b"no archive", whole[: len(whole) // 2]):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=f"{kind}-all.tar.gz cannot be read"):
-            iam_ondb_convert.convert(raw, tmp_path)
-
-
-def test_archive_cut_off_between_members(tmp_path):
-    """A download that broke off is never taken for the whole, wherever it broke off."""
-    path, rng = tmp_path / "ascii-all.tar.gz", np.random.default_rng(0)
-    with tarfile.open(path, "w:gz") as archive:
-        for i in range(3):
-            member = tarfile.TarInfo(f"ascii/a0{i}.txt")
-            member.size = 900
-            archive.addfile(member, io.BytesIO(rng.bytes(900)))
-    whole = path.read_bytes()
-    assert len(list(iam_ondb_convert._files(tmp_path, "ascii"))) == 3
-    for length in range(0, len(whole) - 40, 5):
-        path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="cannot be read"):
-            list(iam_ondb_convert._files(tmp_path, "ascii"))
-
-
-def test_nothing_half_is_written(raw, tmp_path, monkeypatch):
-    """A failure at the third file leaves the old files as they were, and nothing else."""
-    iam_ondb_convert.convert(raw, tmp_path / "out")
-    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    assert set(before) == {f"{file}.npz" for file in iam_ondb.FILES}
-    line("b01-020x", 1, xml(STROKES[:1]), raw)
-    write, calls = np.savez_compressed, []
-
-    def full(file, **arrays):
-        calls.append(file)
-        if len(calls) == 3:
-            raise OSError("no space left on device")
-        write(file, **arrays)
-
-    monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(UserError, match="cannot be written .*no space left"):
-        iam_ondb_convert.convert(raw, tmp_path / "out")
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
-
-
-def test_out_that_is_a_file(raw, tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        iam_ondb_convert.convert(raw, tmp_path / "out")
+def test_real_data_split_of_the_paper(real):
+    corpus = iam_ondb.load(split="hm_lstm")
+    sizes = {split: len(part) for split, part in corpus.splits.items()}
+    total = sum(sizes.values())
+    # Of 12,179 lines the paper keeps 11,628; 300 may be missing here.
+    assert 11_328 <= total <= 11_628
+    assert abs(sizes["valid"] - 581 * total / 11_628) < 1
+    assert abs(sizes["test"] - 582 * total / 11_628) < 1
+    assert min(part.lengths.min() for part in corpus.splits.values()) >= 300
+    ids = [name for part in corpus.splits.values() for name in part.names]
+    assert len(set(ids)) == total
+    mean_length = np.mean(np.concatenate([part.lengths for part in corpus.splits.values()]))
+    assert abs(mean_length - 648) < 20

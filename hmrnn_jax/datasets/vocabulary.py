@@ -198,7 +198,7 @@ class Vocabulary:
         return text.decode("latin-1") if isinstance(text, bytes) else text
 
     def spaces(self, symbols) -> np.ndarray:
-        """Which symbols of a text, `spelled` or `as_written`, are spaces: bool [N]."""
+        """Which symbols of a text, `symbol_strings` or `as_written`, are spaces: bool [N]."""
         # Some bytes of characters have the numbers of spaces beyond ASCII.
         known = string.whitespace if self.unit == "bytes" else None
         return np.array([s.isspace() if known is None else s in known for s in symbols], bool)
