@@ -19,6 +19,8 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+from command_lines import hmrnn  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 # A folder of one's own is kept from one run of the tests to the next.
@@ -37,3 +39,31 @@ def pytest_collection_modifyitems(items):
         return not any(name in item.nodeid for name in long)
 
     items.sort(key=is_short)
+
+
+@pytest.fixture
+def train_says(capsys, monkeypatch):
+    """`(status, the configuration or what stderr says)` of `hmrnn train`'s arguments."""
+    from hmrnn_jax.training import loop
+
+    taken = []
+    # A result: None would be a run that a signal stopped.
+    monkeypatch.setattr(loop, "train", lambda config, *_: taken.append(config) or {})
+
+    def says(*arguments):
+        status = hmrnn("train", *arguments)
+        error = capsys.readouterr().err
+        return status, taken.pop() if status == 0 else error
+
+    return says
+
+
+@pytest.fixture
+def hmrnn_says(capsys):
+    """`(status, what stderr says)` of a command line of `hmrnn`."""
+
+    def says(*arguments, **how):
+        status = hmrnn(*arguments, **how)
+        return status, capsys.readouterr().err
+
+    return says

@@ -1,132 +1,19 @@
-"""Vocabularies, streams and a user's own text, against computations done another way."""
+"""Streams of text and their windows, against computations done another way."""
 
 import functools
-import gzip
 import time
 
 import jax
 import numpy as np
 import pytest
 
-from hmrnn_jax import files
 from hmrnn_jax.batches.text import EvaluationStream, Stream, VariableStream
-from hmrnn_jax.datasets import vocabulary as vocabulary_module
-from hmrnn_jax.datasets.text import user_text
-from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
 
 
 def collect(batches):
     """Arrays [steps, B] of a list of batches laid end to end."""
     return [np.concatenate(field) for field in zip(*map(jax.tree.leaves, batches), strict=True)]
-
-
-# Vocabulary
-
-
-@pytest.mark.parametrize("text", ["abca\nb", "naïve café 漢字 \U0001f600", "a"])
-@pytest.mark.parametrize("unit", ["characters", "bytes"])
-def test_text_survives_encode_and_decode(text, unit):
-    vocabulary = Vocabulary.of(text, unit)
-    ids, unknown = vocabulary.encode(text)
-    symbols = list(text) if unit == "characters" else list(text.encode())
-    assert vocabulary.symbols == tuple(sorted(set(symbols)))
-    assert [vocabulary.symbols[i] for i in ids] == symbols
-    assert (ids.dtype, unknown) == (np.int32, 0)
-    assert vocabulary.decode(ids) == text
-    assert vocabulary.encode(text.encode())[0].tolist() == ids.tolist()
-
-
-def test_words_end_lines_with_eos():
-    text = " the cat \n\n a  dog\n the"
-    vocabulary = Vocabulary.of(text, "words")
-    ids, _ = vocabulary.encode(text)
-    words = ["the", "cat", "<eos>", "<eos>", "a", "dog", "<eos>", "the"]
-    assert [vocabulary.symbols[i] for i in ids] == words
-    assert vocabulary.decode(ids) == "the cat\n\na dog\nthe"
-
-
-def test_lines_of_words_end_as_universal_newlines_do():
-    text = "a\u2028b\r\nc\x85d\re\x0cf\n"
-    words = ["a", "b", "<eos>", "c", "d", "<eos>", "e", "f", "<eos>"]
-    vocabulary = Vocabulary.of(text, "words")
-    assert vocabulary.symbol_strings(vocabulary.encode(text)[0]) == [word + " " for word in words]
-
-
-def test_bytes_are_spelled_as_code_points_and_unknown_ones_too():
-    vocabulary = Vocabulary.of(b"ab\xe9", "bytes", unknown=True)
-    ids, unknown = vocabulary.encode(b"a\xe9z")
-    assert (vocabulary.symbol_strings(ids), unknown) == (["a", "\xe9", "\ufffd"], 1)
-    assert vocabulary.as_written(b"a\xe9z", ids) == "a\xe9z"
-
-
-def test_long_texts_are_taken_in_parts(monkeypatch):
-    whole = {
-        unit: Vocabulary.of("naïve 漢字 a b", unit) for unit in ("characters", "bytes", "words")
-    }
-    monkeypatch.setattr(vocabulary_module, "_CHUNK", 3)
-    for unit, vocabulary in whole.items():
-        assert Vocabulary.of("naïve 漢字 a b", unit) == vocabulary
-        assert vocabulary.decode(vocabulary.encode("naïve a 漢字 b")[0]) == "naïve a 漢字 b"
-    monkeypatch.setattr(vocabulary_module, "_MOST_WORDS", 3)
-    with pytest.raises(UserError, match="more than 3 different words"):
-        Vocabulary.of("naïve 漢字 a b", "words")
-
-
-@pytest.mark.parametrize(
-    "unit, text, unseen, decoded",
-    [
-        ("characters", "abc", "xay", "\ufffda\ufffd"),
-        ("bytes", b"abc", b"\xffa\xfe", "\ufffda\ufffd"),
-        ("words", "a b c <unk>", "x a y", "<unk> a <unk>"),
-    ],
-)
-def test_unknown_symbols_have_id_0_and_are_counted(unit, text, unseen, decoded):
-    vocabulary = Vocabulary.of(text, unit, unknown=True)
-    assert vocabulary.size == 4  # a, b, c and the unknown symbol, once
-    ids, count = vocabulary.encode(unseen)
-    assert ids.tolist() == [0, 1, 0] and count == 2
-    assert vocabulary.decode(ids) == decoded
-
-
-def test_missing_symbol_is_named_with_its_offset():
-    with pytest.raises(UserError, match="'é' at offset 3"):
-        Vocabulary.of("abc", "characters").encode("abcé")
-    with pytest.raises(UserError, match="'dog' at offset 1"):
-        Vocabulary.of("a cat", "words").encode("a dog")
-    with pytest.raises(UserError, match="255 at offset 1"):
-        Vocabulary.of(b"abc", "bytes").encode(b"a\xff")
-
-
-def test_bytes_that_are_no_utf8_decode_to_the_replacement_character():
-    vocabulary = Vocabulary.of(b"a\xc3", "bytes")
-    assert vocabulary.decode(vocabulary.encode(b"a\xc3a")[0]) == "a\ufffda"
-
-
-@pytest.mark.parametrize("unit", ["characters", "bytes", "words"])
-@pytest.mark.parametrize("unknown", [False, True])
-def test_json_gives_the_same_vocabulary(unit, unknown):
-    vocabulary = Vocabulary.of('é "q" \\ 漢\n', unit, unknown)
-    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
-
-
-def test_faulty_vocabularies_are_refused():
-    for text in ("nonsense", "{}", '{"unit": "letters", "symbols": [], "unknown": false}'):
-        with pytest.raises(UserError):
-            Vocabulary.from_json(text)
-    with pytest.raises(UserError, match="twice"):
-        Vocabulary("characters", ("a", "a"))
-    with pytest.raises(UserError, match="id 0"):
-        Vocabulary("characters", ("a", "b"), unknown=True)
-
-
-def test_encoding_is_no_python_loop():
-    text = "abcdefgé" * 500_000
-    vocabulary = Vocabulary.of(text, "characters")
-    begin = time.perf_counter()
-    ids, _ = vocabulary.encode(text)
-    assert time.perf_counter() - begin < 0.4  # a loop over 4 million characters takes longer
-    assert ids[-9:].tolist() == [7, 0, 1, 2, 3, 4, 5, 6, 7]
 
 
 # Stream
@@ -388,99 +275,3 @@ def test_batch_1_is_one_pass_without_padding_before_the_text():
 def test_evaluation_needs_two_symbols():
     with pytest.raises(UserError, match="two symbols"):
         EvaluationStream([1], 1, 1)
-
-
-# The user's own text
-
-
-def test_one_file_is_split_in_order(tmp_path):
-    text = "".join(chr(97 + i % 7) for i in range(201))
-    for name, content in (("a.txt", text.encode()), ("a.txt.gz", gzip.compress(text.encode()))):
-        (tmp_path / name).write_bytes(content)
-        corpus = user_text(tmp_path / name)
-        assert [len(corpus.splits[s]) for s in ("train", "valid", "test")] == [180, 10, 11]
-        assert "".join(map(corpus.vocabulary.decode, corpus.splits.values())) == text
-        assert not any(corpus.unknown.values())
-
-
-def test_words_are_not_cut(tmp_path):
-    words = [f"word{i:03d}" for i in range(100)]
-    (tmp_path / "a").write_text(" ".join(words))
-    corpus = user_text(tmp_path / "a", "words")
-    assert len(corpus.splits["train"]) + sum(corpus.unknown.values()) == 100
-    assert sum(map(len, corpus.splits.values())) == 100
-
-
-def test_a_folder_of_three_files(tmp_path):
-    (tmp_path / "train.txt").write_text("\ufeffabcab", encoding="utf-8")
-    (tmp_path / "valid").write_text("abé", encoding="utf-8")
-    (tmp_path / "test.txt.gz").write_bytes(gzip.compress(b"zzc"))
-    corpus = user_text(tmp_path)
-    assert corpus.vocabulary.symbols == ("\ufffd", "a", "b", "c")
-    assert corpus.unknown == {"train": 0, "valid": 1, "test": 2}
-    assert corpus.splits["test"].tolist() == [0, 0, 3]
-    text = corpus.describe()
-    assert "train 5, valid 3, test 3" in text and "valid 1, test 2" in text
-    (tmp_path / "valid").unlink()
-    with pytest.raises(UserError, match="no valid.txt"):
-        user_text(tmp_path)
-
-
-def test_faults_of_the_users_text(tmp_path):
-    with pytest.raises(UserError, match="no file or folder"):
-        user_text(tmp_path / "nothing")
-    (tmp_path / "bad").write_bytes(b"x" * 40 + b"\xff" + b"x" * 40)
-    for unit in ("characters", "words"):
-        with pytest.raises(UserError, match="0xff at offset 40.*unit=bytes"):
-            user_text(tmp_path / "bad", unit)
-    assert len(user_text(tmp_path / "bad", "bytes").splits["train"]) == 72
-    with pytest.raises(UserError, match="characters, bytes, words"):
-        user_text(tmp_path / "bad", "letters")
-    (tmp_path / "empty").write_bytes(b"")
-    with pytest.raises(UserError, match="empty"):
-        user_text(tmp_path / "empty")
-    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"abc" * 100)[:-9])
-    with pytest.raises(UserError, match="cannot be read"):
-        user_text(tmp_path / "cut.gz")
-
-
-def test_a_byte_order_mark_is_a_symbol_of_bytes_only(tmp_path):
-    (tmp_path / "a").write_bytes("\ufeffa b c d e f ".encode() * 20)
-    for unit, first in (("characters", "a"), ("words", "a"), ("bytes", 0xEF)):
-        corpus = user_text(tmp_path / "a", unit)
-        assert corpus.vocabulary.symbols[corpus.splits["train"][0]] == first
-
-
-@pytest.mark.parametrize("text", ["a text ", "текст "])
-def test_text_of_two_byte_characters_is_refused_but_as_bytes(tmp_path, text):
-    (tmp_path / "a").write_bytes((text * 50).encode("utf-16-le"))
-    for unit in ("characters", "words"):
-        with pytest.raises(UserError, match="/a looks like UTF-16 .*unit=bytes"):
-            user_text(tmp_path / "a", unit)
-    assert len(user_text(tmp_path / "a", "bytes").splits["test"]) > 0
-
-
-def test_words_that_are_none_are_refused(tmp_path):
-    (tmp_path / "a").write_text(" \n\u3000\t" * 100, encoding="utf-8")
-    with pytest.raises(UserError, match="the train part of .*/a holds no word"):
-        user_text(tmp_path / "a", "words")
-    (tmp_path / "a").write_text("word " * 90 + " \n" * 90)
-    with pytest.raises(UserError, match="the valid part of .*/a holds no word"):
-        user_text(tmp_path / "a", "words")
-
-
-def test_a_line_end_at_a_cut_is_one(tmp_path):
-    (tmp_path / "a").write_bytes(b"one two\r\n" * 40)
-    corpus = user_text(tmp_path / "a", "words")
-    ends = [np.sum(ids == corpus.vocabulary.encode("\n")[0]) for ids in corpus.splits.values()]
-    assert sum(ends) == 40
-
-
-def test_texts_that_are_too_many_together_are_refused(tmp_path, monkeypatch):
-    for split in ("train", "valid", "test"):
-        (tmp_path / f"{split}.txt").write_text("a text of 20 symbols")
-    monkeypatch.setattr(files, "room", lambda: 60)
-    assert len(user_text(tmp_path).splits["test"]) == 20
-    (tmp_path / "test.txt").write_text("a text of 21 symbols.")
-    with pytest.raises(UserError, match=f"{tmp_path} holds more than 60 bytes"):
-        user_text(tmp_path)

@@ -1,0 +1,168 @@
+"""The sub-commands: their flags, what they refuse before anything is done, their JSON."""
+
+import json
+
+import numpy as np
+import pytest
+from command_lines import is_one_sentence
+
+from hmrnn_jax import cli
+from hmrnn_jax.commands import base
+from hmrnn_jax.datasets.vocabulary import Vocabulary
+from hmrnn_jax.training.workdir import DEFAULTS
+
+# Sub-commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("boundries", "There is no sub-command boundries; did you mean boundaries?"),
+        ("zzz", "There is no sub-command zzz; give one of train, score, "),
+        ("--boundaries", "There is no sub-command --boundaries; did you mean boundaries?"),
+        ("score --boundaries", "boundaries is a sub-command, see hmrnn boundaries --help."),
+        ("score --temperature=1", "There is no flag --temperature."),
+        ("boundaries --wordir=a", "did you mean --workdir?"),
+        ("boundaries mine.txt", "did you mean --workdir=mine.txt for a run, or --text=mine.txt"),
+        ("segment", "Give the file to cut, --text=FILE, or a split of the run's data, --split."),
+        ("segment --text=a --split=train", "--text and --split are asked at once"),
+        ("segment mine.txt", "did you mean --text=mine.txt?"),
+        ("export", "--output is missing"),
+        ("trees", "--treebank is missing"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_nearest_right_one(hmrnn_says, arguments, part):
+    assert is_one_sentence(hmrnn_says(*arguments.split()), part)
+
+
+def test_without_a_sub_command_eval_py_scores(hmrnn_says):
+    said = hmrnn_says("--workdir=no/run", default="score")
+    assert is_one_sentence(said, "no/run is not a run")
+    assert is_one_sentence(hmrnn_says(default="score"), "runs/quickstart is not a run")
+    said = hmrnn_says("boundaries", "--workdir=no/run", default="score")
+    assert is_one_sentence(said, "no/run is not a run")
+    assert is_one_sentence(hmrnn_says("score", command="train"), "'score' is not a flag")
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "score --batch=0", "score --batch=1000000000000", "score --warmup=-1",
+        "score --split=tset", "score --workdir=", "score --text=", "score --seed=-1",
+        "score --seed=1099511627776", "boundaries --shown=0", "boundaries --shown=-5",
+        "boundaries --shown=100000", "boundaries --scored=-1", "boundaries --scored=0",
+        "boundaries --tolerance=-1", "boundaries --output=", "trees --sections=two",
+        "trees --longest=0", "parse --layer=0", "parse --draw=0", "poems --count=0",
+        "poems --count=100000000", "sample --length=0", "sample --length=1000000000000",
+        "sample --count=0", "sample --count=1000000000000", "sample --prime=0",
+        "sample --bias=-1", "sample --bias=nan", "sample --temperature=-1",
+        "sample --temperature=inf", "sample --temperature=nan", "sample --prompt=",
+        "boundaries --length=-5", "segment --length=-5", "segment --length=nan",
+    ],
+)  # fmt: skip
+def test_a_flag_out_of_its_range_is_refused(hmrnn_says, argument):
+    name, flag = argument.split()
+    assert is_one_sentence(hmrnn_says(name, flag), f"flag {flag}: it must be ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "one", "other"),
+    [
+        ("boundaries --text=a --words=b", "--text", "--words"),
+        ("boundaries --text=a --split=valid", "--text", "--split"),
+        ("score --text=a --split=test", "--text", "--split"),
+        ("score --config=quickstart", "--config", "--weights"),
+        ("score --config.batch=3", "--config.batch", "--config=FILE"),
+        ("score --weights=on.pt", "--weights", "--config"),
+    ],
+)
+def test_of_two_things_asked_at_once_both_are_named(hmrnn_says, arguments, one, other):
+    assert is_one_sentence(hmrnn_says(*arguments.split()), one, other)
+
+
+@pytest.fixture
+def of_task(tmp_path):
+    """A function of a task: the folder of a run that has a configuration, and no more."""
+
+    def make(task):
+        config = DEFAULTS[task]().to_dict()
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "vocabulary.json").write_text(Vocabulary.of("ab", "characters").to_json())
+        return f"--workdir={tmp_path}"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "part"),
+    [
+        ("strokes", "stream", "hmrnn stream is for runs of the task language; "),
+        ("strokes", "poems", "is one of strokes."),
+        ("logic", "boundaries", "hmrnn boundaries is for runs of the task language or strokes"),
+        ("logic", "sample", "is one of logic."),
+        ("images", "segment --text=a", "is one of images."),
+        ("strokes", "segment --split=test", "--split is for runs of the task language"),
+        ("strokes", "score --text=a", "--text is for runs of the task language"),
+        ("strokes", "sample --prompt=a", "--prompt is for runs of the task language"),
+        ("language", "sample --bias=1", "--bias is for runs of the task strokes"),
+        ("language", "boundaries --tolerance=3", "--tolerance is for runs of the task strokes"),
+        ("language", "score --control=b", "--control is for runs of the task logic or images"),
+    ],
+)
+def test_what_does_not_fit_a_runs_task_is_refused_first(
+    hmrnn_says, of_task, monkeypatch, task, arguments, part
+):
+    monkeypatch.setattr(base, "restore", lambda *_: pytest.fail("too late"))
+    assert is_one_sentence(hmrnn_says(*arguments.split(), of_task(task)), part)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        "boundaries",
+        "segment --text=a.txt",
+        "sample",
+        "curves",
+        "score",
+        "parse --text=a.txt",
+        "export",
+    ],
+)
+@pytest.mark.parametrize(
+    ("output", "part"),
+    [
+        ("{}/missing/x.png", "missing does not exist"),
+        ("{}", "is a folder: give the name of a file"),
+        ("{}/file/x.png", "file does not exist"),
+        ("{}/" + "x" * 300, "is too long for the name of a file"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_first(
+    hmrnn_says, tmp_path, monkeypatch, look, output, part
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(base, "restore", lambda *_: pytest.fail("too late"))
+    said = hmrnn_says(*look.split(), f"--output={output.format(tmp_path)}")
+    assert is_one_sentence(said, part)
+
+
+# JSON
+
+
+def test_json_is_the_last_line_of_output_and_what_any_reader_takes(capsys):
+    found = {"f1": np.float32(0.5), "nan": float("nan"), "z": np.ones((1, 2), np.int8), 1: ("é",)}
+
+    def main(given):
+        """Say."""
+        print("for people")
+        return found
+
+    command = cli.Command(main, cli.JSON)
+    assert cli.call(command, ["program", "--json"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "for people"
+    assert json.loads(last, parse_constant=pytest.fail) == {
+        "f1": 0.5, "nan": None, "z": [[1, 1]], "1": ["é"],
+    }  # fmt: skip
+    assert cli.call(command, ["program"]) == 0
+    assert capsys.readouterr().out == "for people\n"
