@@ -217,7 +217,7 @@ def _scores(looked, untrained, places, gold, tolerance):
 
 
 def _side_by_side(looked, steps):
-    """`{reading: z [K, steps, B]}` of what `_window` found of B sequences."""
+    """`{reading: z [K, steps, B]}` of what `_look` found of B sequences."""
     found = {}
     for name, first in looked[0].z.items():
         layers = found[name] = np.zeros((len(first), steps, len(looked)), np.int8)
