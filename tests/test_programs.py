@@ -188,7 +188,7 @@ def test_boundaries_segments_and_samples(whole, tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, program, arguments, message):
-    """As the shell sees it; `test_cli` has more, in one process."""
+    """As the shell sees it; `test_commands` has more, in one process."""
     arguments = [argument.format(nowhere=tmp_path / "nowhere") for argument in arguments]
     if program == "train.py":
         arguments = [f"--workdir={tmp_path}/run", *arguments]

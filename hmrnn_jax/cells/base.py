@@ -84,7 +84,7 @@ class Cell(Protocol):
         """
 
 
-def widths(config: CellConfig) -> tuple[int, ...]:
+def widths(config: Any) -> tuple[int, ...]:
     """Widths of a cell's layers, lowest first."""
     return config.sizes if is_stack(type(config)) else (config.size,)
 
@@ -94,7 +94,7 @@ def layers(state: Any) -> tuple[jax.Array, ...]:
     return state.h if isinstance(state.h, tuple) else (state.h,)
 
 
-def is_stack(kind: type) -> bool:
+def is_stack(kind: Any) -> bool:
     """Whether the cells of a `Config` class are a stack of layers by themselves."""
     return "sizes" in kind.__dataclass_fields__
 
