@@ -24,6 +24,7 @@ def get_config():
     config.boundaries.lengths = (6.0, 5.0)
     config.boundaries.teacher = "entropy"
     config.boundaries.rate = "ratio"
+    config.boundaries.rate_weight = 0.3  # of .03 the second layer's detector hardly lives
     config.boundaries.start = config.boundaries.ramp = 200
     config.batch = 16
     config.window = 50

@@ -145,3 +145,16 @@ def test_sample_mode_draws_anew_at_each_step_and_needs_its_stream():
 def test_unknown_output_is_refused():
     with pytest.raises(UserError, match="output is 'z'; it must be one of h, state"):
         RNNCell(CONFIGS["lstm"], output="z")
+
+
+def test_an_input_of_another_width_is_refused():
+    rnn = nn.RNN(cell_of(CONFIGS["lstm"]))
+    with pytest.raises(UserError, match="The input is 4 wide, .* input_size=3; make the two agree"):
+        rnn.init(jax.random.key(0), inputs(BATCH, STEPS, 4))
+
+
+def test_parameters_of_half_precision():
+    cell = RNNCell(CONFIGS["hm_lstm"], param_dtype=jnp.bfloat16)
+    carry = cell.initialize_carry(jax.random.key(0), (BATCH, 3))
+    params = cell.init(jax.random.key(0), carry, inputs(BATCH, 3).astype(jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}

@@ -105,8 +105,8 @@ def test_a_batch_passes_through_every_capacity():
     params, state, x, keywords = problem(config, batch)
     z = run(config, recurrence.unroll)(params, state, x, **keywords).states.z[0]
     held = {int(np.searchsorted(sparse.tiers(batch), active)) for active in np.sum(z, axis=1)}
-    assert sparse.tiers(batch) == (0, 18, 35, 70) and held == {0, 1, 2, 3}
-    assert sparse.tiers(1) == (0, 1) and sparse.tiers(16) == (0, 16)
+    assert sparse.tiers(batch) == (0, 9, 18, 35, 70) and held == {0, 1, 2, 3, 4}
+    assert sparse.tiers(1) == (0, 1) and sparse.tiers(16) == (0, 8, 16)
 
 
 def test_a_boundary_fired_on_copy_flushes_next():

@@ -21,7 +21,7 @@ from hmrnn_jax import ops, recurrence
 from hmrnn_jax.cells import hm_lstm
 
 # On CPUs a product of fewer columns takes nearly as long: reading the kernel is the cost.
-_LEAST_CAPACITY = 16
+_LEAST_CAPACITY = 8
 
 
 def applies(config):
@@ -34,9 +34,9 @@ def applies(config):
 def tiers(batch):
     """Capacities: for how many columns a layer is computed, the least that holds all active.
 
-    None, a quarter or half of the rows (unless these are too few to save time), or all.
+    None, an eighth, a quarter or half of the rows (unless these are too few to save time), or all.
     """
-    parts = (-(-batch // 4), -(-batch // 2))
+    parts = (-(-batch // 8), -(-batch // 4), -(-batch // 2))
     return (0, *(part for part in parts if _LEAST_CAPACITY <= part < batch), batch)
 
 
