@@ -112,7 +112,7 @@ def of_scan(name):
     return run(config, "scan", **settings)
 
 
-@pytest.mark.parametrize(("name", "chip"), cases())
+@pytest.mark.parametrize(("name", "chip"), list(cases()))
 def test_the_kernels_equal_the_scan(name, chip):
     """Values, boundaries and gradients."""
     config, settings = CASES[name]
