@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmrnn_jax import ops, recurrence
-from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.cells import hm_lstm, hm_lstm_pointwise
 
 # On CPUs a product of fewer columns takes nearly as long: reading the kernel is the cost.
 _LEAST_CAPACITY = 8
@@ -181,15 +181,14 @@ def _compute(config, entry, precision, columns):
             s = where(columns[gate] == 1, make, columns[operand], s, add=True)
     if _biased(config, columns):
         s += ops.column(entry["gates"]["b"], s)
-    if config.layer_norm == "sum":
-        s = ops.layer_norm(s, **norm["s"], groups=4)
-    gates = s.reshape(4, *columns["c"].shape)
-    f, i, o = jax.nn.sigmoid(gates[:3])
-    kept = f * columns["c"]
-    if config.flush and "p" in columns:
-        kept = jnp.where(columns["p"] == 1, 0, kept)
-    c = kept + i * jnp.tanh(gates[3])
-    h = o * jnp.tanh(ops.layer_norm(c, **norm["c"]) if norm else c)
+    # Where nothing COPYs there is no choice but that of FLUSH, as in a first layer.
+    h, c, *_ = hm_lstm_pointwise.advance(
+        config,
+        hm_lstm_pointwise.Operands(
+            gates=s, detector=None, p=columns.get("p"), q=None, h=columns["h"], c=columns["c"],
+            norm=norm, slope=None, noise=None,
+        ),
+    )  # fmt: skip
     read = (ops.product(entry["readout"], h, precision),) if "readout" in entry else ()
     return h, c, *read
 
