@@ -12,7 +12,7 @@ from hmrnn_jax import files, parallel
 from hmrnn_jax import run as runs
 from hmrnn_jax.datasets.chinese import FOLDER
 from hmrnn_jax.evaluation import phrases, sequences, syntax, text
-from hmrnn_jax.inference import readings
+from hmrnn_jax.inference import reading, readings
 
 # Texts with words that a taught model is scored on beside its own test part, which they hold.
 BAKEOFF = {"chinese_simplified": ("msr_test_gold.utf8", "pku_test_gold.utf8")}
@@ -75,7 +75,7 @@ def above_words(run, job, part):
     The treebank's sample is of sections that the Penn Treebank's training part holds, whose words
     and characters the model has read without their trees.
     """
-    if job.group != HEADLINE:
+    if job.group != HEADLINE or not reading.has_detectors(run.model):
         return []
     if job.data == "ptb_char":
         return phrases.of_treebank(run, syntax.read_treebank("nltk", SECTIONS, None)).data["rows"]
