@@ -7,6 +7,9 @@ import numpy as np
 from hmrnn_jax.analysis import scores
 
 CONTROLS = ("random", "regular", "untrained", "ngram")  # and `scores.EVERY`, of no reading
+# Steps that a boundary of a sequence may lie off: the usual margin of change point detection (van
+# den Burg, Williams 2020), and a quarter of the shortest regime of the synthetic oscillators.
+TOLERANCE = 5
 _BOUNDARY, _WORD = ("f1", "f1_std"), ("word_f1", None)
 
 

@@ -5,6 +5,7 @@ import sys
 
 from etils import epath
 
+from hmrnn_jax.analysis.comparison import TOLERANCE
 from hmrnn_jax.analysis.figures.handwriting import MOST_LINES
 from hmrnn_jax.analysis.figures.text import MOST_SYMBOLS
 from hmrnn_jax.cli import JSON, Command
@@ -192,7 +193,7 @@ _BOUNDARIES = {
     ),
     "scored": (None, Whole("Symbols that are scored, 20000 by default; sequences, 200.", 1)),
     "tolerance": (
-        sequences.TOLERANCE,
+        TOLERANCE,
         Whole("Steps that boundaries of sequences may lie off; 0: exact ones alone."),
     ),
 }

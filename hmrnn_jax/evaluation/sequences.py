@@ -17,13 +17,9 @@ from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.inference import activations, generate_sequences, readings
 from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.tasks import metrics, objectives
+from hmrnn_jax.tasks.sequences import HANDWRITING
 
-HANDWRITING = ("iam_ondb", "scribbles")
-# The usual margin of change point detection (van den Burg, Williams 2020), and a quarter of the
-# shortest regime of the made-up oscillators.
-TOLERANCE = 5
 READINGS = ("detectors", "surprise")
-CALIBRATED_ON = 50  # validation sequences, at most
 MOST_DRAWN = 10**7  # steps that one call generates, for the memory that they take
 
 
@@ -74,10 +70,10 @@ class _Looked(NamedTuple):
     norms: np.ndarray
 
 
-def _look(run, sequences, asked, batch=64, seed=0, progress=lambda done: None):
+def _look(run, sequences, asked, seed=0, progress=lambda done: None):
     """For each sequence `_Looked`, by the `Reading`s `asked`."""
     found = []
-    for z, norms, surprise in _curves(run, sequences, batch, seed, progress):
+    for z, norms, surprise in _activations(run, sequences, seed, progress):
         curves, ends = {"detectors": z, "surprise": surprise[None]}, np.zeros(len(surprise), bool)
         found.append(
             _Looked({one.name: one.boundaries(curves[one.name], ends) for one in asked}, norms)
@@ -85,32 +81,10 @@ def _look(run, sequences, asked, batch=64, seed=0, progress=lambda done: None):
     return found
 
 
-def _curves(run, sequences, batch=64, seed=0, progress=lambda done: None):
-    """For each sequence its boundaries `[L - 1, T]`, norms of h `[L, T]` and surprise `[T]`.
-
-    Args:
-      progress: called after each batch with the number of steps read so far.
-    """
-    table = columns(sequences)
-    order = np.argsort(sequences.lengths, kind="stable")
-    found = [None] * len(sequences)
-    for first in range(0, len(order), batch):
-        chosen = order[first : first + batch]
-        steps = int(sequences.lengths[chosen].max())
-        inputs = np.zeros((steps, len(chosen), table.shape[1]), np.float32)
-        for row, number in enumerate(chosen):
-            inputs[: sequences.lengths[number], row] = table[sequences.place(number)]
-        z, norms, surprise = activations.with_surprise(
-            run.model, run.plain, inputs, run.slope, seed
-        )
-        z = np.array([layer > 0.5 for layer in z], np.int8).reshape(-1, *surprise.shape)
-        for row, number in enumerate(chosen):
-            length = int(sequences.lengths[number])
-            own = surprise[:length, row].copy()
-            own[-1] = 0  # nothing comes after
-            found[number] = z[:, :length, row], norms[:, :length, row], own
-        progress(int(sequences.lengths[order[: first + batch]].sum()))
-    return found
+def _activations(run, sequences, seed, progress=lambda done: None):
+    return activations.of_sequences(
+        run.model, run.plain, sequences, run.slope, seed, progress=progress
+    )
 
 
 def _readings(run, names, length, seed=0):
@@ -122,8 +96,8 @@ def _readings(run, names, length, seed=0):
     if not any(one.length for one in asked):
         return asked
     valid = held_out(run, "valid")
-    valid = valid.chosen(np.arange(min(len(valid), CALIBRATED_ON)))
-    curve = np.concatenate([surprise for *_, surprise in _curves(run, valid, seed=seed)])
+    valid = valid.chosen(np.arange(min(len(valid), readings.CALIBRATED_SEQUENCES)))
+    curve = np.concatenate([surprise for *_, surprise in _activations(run, valid, seed)])
     ends = np.zeros(len(curve), bool)
     return [one.calibrated(curve[None], ends) if one.length else one for one in asked]
 
@@ -135,7 +109,7 @@ def _check(run, name):
 
 
 def show_boundaries(
-    run, title, sequences, path, shown=5, scored=200, seed=0, tolerance=TOLERANCE,
+    run, title, sequences, path, shown=5, scored=200, seed=0, tolerance=comparison.TOLERANCE,
     reading="detectors", segment_length=None,
 ):  # fmt: skip
     """Figure of the first `shown` sequences, and scores of the boundaries of the first `scored`.

@@ -3,19 +3,17 @@
 import numpy as np
 
 from hmrnn_jax import tasks
+from hmrnn_jax.analysis.comparison import TOLERANCE
 from hmrnn_jax.analysis.segmenters import heights_of, within_lines
-from hmrnn_jax.batches.sequences import columns
 from hmrnn_jax.datasets.sequences import Sequences
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.explorer.page import packed, quantised
 from hmrnn_jax.explorer.text import MOST_SHOWN, RULE, SHOWN
 from hmrnn_jax.inference import activations, readings
 from hmrnn_jax.tasks import objectives
+from hmrnn_jax.tasks.sequences import HANDWRITING
 
-HANDWRITING = ("iam_ondb", "scribbles")
-TOLERANCE = 5  # steps, the usual margin of change point detection
 LENGTH = 20.0  # steps of a segment, where the run has no wish of its own
-CALIBRATED_ON = 50  # validation sequences, at most
 
 
 def look(run, sequences, name, shown=SHOWN, seed=0):
@@ -42,7 +40,7 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
             f"A page shows 2 to {MOST_SHOWN:,} steps; these have {total:,}: show fewer."
         )
     valid, calibrated_on = _validation(run, sequences)
-    valid = valid.chosen(np.arange(min(len(valid), CALIBRATED_ON)))
+    valid = valid.chosen(np.arange(min(len(valid), readings.CALIBRATED_SEQUENCES)))
     curve = np.concatenate([surprise for *_, surprise in _read(run, valid, seed)])
     delay = objectives.Boundaries.of(run.config).delay
     detectors = readings.Reading.of("detectors", delay=delay)
@@ -97,17 +95,7 @@ def _validation(run, sequences):
 
 
 def _read(run, sequences, seed):
-    """Yields boundaries `[L - 1, T]`, norms `[L, T]` and surprise `[T]` of each sequence."""
-    table = columns(sequences)
-    inputs = np.zeros((int(sequences.lengths.max()), len(sequences), table.shape[1]), np.float32)
-    for number, length in enumerate(sequences.lengths):
-        inputs[:length, number] = table[sequences.place(number)]
-    z, norms, surprise = activations.with_surprise(run.model, run.plain, inputs, run.slope, seed)
-    z = np.array([layer > 0.5 for layer in z], np.int8).reshape(-1, *surprise.shape)
-    for number, length in enumerate(sequences.lengths):
-        own = surprise[:length, number].copy()
-        own[-1] = 0  # nothing comes after
-        yield z[:, :length, number], norms[:, :length, number], own
+    return activations.of_sequences(run.model, run.plain, sequences, run.slope, seed)
 
 
 def _bits(array, place):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmrnn_jax import cells
+from hmrnn_jax.batches.sequences import columns
 from hmrnn_jax.cells.base import layers
 from hmrnn_jax.datasets import treebank
 from hmrnn_jax.errors import UserError
@@ -90,6 +91,36 @@ def with_surprise(model, params, inputs, slope=1.0, seed=0, window=256):
     layers, norms, surprise = _windows(model, params, inputs, following, slope, seed, window)
     surprise[-1] = 0
     return layers, norms, surprise
+
+
+def of_sequences(
+    model, params, sequences, slope=1.0, seed=0, batch=64, progress=lambda done: None
+):  # fmt: skip
+    """Of each of real-valued `Sequences` what `with_surprise` finds, as if it were read alone.
+
+    Args:
+      batch: sequences that are read side by side, those of like length together.
+      progress: called after each batch with the number of steps read so far.
+
+    Returns a list of `(z, norms, surprise)`: int8 `[L - 1, T]`, `[L, T]`, `[T]`.
+    """
+    table, order = columns(sequences), np.argsort(sequences.lengths, kind="stable")
+    found = [None] * len(sequences)
+    for first in range(0, len(order), batch):
+        chosen = order[first : first + batch]
+        steps = int(sequences.lengths[chosen].max())
+        inputs = np.zeros((steps, len(chosen), table.shape[1]), np.float32)
+        for row, number in enumerate(chosen):
+            inputs[: sequences.lengths[number], row] = table[sequences.place(number)]
+        z, norms, surprise = with_surprise(model, params, inputs, slope, seed)
+        z = np.array([layer > 0.5 for layer in z], np.int8).reshape(-1, *surprise.shape)
+        for row, number in enumerate(chosen):
+            length = int(sequences.lengths[number])
+            own = surprise[:length, row].copy()
+            own[-1] = 0  # nothing comes after
+            found[number] = z[:, :length, row], norms[:, :length, row], own
+        progress(int(sequences.lengths[order[: first + batch]].sum()))
+    return found
 
 
 def _windows(model, params, inputs, following, slope, seed, window):

@@ -24,6 +24,7 @@ NAMES = (
 )  # fmt: skip
 LINES = ("entropy_within", "line_end", "line_break")  # readings that speak of lines
 CALIBRATED_ON = 20_000  # symbols of the validation text, at most
+CALIBRATED_SEQUENCES = 50  # or of real-valued validation sequences
 
 
 @dataclasses.dataclass(frozen=True)

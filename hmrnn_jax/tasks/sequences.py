@@ -14,6 +14,7 @@ from hmrnn_jax.models.density import StrokeModel
 from hmrnn_jax.tasks import metrics, objectives
 
 NAMES = ("iam_ondb", "signals", "oscillators", "scribbles")
+HANDWRITING = ("iam_ondb", "scribbles")
 _QUANTUM = 10
 _MOST_NAMED = 20  # lengths that the log names one by one
 
