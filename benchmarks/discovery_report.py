@@ -18,7 +18,7 @@ DATA = {
     "brent_text": "Brent's speech to children, in spelling",
     "brent_phono": "Brent's speech to children, in phonemes",
     "chinese_simplified": "simplified Chinese, MSR's text of the 2005 bakeoff",
-    "oscillators": "made-up oscillators",
+    "oscillators": "synthetic oscillators",
     "iam_ondb": "handwriting, IAM-OnDB",
 }
 # What a table of boundaries is of, where that is not the part's words.

@@ -1,4 +1,4 @@
-"""What train steps are measured on: sizes, made-up batches, the library's models, padding."""
+"""What train steps are measured on: sizes, synthetic batches, the library's models, padding."""
 
 import functools
 from typing import NamedTuple
@@ -135,7 +135,7 @@ def padding(size):
     """The share of an epoch's steps, 0 to 1, that is padding, and of which lines.
 
     In the default buckets, as training tells it. Of IAM-OnDB's training lines where they are
-    found, else of made-up ones.
+    found, else of synthetic ones.
     """
     try:
         corpus = iam_ondb.load()

@@ -1,4 +1,4 @@
-"""Change points of a made-up signal: three oscillators take turns, with noise.
+"""Change points of a synthetic signal: three oscillators take turns, with noise.
 
 No paper's experiment: a small one whose truth is known, and a start for signals of your own.
 Two columns, 400 steps a sequence; an HM-LSTM of 3 x 64 units and a mixture of 10 Gaussians.

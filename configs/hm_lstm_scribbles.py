@@ -1,4 +1,4 @@
-"""HM-LSTM on made-up handwriting, to try what needs the licensed IAM-OnDB otherwise.
+"""HM-LSTM on synthetic handwriting, to try what needs the licensed IAM-OnDB otherwise.
 
 Nine letters in words, drawn with slant, size and speed that vary; no paper's experiment.
 Three layers of 128, a mixture of 10 Gaussians; 520,642 parameters and 3,840 of

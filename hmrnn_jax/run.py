@@ -382,20 +382,3 @@ def export(run, path):
     words = ordered_neurons.word_order(language.corpus(run.config))
     ordered_neurons.write(path, ordered_neurons.to_official(run.plain, run.model, words))
     return f"official weights: {path}"
-
-
-def open_stream(workdir, seed=0, reading="detectors", length=None):
-    """A stream of the best parameters of a trained run, see `restore`.
-
-    Args:
-      reading, length: what its segments are cut by, see `readings_of`.
-    """
-    run = restore(workdir, parallel.make_mesh(jax.local_devices()[:1]))
-    return run.stream(reading=reading, length=length, seed=seed)
-
-
-def restore_stream(path, workdir, seed=0, reading="detectors", length=None):
-    """The stream of a run as it stood when `save` wrote `path`; raises as `load`."""
-    stream = open_stream(workdir, seed, reading, length)
-    stream.load(path)
-    return stream

@@ -21,6 +21,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from command_lines import hmrnn  # noqa: E402
+from etils import epath  # noqa: E402
+from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 # A folder of one's own is kept from one run of the tests to the next.
@@ -67,3 +69,34 @@ def hmrnn_says(capsys):
         return status, capsys.readouterr().err
 
     return says
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """`gs://bucket/run`, held in memory."""
+
+    class Memory(MemoryFileSystem):
+        store, pseudo_dirs = {}, [""]
+        protocol = "gcs"
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return MemoryFileSystem._strip_protocol(path.replace("gs://", "memory://"))
+
+        def rename(self, source, target, **more):
+            self.mv(source, target, **more)
+
+    path = epath.Path("gs://bucket/run")
+    memory = Memory()
+    monkeypatch.setattr(type(path._backend), "fs", lambda self, path: memory)
+    return path
+
+
+@pytest.fixture(params=["local", "bucket"])
+def folder(request, tmp_path):
+    """A run's folder that is not there yet, of both kinds."""
+    return (
+        epath.Path(tmp_path / "run")
+        if request.param == "local"
+        else request.getfixturevalue("bucket")
+    )

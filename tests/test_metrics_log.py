@@ -1,0 +1,93 @@
+"""The metrics of a run: they go on where the state does, also in a bucket."""
+
+import json
+
+import fsspec
+import pytest
+
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.training import metrics_log
+from hmrnn_jax.training.metrics_log import Logger, read_metrics
+
+
+def lines(folder):
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def test_metrics_go_on_where_the_state_does(folder):
+    folder.mkdir(parents=True)
+    logger = Logger(folder, 0)
+    for step in (2, 4, 6):
+        logger.log(step, {"a": step})
+    logger.close()
+    rows = [{"step": step, "a": step} for step in (2, 4, 6)]
+    assert read_metrics(folder / "metrics.jsonl") == rows and metrics_log.last_step(folder) == 6
+    logger = Logger(folder, 4)
+    logger.log(5, {"a": 5})
+    logger.close()
+    assert read_metrics(folder / "metrics.jsonl") == [*rows[:2], {"step": 5, "a": 5}]
+    # A finished run that is started once more scores the test split again.
+    logger = Logger(folder, 5)
+    logger.log(5, {"a": 5})
+    logger.log(5, {"b": 5})
+    logger.close()
+    written = [path.read_text() for path in folder.glob("metrics*.jsonl")]
+    assert sum(text.count("\n") for text in written) == 4
+
+
+def test_metrics_lose_nothing_but_what_comes_after_the_state_and_a_cut_last_line(tmp_path):
+    content = '{"step": 2}\nnot JSON\n{"no": 1}\n{"step": 9}\n{"step": 4}\n{"st'
+    (tmp_path / "metrics.jsonl").write_text(content)
+    Logger(tmp_path, 4).close()
+    assert lines(tmp_path) == ['{"step": 2}', "not JSON", '{"no": 1}', '{"step": 4}']
+    with pytest.raises(UserError, match="Line 2 of .*metrics.jsonl is not a JSON object"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_metrics_that_need_no_change_are_not_written_again(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2}\n')
+    before = (tmp_path / "metrics.jsonl").stat()
+    Logger(tmp_path, 2).close()
+    after = (tmp_path / "metrics.jsonl").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_in_a_bucket_each_line_is_written_once(bucket):
+    (bucket / "metrics.jsonl").write_text('{"step": 2}\n')  # of a run that was written whole
+    logger = Logger(bucket, 2)
+    for step in range(3, 9):
+        logger.log(step, {"a": step})
+        if step % 3 == 2:
+            logger.flush()
+            logger.flush()
+    logger.log(9, {"a": 9})  # a kill loses it, and with it the state that it is of
+    names = sorted(path.name for path in bucket.iterdir())
+    assert names == ["metrics-000001.jsonl", "metrics-000002.jsonl", "metrics.jsonl"]
+    assert [r["step"] for r in read_metrics(bucket / "metrics.jsonl")] == list(range(2, 9))
+    assert metrics_log.last_step(bucket) == 8
+    Logger(bucket, 7).close()
+    assert [json.loads(line)["step"] for line in lines(bucket)] == list(range(2, 8))
+    assert [path.name for path in bucket.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_start_cut_short_between_joining_and_deleting_tells_no_line_twice(bucket):
+    for name in ("metrics.jsonl", "metrics-000001.jsonl"):
+        (bucket / name).write_text('{"step": 1}\n{"step": 2}\n')
+    assert [r["step"] for r in read_metrics(bucket / "metrics.jsonl")] == [1, 2]
+    Logger(bucket, 2).close()
+    assert lines(bucket) == ['{"step": 1}', '{"step": 2}']
+
+
+def test_parts_without_the_file_are_read(bucket):
+    (bucket / "metrics-000001.jsonl").write_text('{"step": 1}\n')
+    assert read_metrics(bucket / "metrics.jsonl") == [{"step": 1}]
+    with pytest.raises(UserError, match="cannot be read"):
+        read_metrics(bucket / "other.jsonl")
+
+
+def test_listings_of_buckets_are_not_remembered():
+    class Bucket(fsspec.AbstractFileSystem):
+        protocol = ("gs", "gcs")  # as gcsfs has it
+
+    assert Bucket().dircache.use_listings_cache is False
+    assert fsspec.filesystem("file").dircache.use_listings_cache is True
