@@ -183,6 +183,8 @@ class Run:
         """
         files.check_writable(path)
         if self.config.task == "strokes":
+            if words is not None:
+                raise UserError("words are of texts; real-valued sequences have ends of their own.")
             found = explored_sequences.look(self, what, name, shown, seed)
         else:
             ids, symbols = self._symbols(what)

@@ -88,8 +88,8 @@ def test_an_evaluation_takes_the_kernel_of_its_mesh(setup, monkeypatch):
     monkeypatch.setattr(parallel, "device_kind", lambda mesh=None: "TPU v4")
     evaluator = language.Evaluator(model, mesh, batch=2, window=5, warmup=0)
     batch = next(iter(EvaluationStream(np.zeros(9, np.int32), 2, 5)))
-    knobs = {"slope": np.float32(1), "seed": np.uint32(0), "number": np.uint32(0)}
-    traced = jax.make_jaxpr(evaluator._step)(params, model.initial_carry(2), batch, knobs)
+    scalars = {"slope": np.float32(1), "seed": np.uint32(0), "number": np.uint32(0)}
+    traced = jax.make_jaxpr(evaluator._step)(params, model.initial_carry(2), batch, scalars)
     assert str(traced).count("pallas_call") == 1
 
 

@@ -21,7 +21,7 @@ from hmrnn_jax.training import optim
 from hmrnn_jax.training import state as train_state
 
 SYMBOLS, LABELS, ROWS = 6, 3, 8
-KNOBS = {"slope": np.float32(1), "learning_rate": np.float32(0.05)}
+SCALARS = {"slope": np.float32(1), "learning_rate": np.float32(0.05)}
 STACKS = {
     "on_lstm": (on_lstm.Config(4, 6, 2), on_lstm.Config(6, 4, 2)),
     "lstm": (lstm.Config(4, 5, recurrent_bias=True),),
@@ -116,7 +116,7 @@ def test_scores_count_the_pairs_and_not_the_filler_rows():
     step = parallel.pmapped_evaluation(functools.partial(classification.eval_step, model), mesh)
     total = {"nats": 0.0, "count": 0.0, "correct": 0.0, "steps": 0.0}
     for batch in stream:
-        _, sums = step(params, (), parallel.shard_batch(batch, mesh), KNOBS)
+        _, sums = step(params, (), parallel.shard_batch(batch, mesh), SCALARS)
         parallel.settle(sums)
         total = {name: total[name] + float(sums[name]) for name in total}
     logits = np.concatenate([apply(model, params, batch) for batch in stream]).astype(np.float64)
@@ -166,7 +166,7 @@ def train(devices):
     state, carry = parallel.replicate(state, mesh), ()
     for number in range(3):
         batch = parallel.shard_batch(stream(number), mesh)
-        state, carry, metrics = step(state, carry, batch, parallel.replicate(KNOBS, mesh))
+        state, carry, metrics = step(state, carry, batch, parallel.replicate(SCALARS, mesh))
         parallel.settle(metrics)
     return jax.device_get((state.params, metrics))
 
@@ -193,9 +193,9 @@ def test_learns_whether_two_sentences_end_alike():
     step, stream = trainer(model, optimizer, mesh), PairStream(pairs, 32, seed=0)
     state = train_state.create(lambda key: params_of(), optimizer, seed=0)
     state, results = parallel.replicate(state, mesh), []
-    knobs = parallel.replicate(KNOBS, mesh)
+    scalars = parallel.replicate(SCALARS, mesh)
     for number in range(160):
-        state, _, sums = step(state, (), parallel.shard_batch(stream(number), mesh), knobs)
+        state, _, sums = step(state, (), parallel.shard_batch(stream(number), mesh), scalars)
         parallel.settle(sums)
         results.append(classification.summary(jax.device_get(sums)))
     assert results[0]["accuracy"] < 0.7

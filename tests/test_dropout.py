@@ -21,7 +21,7 @@ from hmrnn_jax.training import optim
 from hmrnn_jax.training import state as train_state
 
 STEPS, ROWS, WORDS = 7, 16, 9
-KNOBS = {"slope": np.float32(1)}
+SCALARS = {"slope": np.float32(1)}
 ALL = Dropout(embedding=0.3, input=0.4, hidden=0.3, output=0.4, weight=0.5)
 PENALTIES = language.Penalties(activation=2.0, temporal=1.0)
 
@@ -70,7 +70,9 @@ def loss_of(model, params, batch, penalties=PENALTIES, key=0):
     """`tasks.language.loss` on one device of the axis, its value alone."""
 
     def one(carry, batch):
-        return language.loss(model, penalties, params, carry, batch, KNOBS, jax.random.key(key))[0]
+        return language.loss(model, penalties, params, carry, batch, SCALARS, jax.random.key(key))[
+            0
+        ]
 
     carry = model.initial_carry(batch.inputs.shape[1])
     arguments = jax.tree.map(lambda v: jnp.asarray(v)[None], (carry, batch))
@@ -228,7 +230,7 @@ def test_probability_0_is_evaluation_to_the_bit():
     assert model.masks(params, jax.random.key(0), ROWS, 0) is None
 
     def evaluated(carry, batch):
-        return language.eval_step(model, params, carry, batch, KNOBS | {"seed": 0, "number": 0})
+        return language.eval_step(model, params, carry, batch, SCALARS | {"seed": 0, "number": 0})
 
     arguments = jax.tree.map(lambda v: jnp.asarray(v)[None], (model.initial_carry(ROWS), batch))
     _, sums = jax.jit(jax.vmap(evaluated, axis_name=AXIS))(*arguments)
@@ -295,10 +297,10 @@ def train(devices):
     carry = parallel.shard_rows(jax.tree.map(np.asarray, model.initial_carry(ROWS)), mesh)
     loss = functools.partial(language.loss, model, PENALTIES)
     step = parallel.pmapped(functools.partial(train_state.train_step, loss, OPTIMIZER), mesh)
-    knobs = parallel.replicate(KNOBS | {"learning_rate": np.float32(2)}, mesh)
+    scalars = parallel.replicate(SCALARS | {"learning_rate": np.float32(2)}, mesh)
     for seed in range(3):
         batch = parallel.shard_batch(batch_of(seed=seed), mesh)
-        state, carry, metrics = step(state, carry, batch, knobs)
+        state, carry, metrics = step(state, carry, batch, scalars)
         parallel.settle(metrics)
     return jax.device_get((state.params, carry))
 
@@ -338,7 +340,7 @@ def test_masks_are_no_rows_noise(monkeypatch):
     with pytest.raises(Drawn):
         jax.vmap(
             lambda batch: language.loss(
-                model, PENALTIES, params, (), batch, KNOBS, jax.random.key(0)
+                model, PENALTIES, params, (), batch, SCALARS, jax.random.key(0)
             ),
             axis_name=AXIS,
         )(jax.tree.map(lambda v: v[None], batch_of()))
@@ -353,7 +355,7 @@ def test_a_loss_is_the_same_outside_a_mapped_step():
     model, params, batch = model_of(), params_of(), batch_of()
 
     def value(params, carry, batch):
-        return language.loss(model, PENALTIES, params, carry, batch, KNOBS, jax.random.key(0))[0]
+        return language.loss(model, PENALTIES, params, carry, batch, SCALARS, jax.random.key(0))[0]
 
     outside = jax.jit(jax.value_and_grad(value))(params, model.initial_carry(ROWS), batch)
     rows = jax.tree.map(lambda v: v.reshape(len(v), 4, -1).swapaxes(0, 1), batch)

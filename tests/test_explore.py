@@ -155,7 +155,21 @@ def test_a_page_of_strokes_has_each_sequence_as_it_is_read_alone(tmp_path):
         np.testing.assert_allclose(unpacked(one["norms"]), norms[..., 0], atol=norms.max() / 200)
         raw = scale.restore(sequences.values[place]).T
         np.testing.assert_allclose(unpacked(one["values"]), raw, rtol=1e-5)
-        np.testing.assert_array_equal(bits(one["events"], len(alone)), sequences.events[place])
+        for kind in ("events", "gold"):
+            np.testing.assert_array_equal(bits(one[kind], len(alone)), sequences.events[place])
+    run.explore(sequences, tmp_path / "b.html", shown=13)  # of the first one its beginning
+    (one,) = content((tmp_path / "b.html").read_text(encoding="utf-8"))["sequences"]
+    assert unpacked(one["values"]).shape == (2, 13) and len(unpacked(one["surprise"])) == 13
+    # Where one of the sequences has changes, the others are not scored against something else.
+    changes = np.arange(77) == 43
+    known = dataclasses.replace(sequences, changes=changes)
+    run.explore(known, tmp_path / "c.html", shown=50)
+    changing = content((tmp_path / "c.html").read_text(encoding="utf-8"))
+    assert changing["against"] == "changes"
+    of_each = [bits(one["gold"], n) for one, n in zip(changing["sequences"], (40, 7), strict=True)]
+    np.testing.assert_array_equal(np.concatenate(of_each), changes[:47])
+    with pytest.raises(UserError, match="words are of texts"):
+        run.explore(sequences, tmp_path / "d.html", words=np.ones(77, bool))
     inside = within_lines(np.zeros(47, bool)).sum()
     assert found["calibrated"]["symbols"] == 47 and found["calibrated"]["inner"] == inside
 
@@ -194,6 +208,19 @@ def test_a_watched_training_keeps_its_validations(letters, tmp_path, monkeypatch
     (tmp_path / watch.NAME).write_text("something else")
     watched()(600, {}, 1.0)
     assert kept() == [600]
+    # Of another text nothing is kept, nor of a page that lacks something.
+    corpus.splits["valid"] = corpus.splits["valid"][5:]
+    watched()(700, {}, 1.0)
+    assert page.read(tmp_path / watch.NAME)["earlier"] == []
+    data = page.read(tmp_path / watch.NAME)
+    del data["norms"], data["earlier"]
+    page.write(tmp_path / watch.NAME, data)
+    watched()(800, {}, 1.0)
+    assert page.read(tmp_path / watch.NAME)["earlier"] == []
+    (tmp_path / watch.NAME).unlink()
+    (tmp_path / watch.NAME).mkdir()
+    with pytest.raises(UserError, match="is a folder: give the name of a file"):
+        watched()
     with pytest.raises(UserError, match="task language; this is one of strokes"):
         watch.Watch(task, config_of(), "HM-LSTM", tmp_path)
 

@@ -252,12 +252,12 @@ def test_learns_which_row_is_bright(name):
     step = parallel.pmapped(functools.partial(train_state.train_step, loss, optimizer), mesh)
     state = train_state.create(lambda key: drawn(model, 0.2), optimizer, seed=0)
     state = parallel.replicate(state, mesh)
-    knobs = {"slope": np.float32(1), "learning_rate": np.float32(0.01)}
+    scalars = {"slope": np.float32(1), "learning_rate": np.float32(0.01)}
     stream = ImageStream(*bright_rows(200, 0), 10, 0, 7)
     history = []
     for number in range(200):
         batch = parallel.shard_batch(stream(number), mesh)
-        state, _, sums = step(state, (), batch, knobs)
+        state, _, sums = step(state, (), batch, scalars)
         history.append(sums)
     evaluation = functools.partial(classification.eval_step, model)
     unseen = EvaluationImages(*bright_rows(25, 1), 10, 7)

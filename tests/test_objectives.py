@@ -217,11 +217,11 @@ def gradient(asked, params, factor):
     """Of `tasks.language.loss`, of one device."""
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 6, (16, 4)))
     batch = Batch(ids, jnp.roll(ids, -1, 0), jnp.ones(ids.shape), jnp.zeros(ids.shape, bool))
-    carry, knobs = MODEL.initial_carry(4), {"slope": 1.0, "objectives": factor}
+    carry, scalars = MODEL.initial_carry(4), {"slope": 1.0, "objectives": factor}
 
     def value(params):
         return language.loss(
-            MODEL, language.Penalties(), params, carry, batch, knobs, jax.random.key(1),
+            MODEL, language.Penalties(), params, carry, batch, scalars, jax.random.key(1),
             boundaries=asked, newline=2,
         )  # fmt: skip
 

@@ -148,7 +148,7 @@ def test_switch_when_a_loss_exceeds_the_best_but_the_last_five():
     assert switch_epoch(sorted(LOSSES), 3) == 5
 
 
-def quadratic(params, carry, batch, knobs, key):
+def quadratic(params, carry, batch, scalars, key):
     """A noisy bowl: the iterates of SGD wander about its bottom."""
     noise = jax.random.normal(key, params["w"].shape)
     value = jnp.sum((params["w"] - noise) ** 2)
@@ -162,10 +162,10 @@ EPOCH = 3  # updates
 @functools.partial(jax.jit, static_argnames="averages")
 def update(state, averaged, averages=True):
     """One step of the training loop, alone on the axis."""
-    knobs = {"learning_rate": jnp.float32(0.1), "averaged": averaged.astype(jnp.float32)}
+    scalars = {"learning_rate": jnp.float32(0.1), "averaged": averaged.astype(jnp.float32)}
 
     def one(batch):
-        return train_state.train_step(quadratic, OPTIMIZER, state, (), batch, knobs)[0]
+        return train_state.train_step(quadratic, OPTIMIZER, state, (), batch, scalars)[0]
 
     return jax.tree.map(lambda v: v[0], jax.vmap(one, axis_name=AXIS)(jnp.zeros(1)))
 

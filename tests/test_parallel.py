@@ -23,7 +23,7 @@ from hmrnn_jax.training import hlo, optim
 from hmrnn_jax.training import state as train_state
 
 STEPS, ROWS, SYMBOLS, UPDATES = 6, 16, 5, 5
-KNOBS = {"learning_rate": np.float32(0.01), "slope": np.float32(1.5)}
+SCALARS = {"learning_rate": np.float32(0.01), "slope": np.float32(1.5)}
 OPTIMIZER = optim.optimizer(clip=1.0)
 
 
@@ -69,7 +69,7 @@ def train(devices, boundary="step"):
     history = []
     for batch in batches():
         batch = parallel.shard_batch(batch, mesh)
-        state, carry, metrics = step(state, carry, batch, parallel.replicate(KNOBS, mesh))
+        state, carry, metrics = step(state, carry, batch, parallel.replicate(SCALARS, mesh))
         history.append(jax.device_get(metrics))
     assert int(state.step) == UPDATES
     return jax.device_get((state.params, carry)), history
@@ -114,7 +114,7 @@ def test_the_first_update_is_a_plain_gradient_step():
     # Adam hides a gradient's scale, so its first moment is looked at too: 0.1 g, clipped.
     mesh, step, state, carry = start(model, 8)
     batch = parallel.shard_batch(batch, mesh)
-    state, _, _ = step(state, carry, batch, parallel.replicate(KNOBS, mesh))
+    state, _, _ = step(state, carry, batch, parallel.replicate(SCALARS, mesh))
     moments = [s for s in state.optimizer if hasattr(s, "mu")][0].mu
     assert_trees_close(moments, jax.tree.map(lambda g: 0.1 * g / max(1, norm), expected))
 
@@ -137,7 +137,7 @@ def test_pmapped_is_pmap_bit_for_bit():
     history = []
     for batch in batches():
         batch = jax.tree.map(lambda v: v.reshape(STEPS, devices, -1).swapaxes(0, 1), batch)
-        state, carry, metrics = mapped(state, carry, Batch(*batch), KNOBS)
+        state, carry, metrics = mapped(state, carry, Batch(*batch), SCALARS)
         history.append(metrics)
     carry = jax.tree.map(lambda v: v.reshape(ROWS, *v.shape[2:]), carry)
     same = functools.partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance)
@@ -153,7 +153,7 @@ def program_of(devices, rows, boundary="step"):
     with pytest.MonkeyPatch.context() as patch:
         # One device makes no sum, and its program is fused otherwise where the sums were.
         patch.setattr(parallel, "total", lambda tree: jax.lax.psum(tree, parallel.AXIS))
-        lowered = step.lower(state, carry, batch, parallel.replicate(KNOBS, mesh))
+        lowered = step.lower(state, carry, batch, parallel.replicate(SCALARS, mesh))
     return hlo.computations(lowered.compile().as_text())
 
 
@@ -205,8 +205,8 @@ def test_each_of_eight_devices_does_what_one_does_with_an_eighth_of_the_rows(bou
 def draws(devices, key):
     mesh = parallel.make_mesh(jax.devices()[:devices])
 
-    def step(state, carry, batch, knobs):
-        noise = parallel.row_noise(knobs["key"], 2, 50, ROWS // devices)
+    def step(state, carry, batch, scalars):
+        noise = parallel.row_noise(scalars["key"], 2, 50, ROWS // devices)
         return state, noise.swapaxes(0, 1), {}
 
     nothing = np.zeros((1, ROWS), np.float32)
@@ -302,7 +302,7 @@ def counting():
     """An evaluation step that adds up its batch, compiled for two devices, and their mesh."""
     mesh = parallel.make_mesh(jax.devices()[:2])
 
-    def step(params, carry, batch, knobs):
+    def step(params, carry, batch, scalars):
         return carry, parallel.total({"count": batch.sum()})
 
     return parallel.pmapped_evaluation(step, mesh), mesh
@@ -320,9 +320,9 @@ def test_an_evaluation_always_has_steps_before_the_devices(monkeypatch):
     """No sums are waited for but those of a step that many more were given after."""
     given, fetched, device_get = [], [], jax.device_get
 
-    def step(params, carry, batch, knobs):
-        given.append(int(knobs["number"]))
-        return carry, {"number": knobs["number"]}
+    def step(params, carry, batch, scalars):
+        given.append(int(scalars["number"]))
+        return carry, {"number": scalars["number"]}
 
     def fetch(tree):
         if isinstance(tree, dict):

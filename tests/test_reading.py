@@ -208,6 +208,6 @@ def test_symbols_of_bytes_and_words_are_spelled_when_asked_for():
     ):
         vocabulary = Vocabulary.of(text, unit)
         ids, _ = vocabulary.encode(text)
-        spelled = evaluation.Spelled(ids, vocabulary)
+        spelled = evaluation.SymbolStrings(ids, vocabulary)
         assert len(spelled) == len(symbols) and list(spelled) == symbols
         assert spelled[1:] == symbols[1:] and spelled[-1] == symbols[-1]

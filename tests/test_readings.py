@@ -383,7 +383,7 @@ def test_ends_of_constituents_lie_at_the_spaces_after_them(tmp_path):
     (tmp_path / "a.mrg").write_text(BANK)
     bank = treebank.read_trees(tmp_path / "a.mrg")
     vocabulary = Vocabulary("characters", tuple("\n abcdeghiknostuN"))  # has no f, and no r
-    text, words, phrases = phrases_of.spelled(bank.sentences, vocabulary)
+    text, words, phrases = phrases_of.text_of(bank.sentences, vocabulary)
     assert text == "the cat sat on a bed\ndogs eat N cakes\n"
     assert [i for i, end in enumerate(words) if end] == [
         i for i, c in enumerate(text) if c in " \n"

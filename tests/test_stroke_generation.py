@@ -21,10 +21,10 @@ def prompt():
     return np.repeat(steps, ROWS, axis=1)
 
 
-def generate(cell="hm_lstm", **knobs):
+def generate(cell="hm_lstm", **scalars):
     """Nine drawn steps, and the mixtures of a model that is given these from outside."""
     model, params = make(cell)
-    drawn = generate_sequences.generate(model, params, prompt(), 9, **knobs)
+    drawn = generate_sequences.generate(model, params, prompt(), 9, **scalars)
     density = apply(model, params, np.concatenate([prompt(), drawn[:-1]])).mixture
     return drawn, jax.tree.map(lambda leaf: np.asarray(leaf)[3:], density)
 

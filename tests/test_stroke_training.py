@@ -37,7 +37,7 @@ def test_one_and_two_devices_have_the_same_loss_and_gradient():
     model = StrokeModel(2, True, CELLS["lstm"][:1], head="plain", components=2)
     params, sgd = draw(model), optim.optimizer("sgd", clip=1e9)
     step = functools.partial(train_state.train_step, functools.partial(sequences.loss, model), sgd)
-    knobs = {"learning_rate": np.float32(1), "slope": np.float32(1)}
+    scalars = {"learning_rate": np.float32(1), "slope": np.float32(1)}
     batch, found = batch_of(), []
     for devices in (1, 2):
         mesh = mesh_of(devices)
@@ -45,7 +45,7 @@ def test_one_and_two_devices_have_the_same_loss_and_gradient():
         carry = parallel.shard_rows(jax.tree.map(np.asarray, model.initial_carry(4)), mesh)
         state, _, sums = parallel.pmapped(step, mesh)(
             parallel.replicate(state, mesh), carry, parallel.shard_batch(batch, mesh),
-            parallel.replicate(knobs, mesh),
+            parallel.replicate(scalars, mesh),
         )  # fmt: skip
         moved = jax.tree.map(lambda a, b: a - np.asarray(b), params, state.params)
         found.append((moved, jax.device_get(sums)))
@@ -82,13 +82,13 @@ def test_training_lowers_the_loss_of_held_out_sequences(small_oscillators, cell)
     state, carry = train_state.start(task, plan, config, mesh)
     step = functools.partial(train_state.train_step, task.loss, plan.optimizer)
     step = parallel.pmapped(step, mesh)
-    knobs = {"learning_rate": np.float32(config.learning_rate), "slope": np.float32(1)}
+    scalars = {"learning_rate": np.float32(config.learning_rate), "slope": np.float32(1)}
     before = task.evaluate(state.params, "valid", 1.0)
     assert (before["steps"], before["sequences"]) == (3 * 60, 3)
     losses = []
     for done in range(60):
         batch = parallel.shard_batch(task.stream(done), mesh)
-        state, carry, metrics = step(state, carry, batch, knobs)
+        state, carry, metrics = step(state, carry, batch, scalars)
         losses.append(task.summary(jax.device_get(metrics))["nats"])
     after = task.evaluate(state.params, "valid", 1.0)
     # Independent normal values of deviation 1 have 2.84 nats a step.

@@ -1,5 +1,6 @@
 """`loop.train` as a whole: learning, resuming, refusing; in this process, tiny sizes."""
 
+import errno
 import json
 import shutil
 import signal
@@ -322,10 +323,15 @@ def test_a_watched_training_tells_of_each_validation(quick, tmp_path, monkeypatc
         def __call__(self, update, params, slope):
             assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
             seen.append((update, float(slope)))
+            if update == 6:
+                raise OSError(errno.ENOSPC, "No space left on device", "watch.html")
 
     monkeypatch.setattr(program, "Watch", Watch)
-    program.train(quick, str(tmp_path), lambda line: None, watch=True)
+    lines = []
+    program.train(quick, str(tmp_path), lines.append, watch=True)
     assert [update for update, _ in seen] == [6, 12]
+    warned = [line for line in lines if line.startswith("warning: the page")]
+    assert len(warned) == 1 and "No space left on device; make room" in warned[0]
 
 
 def test_outside_the_main_thread_training_leaves_signals_alone(quick, tmp_path):

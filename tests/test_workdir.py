@@ -139,6 +139,7 @@ def test_a_run_that_is_set_aside_is_kept_whole_and_leaves_the_folder_to_another(
         (folder / "checkpoints/latest/4/default/file").write_text("4")
         (folder / "metrics.jsonl").write_text('{"step": 4}\n')
         (folder / "figure.png").write_text("a figure")
+        (folder / "watch.html").write_text("a page")
         said = workdir.set_aside(folder)
         aside = folder / f"set-aside-{number}"
         assert str(aside) in said

@@ -2,8 +2,8 @@
 
 Everything follows the published program of Shen, Tan, Sordoni and Courville (2019), whose
 headline figure is the mean of the sentences' F1 ("unlabelled F1"). Sentences of one and two
-words count there (as 1), which some later evaluators leave out; punctuation does not. What
-trees and spans are stands in `trees`, whose functions are here as well.
+words count there (as 1), which some later evaluators leave out; punctuation does not. Trees
+and spans are defined in `trees`, whose functions are here as well.
 """
 
 import re

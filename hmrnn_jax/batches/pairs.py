@@ -124,7 +124,7 @@ class EvaluationPairs:
 
 
 def padding(batches: Iterable[PairBatch]) -> float:
-    """The share, 0 to 1, of the batches' steps that are padding, padding rows included."""
+    """The share, 0 to 1, of the batches' steps that are padding, those of padding rows included."""
     padded = steps = 0
     for batch in batches:
         for resets in (batch.left_resets, batch.right_resets):

@@ -1,7 +1,7 @@
 """Data that must be brought to another form before a run can read them."""
 
 from hmrnn_jax.cli import JSON, Command
-from hmrnn_jax.commands.base import file
+from hmrnn_jax.commands.base import file, say
 from hmrnn_jax.datasets import iam_ondb_convert
 from hmrnn_jax.training.fields import Switch
 
@@ -15,9 +15,9 @@ def convert(given):
     the form lists of the task IAM-OnDB-t1. All four files are written, or none.
     """
     report = iam_ondb_convert.convert(given.raw, given.output, given.skip_broken)
-    print(report.describe())
+    say(report.describe())
     names = ("lines", "forms", "points", "strokes")
-    sizes = {file: dict(zip(names, of, strict=True)) for file, of in report.sizes.items()}
+    sizes = {name: dict(zip(names, of, strict=True)) for name, of in report.sizes.items()}
     return {"folder": given.output, "files": sizes, "skipped": len(report.faults)}
 
 

@@ -1,4 +1,4 @@
-"""Made-up sequences whose true segments are known: oscillators, and scribbles for handwriting.
+"""Synthetic sequences whose true segments are known: oscillators, and scribbles for handwriting.
 
 Both need no file, take under two seconds, and are the same for the same seed. A split does not
 change when another one is made longer.
@@ -117,7 +117,7 @@ def _regimes(rng, steps):
 
 
 def scribbles(seed=0, lines=(600, 40, 40)) -> SequenceCorpus:
-    """Made-up cursive handwriting, to try what is meant for IAM-OnDB without its licence.
+    """Synthetic cursive handwriting, to try what is meant for IAM-OnDB without its licence.
 
     A line is some words of 2 to 5 random letters; a letter is one of nine shapes (`LETTERS`).
     A word is written in one stroke, then the bars and dots of its letters follow, each a stroke

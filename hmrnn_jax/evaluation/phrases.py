@@ -28,7 +28,7 @@ def of_treebank(run, bank, seed=0):
     Returns a `Report`; each of its `rows` says `against` what, `constituents` or `sentences`.
     """
     _check(run)
-    text, words, phrases = spelled(bank.sentences, run.encoding)
+    text, words, phrases = text_of(bank.sentences, run.encoding)
     lines = np.array([symbol == "\n" for symbol in text])
     ids, _ = run.encoding.encode(text)
     truths = {"constituents": (phrases, words & ~lines), "sentences": (lines, words)}
@@ -61,7 +61,7 @@ def of_utterances(run, split, seed=0, most=20_000):
     return _show(run, ids[kept], {"utterances": (ends[kept], words[kept])}, seed)
 
 
-def spelled(sentences, vocabulary):
+def text_of(sentences, vocabulary):
     """`(text, words, phrases)` of a treebank's sentences, a line each.
 
     Returns the text as a str of N symbols that the vocabulary has, and bool `[N]`: the space or

@@ -23,7 +23,7 @@ _POEM = 40  # symbols drawn for each poem: one in form has 25 with its newline; 
 MOST_POEMS = MOST_DRAWN // _POEM
 
 
-class Spelled(collections.abc.Sequence):
+class SymbolStrings(collections.abc.Sequence):
     """The symbols of ids as strings, see `Vocabulary.symbol_strings`, made when asked for."""
 
     def __init__(self, ids, vocabulary):
@@ -65,14 +65,14 @@ def _encoded(path, text, vocabulary):
         raise UserError(f"{path} has {len(ids)} symbols; at least 2 are needed.")
     note = vocabulary.unknown_note(path, unknown, len(ids))
     if vocabulary.unit == "words":
-        return ids, Spelled(ids, vocabulary), note
+        return ids, SymbolStrings(ids, vocabulary), note
     return ids, vocabulary.as_written(text, ids), note
 
 
 def split(run, name):
     """`(ids, symbols, note)` of a split of the run's own corpus."""
     ids = language.corpus_of(run).splits[name]
-    return ids, Spelled(ids, run.encoding), ""
+    return ids, SymbolStrings(ids, run.encoding), ""
 
 
 def word_ends(run, name):

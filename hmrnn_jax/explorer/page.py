@@ -24,6 +24,15 @@ def packed(array):
     return {"kind": kind.str[1:], "shape": array.shape, "data": content}
 
 
+def bits(array):
+    """An array of 0 and 1, `packed` eight to a byte along its last axis; None stays None."""
+    return (
+        None
+        if array is None
+        else packed(np.packbits(np.asarray(array, bool), axis=-1, bitorder="little"))
+    )
+
+
 def quantised(array):
     """Values of 0 and above in 256 steps: `packed`, with the `scale` that they are multiples of."""
     array = np.asarray(array, np.float32)

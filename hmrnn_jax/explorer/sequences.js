@@ -6,9 +6,8 @@ function sequenceView(data, main) {
   const all = data.sequences.map((one) => {
     const values = unpack(one.values), T = values[0].length;
     const bits = (packed) => packed && unpackBits(packed, T)[0];
-    const own = { name: one.name, text: one.text, values, T, events: bits(one.events), changes: bits(one.changes),
+    const own = { name: one.name, text: one.text, values, T, events: bits(one.events), gold: bits(one.gold),
       z: one.z && unpackBits(one.z, T), surprise: unpack(one.surprise)[0], norms: unpack(one.norms) };
-    own.gold = own.changes?.some((v) => v) ? own.changes : own.events;
     own.lines = new Uint8Array(T);
     own.points = data.handwriting && path(values);
     return own;

@@ -1,5 +1,7 @@
 """What a model of real-valued sequences makes of some, for the page: boundaries and surprise."""
 
+import dataclasses
+
 import numpy as np
 
 from hmrnn_jax import tasks
@@ -7,7 +9,7 @@ from hmrnn_jax.analysis.comparison import TOLERANCE
 from hmrnn_jax.analysis.segmenters import heights_of, within_lines
 from hmrnn_jax.datasets.sequences import Sequences
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.explorer.page import packed, quantised
+from hmrnn_jax.explorer.page import bits, packed, quantised
 from hmrnn_jax.explorer.text import MOST_SHOWN, RULE, SHOWN
 from hmrnn_jax.inference import activations, readings
 from hmrnn_jax.tasks import objectives
@@ -22,7 +24,8 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
     Args:
       run: a `run.Run` of the task strokes. sequences: standardised `Sequences`, one or more.
       name: of the sequences. seed: of detectors that sample.
-      shown: as many steps at most; the sequences that are whole within, but one at least.
+      shown: as many steps at most: the sequences that are whole within, or the first one's
+        beginning.
 
     Raises:
       UserError: it is something else, there are no two steps, or too many.
@@ -32,13 +35,14 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
             f"{run.name} is a run on real-valued sequences: give Sequences, such as a split of"
             " its data, not a text."
         )
-    whole = int(np.searchsorted(sequences.offsets, shown, side="right")) - 1
-    sequences = sequences.chosen(np.arange(min(max(whole, 1), len(sequences))))
+    sequences = _beginning(sequences, shown)
     total = int(sequences.lengths.sum())
     if not 2 <= total <= MOST_SHOWN:
         raise UserError(
-            f"A page shows 2 to {MOST_SHOWN:,} steps; these have {total:,}: show fewer."
+            f"A page shows 2 to {MOST_SHOWN:,} steps; these have {total:,}:"
+            f" {'show fewer' if total > 2 else 'give more'}."
         )
+    gold, against = _truth(run, sequences)
     valid, calibrated_on = _validation(run, sequences)
     valid = valid.chosen(np.arange(min(len(valid), readings.CALIBRATED_SEQUENCES)))
     curve = np.concatenate([surprise for *_, surprise in _read(run, valid, seed)])
@@ -53,22 +57,19 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
                 "name": sequences.names[number],
                 "text": sequences.texts[number] if sequences.texts else "",
                 "values": packed(values[place].T.astype(np.float32)),
-                "events": _bits(sequences.events, place),
-                "changes": _bits(sequences.changes, place),
-                "z": packed(np.packbits(z, axis=1, bitorder="little")) if len(z) else None,
+                "events": None if sequences.events is None else bits(sequences.events[place]),
+                "gold": None if gold is None else bits(gold[place]),
+                "z": bits(z) if len(z) else None,
                 "surprise": packed(surprise),
                 "norms": quantised(norms),
             }
         )
     inner = within_lines(np.zeros(len(curve), bool))
-    has_changes = sequences.changes is not None and sequences.changes.any()
-    handwriting = run.config.data.name in HANDWRITING
-    changes = "ends of words" if handwriting else "changes"
     return {
         "kind": "sequences",
         "title": run.title,
         "name": name,
-        "handwriting": handwriting,
+        "handwriting": run.config.data.name in HANDWRITING,
         "columns": run.encoding.columns,
         "event": run.encoding.event,
         "sequences": found,
@@ -78,9 +79,31 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
         "calibrated": {
             "on": calibrated_on, "symbols": len(curve), "inner": int(inner.sum()), "lines": 0,
         },
-        "against": changes if has_changes else run.encoding.event,
+        "against": against,
         "tolerance": TOLERANCE,
     }  # fmt: skip
+
+
+def _beginning(sequences, steps):
+    """The sequences that are whole within so many steps, or the first one's beginning."""
+    whole = int(np.searchsorted(sequences.offsets, steps, side="right")) - 1
+    if whole or not len(sequences):
+        return sequences.chosen(np.arange(min(whole, len(sequences))))
+    first = sequences.chosen(np.arange(1))
+    rows = {
+        name: None if (array := getattr(first, name)) is None else array[:steps]
+        for name in ("values", "events", "changes")
+    }
+    return dataclasses.replace(first, lengths=np.minimum(first.lengths, steps), **rows)
+
+
+def _truth(run, sequences):
+    """`(0/1 [N], its name)` of what all the sequences are scored against; None if nothing is."""
+    changes = "ends of words" if run.config.data.name in HANDWRITING else "changes"
+    for gold, name in ((sequences.changes, changes), (sequences.events, run.encoding.event)):
+        if gold is not None and gold.any():
+            return gold, name
+    return None, None
 
 
 def _validation(run, sequences):
@@ -96,9 +119,3 @@ def _validation(run, sequences):
 
 def _read(run, sequences, seed):
     return activations.of_sequences(run.model, run.plain, sequences, run.slope, seed)
-
-
-def _bits(array, place):
-    if array is None:
-        return None
-    return packed(np.packbits(np.asarray(array[place], bool), bitorder="little"))

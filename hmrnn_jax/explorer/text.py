@@ -5,7 +5,7 @@ import numpy as np
 from hmrnn_jax.analysis.glyphs import glyph
 from hmrnn_jax.analysis.segmenters import heights_of, within_lines
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.explorer.page import packed, quantised
+from hmrnn_jax.explorer.page import bits, packed, quantised
 from hmrnn_jax.inference import activations, reading, readings, sparse_model
 from hmrnn_jax.tasks import language, objectives
 
@@ -34,7 +34,8 @@ def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda lin
     ids, symbols = np.asarray(ids)[:shown], symbols[:shown]
     if not 2 <= len(ids) <= MOST_SHOWN:
         raise UserError(
-            f"A page shows 2 to {MOST_SHOWN:,} symbols; this text has {len(ids):,}: show fewer."
+            f"A page shows 2 to {MOST_SHOWN:,} symbols; this text has {len(ids):,}:"
+            f" {'show fewer' if len(ids) > 2 else 'give more'}."
         )
     names = readings.available(run.model, run.encoding.line_end)
     found = fixed(run, ids, symbols, name, ends)  # bad ends are told before long work
@@ -60,9 +61,9 @@ def fixed(run, ids, symbols, name, ends=None):
         "name": name,
         "unit": unit,
         "symbols": _visible(symbols, lines),
-        "lines": _bits(lines),
+        "lines": bits(lines),
         "length": objectives.first_length(run.config) or LENGTH,
-        "gold": None if gold is None or not gold.any() else _bits(gold),
+        "gold": None if gold is None or not gold.any() else bits(gold),
         "against": against,
     }
 
@@ -78,13 +79,15 @@ def read(run, ids, names, valid, calibrated_on, seed=0, say=lambda line: None):
     newline = run.encoding.line_end
     lines, valid_lines = (readings.line_ends(one, newline) for one in (ids, valid))
     curves = _curves(run, ids, names, seed, say)
-    of_valid = _curves(run, valid, [one for one in names if one != "detectors"], seed, say)
+    of_valid = curves
+    if valid is not ids:
+        of_valid = _curves(run, valid, [one for one in names if one != "detectors"], seed, say)
     inner, delay = within_lines(valid_lines), objectives.Boundaries.of(run.config).delay
     found = []
     for one in names:
         if one == "detectors":
             z = readings.Reading.of(one, delay=delay).boundaries(curves[one], lines)
-            found.append({"name": one, "z": packed(np.packbits(z, axis=1, bitorder="little"))})
+            found.append({"name": one, "z": bits(z)})
             continue
         heights = [packed(heights_of(curve, RULE, inner)) for curve in of_valid[one]]
         found.append({"name": one, "curves": packed(curves[one]), "heights": heights})
@@ -135,10 +138,6 @@ def _curves(run, ids, names, seed, say):
                 progress=reading.Pace(len(ids), say),
             )
     return found
-
-
-def _bits(array):
-    return packed(np.packbits(array, bitorder="little"))
 
 
 def _visible(symbols, lines):

@@ -19,7 +19,7 @@ class Output(NamedTuple):
     Attributes:
       logits: `[B, labels]`.
       states, aux: as `language.Output` has them.
-      mask: `[T, R]`, 1 at the steps of sequences that count, 0 in padding and padding rows.
+      mask: `[T, R]`, 1 at the steps of sequences that count, 0 in padding, padding rows included.
       resets: bool `[T, R]`, True where the state was put back.
     """
 

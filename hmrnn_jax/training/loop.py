@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hmrnn_jax import parallel, tasks
-from hmrnn_jax.errors import UserError
+from hmrnn_jax.errors import UserError, refusal
 from hmrnn_jax.explorer.watch import Watch
 from hmrnn_jax.recurrence.execution import reported
 from hmrnn_jax.tasks.metrics import collapsed
@@ -39,7 +39,8 @@ def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None,
         validation, see `explorer.watch`; of one process alone.
 
     Returns the metrics of the test split, `{name: number}`, of the parameters that validated
-    best; None after SIGTERM or SIGINT, with everything saved.
+    best, and in `checkpoint` which these are, a str; None after SIGTERM or SIGINT, with everything
+    saved.
 
     Raises:
       UserError: bad input, before anything is compiled or written; or a loss that is not finite.
@@ -144,8 +145,8 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
             if validating or saving or stop:
                 logger.flush()
                 checkpoints.save(done, whole(slope))
-                if validating and watching:
-                    watching(done, jax.device_get(params), slope)
+                if validating and watching and not stop:
+                    _watch(watching, done, jax.device_get(params), slope, say)
                 progress.skip()
             if stop:
                 checkpoints.wait()
@@ -159,12 +160,21 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
     params = chosen.tree["params"]
     result = task.evaluate(params, "test", float(chosen.tree["slope"]))
     of_test = {f"test/{name}": value for name, value in result.items()}
-    logger.log(int(state.step), of_test | {"test/of_update": chosen.step})
+    logger.log(int(state.step), of_test | {"test/update": chosen.step})
     logger.close()
     say(f"test {task.headline(result)} on {task.name} ({chosen.origin})")
     if jax.process_count() == 1 and (view := task.finish(jax.device_get(params), result)):
         say(view)
     return result | {"checkpoint": chosen.origin}
+
+
+def _watch(watching, done, params, slope, say):
+    """Writes the page; that it cannot be written ends no training."""
+    try:
+        watching(done, params, slope)
+    except (UserError, OSError) as error:
+        reason = refusal(error) if isinstance(error, OSError) else error
+        say(f"warning: the page of this validation is not written: {reason}")
 
 
 def _scalar(value, mesh):

@@ -7,7 +7,7 @@ from hmrnn_jax.training import settings
 
 # Data that may be somebody's own, at a path.
 OWN = ("text", "signals", "quatrains", "brent_text", "brent_phono")
-_MOST_TOLD = 3  # settings that tell two runs of one title apart
+_MOST_LISTED = 3  # settings that tell two runs of one title apart
 
 
 def title(config):
@@ -35,6 +35,6 @@ def titles(configs):
         differ = [n for n in sorted(names) if len({str(fields[f].get(n)) for f in same}) > 1]
         for folder in same if len(same) > 1 else ():
             listed = ", ".join(f"{n.rpartition('.')[2]} {fields[folder].get(n)}" for n in differ)
-            few = 0 < len(differ) <= _MOST_TOLD
+            few = 0 < len(differ) <= _MOST_LISTED
             found[folder] = f"{one}, {listed if few else epath.Path(folder).name}"
     return found

@@ -80,6 +80,7 @@ def set_aside(workdir):
     """Moves what a run has written into a folder of its own beside; returns a line on it."""
     folder = epath.Path(workdir)
     patterns = ("checkpoints", "metrics*.jsonl", "events.out.tfevents.*", *ENCODINGS, "config.json")
+    patterns += ("watch.html",)
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     if not found:
         return f"--fresh: {workdir} holds no run, nothing is set aside"
