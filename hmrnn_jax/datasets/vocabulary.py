@@ -19,7 +19,8 @@ UNKNOWN = {"characters": "\ufffd", "bytes": -1, "words": "<unk>"}
 _CODES = {"characters": 0x110000, "bytes": 0x100}
 _CHUNK = 1 << 22  # symbols looked up at once: numpy widens an index array to 8 bytes a symbol
 _MOST_WORDS = 1 << 22  # different ones; the softmax of so many takes gigabytes
-_WORD = re.compile(r"\n|\S+")
+_PIECE = 1 << 16  # characters split into words at once
+_SPACE = re.compile(r"\s")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +56,15 @@ class Vocabulary:
         Raises:
           UserError: bytes that are not UTF-8, or more than 4 million different words.
         """
+        return cls.of_parts([text], unit, unknown)
+
+    @classmethod
+    def of_parts(cls, parts, unit: str, unknown: bool = False) -> "Vocabulary":
+        """As `of`, of a text in parts between which no word goes on."""
         check_unit(unit)
-        text, found = as_unit(text, unit), set()
+        parts, found = (as_unit(part, unit) for part in parts), set()
         if unit == "words":
-            words = each_word(text)
+            words = itertools.chain.from_iterable(map(each_word, parts))
             while part := set(itertools.islice(words, _CHUNK)):
                 found |= part
                 if len(found) > _MOST_WORDS:
@@ -68,7 +74,7 @@ class Vocabulary:
                     )
         else:
             seen = np.zeros(_CODES[unit], bool)
-            for codes in _codes(text):
+            for codes in itertools.chain.from_iterable(map(_codes, parts)):
                 seen[codes] = True
             found = np.flatnonzero(seen).tolist()
             found = set(map(chr, found)) if unit == "characters" else set(found)
@@ -115,7 +121,8 @@ class Vocabulary:
         """
         text = as_unit(text, self.unit)
         if self.unit == "words":
-            ids = np.fromiter((self._ids.get(word, -1) for word in each_word(text)), np.int32)
+            words = map(self._ids.get, each_word(text), itertools.repeat(-1))
+            ids = np.fromiter(words, np.int32)
         else:
             ids = np.empty(len(text), np.int32)
             for number, codes in enumerate(_codes(text)):
@@ -232,8 +239,13 @@ class Vocabulary:
 
 def each_word(text: str):
     """Yields the words of a text, and '<eos>' for each line end (see `files.each_line`)."""
-    for match in _WORD.finditer(files.universal_newlines(text)):
-        yield LINE_END if match[0] == "\n" else match[0]
+    text, start = files.universal_newlines(text), 0
+    while start < len(text):
+        # Split by pieces, each to the end of a word: so many words as strings would take gigabytes.
+        space = _SPACE.search(text, start + _PIECE)
+        end = space.start() if space else len(text)
+        yield from text[start:end].replace("\n", f" {LINE_END} ").split()
+        start = end
 
 
 def _is_symbol(symbol, unit: str) -> bool:

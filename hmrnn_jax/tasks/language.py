@@ -316,7 +316,7 @@ def view(model, params, corpus, bpc, delay=0, length=540):
     Args:
       delay: steps after a segment's last one at which its boundary was taught.
     """
-    train, test = corpus.splits["train"], corpus.splits["test"]
+    (train, counted), test = corpus.counted(), corpus.splits["test"]
     size = corpus.vocabulary.size
     baseline = ngram.interpolated_ngram_bpc(train, test, size, order=4)
     z, _ = activations.of(model, params, test[:length])
@@ -324,7 +324,7 @@ def view(model, params, corpus, bpc, delay=0, length=540):
     text = corpus.vocabulary.symbol_strings(test[:length])
     return "\n".join(
         [
-            f"interpolated n-gram, 4 symbols of context, same training text: {baseline:.4f} bpc",
+            f"interpolated n-gram, 4 symbols of context, {counted}: {baseline:.4f} bpc",
             f"this model: {bpc:.4f} bpc",
             "",
             f"boundaries in the first {len(text)} {corpus.vocabulary.unit} of the test text:"
