@@ -20,7 +20,7 @@ from hmrnn_jax.training.metrics_log import Logger
 from hmrnn_jax.training.progress import Progress, devices, parameter_table, validation_line
 from hmrnn_jax.training.signals import Stopping
 from hmrnn_jax.training.titles import title
-from hmrnn_jax.training.workdir import check_new, open_run, set_aside
+from hmrnn_jax.training.workdir import check_new, open_run, set_aside, settle_precision
 
 _print = functools.partial(print, flush=True)
 
@@ -58,6 +58,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
     # 1. Data, devices, model: everything that can be wrong is found here.
     settings.check(config)
     mesh = parallel.make_mesh()
+    config, precision = settle_precision(config, workdir, mesh.devices.flat[0])
     task = tasks.make(config, mesh)
     stream = task.stream
     plan = optim.Plan(config, stream)
@@ -70,6 +71,8 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
     changed = parallel.from_first(open_run, workdir, config, task.encoding)
     say(parameter_table(state.params))
     say(devices())
+    if precision:
+        say(precision)
     say(task.describe())
     for line in changed:
         say(f"changed since the run began: {line}")
