@@ -64,9 +64,8 @@ class Vocabulary:
         check_unit(unit)
         parts, found = (as_unit(part, unit) for part in parts), set()
         if unit == "words":
-            words = itertools.chain.from_iterable(map(each_word, parts))
-            while part := set(itertools.islice(words, _CHUNK)):
-                found |= part
+            for words in itertools.chain.from_iterable(map(_word_lists, parts)):
+                found.update(words)
                 if len(found) > _MOST_WORDS:
                     raise UserError(
                         f"the text has more than {_MOST_WORDS:,} different words: read it as"
@@ -121,8 +120,11 @@ class Vocabulary:
         """
         text = as_unit(text, self.unit)
         if self.unit == "words":
-            words = map(self._ids.get, each_word(text), itertools.repeat(-1))
-            ids = np.fromiter(words, np.int32)
+            ids = [
+                np.fromiter(map(self._ids.get, words, itertools.repeat(-1)), np.int32, len(words))
+                for words in _word_lists(text)
+            ]
+            ids = np.concatenate([np.empty(0, np.int32), *ids])
         else:
             ids = np.empty(len(text), np.int32)
             for number, codes in enumerate(_codes(text)):
@@ -239,12 +241,16 @@ class Vocabulary:
 
 def each_word(text: str):
     """Yields the words of a text, and '<eos>' for each line end (see `files.each_line`)."""
+    return itertools.chain.from_iterable(_word_lists(text))
+
+
+def _word_lists(text: str):
+    """As `each_word`, in lists of few enough for the processor's cache."""
     text, start = files.universal_newlines(text), 0
     while start < len(text):
-        # Split by pieces, each to the end of a word: so many words as strings would take gigabytes.
         space = _SPACE.search(text, start + _PIECE)
         end = space.start() if space else len(text)
-        yield from text[start:end].replace("\n", f" {LINE_END} ").split()
+        yield text[start:end].replace("\n", f" {LINE_END} ").split()
         start = end
 
 
