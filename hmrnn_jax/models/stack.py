@@ -178,3 +178,15 @@ def policy_from(config):
     if choices.get("precision") == "auto":
         choices["precision"] = native_precision(jax.local_devices()[0])
     return recurrence.Policy(**choices)
+
+
+def init_params(model, key, *inputs, **more):
+    """The parameters of a Flax model, drawn with `key`, and nothing computed of its inputs.
+
+    `model.init` would run the network, each of its operations compiled by itself.
+
+    Args:
+      inputs, more: trees of arrays or shapes, as the model is called with.
+    """
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (inputs, more))
+    return model.lazy_init(key, *shapes[0], **shapes[1])["params"]

@@ -15,7 +15,7 @@ from hmrnn_jax.batches.text import EvaluationStream, Stream, VariableStream
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.inference import activations, readings
-from hmrnn_jax.models import uncertainty
+from hmrnn_jax.models import stack, uncertainty
 from hmrnn_jax.models.language import language_model
 from hmrnn_jax.tasks import objectives
 from hmrnn_jax.tasks.metrics import BITS, cross_entropy, diagnostics, rates
@@ -144,9 +144,10 @@ def model_of(config, vocabulary):
 
 def init_params(model, key):
     """The model's parameters, drawn with `key`; shapes do not depend on batch or window."""
-    ids = jnp.zeros((1, 1), jnp.int32)
-    noise = jnp.zeros((1, 1, model.noise_width))
-    return model.init(key, ids, model.initial_carry(1), noise=noise)["params"]
+    ids = np.zeros((1, 1), np.int32)
+    noise = np.zeros((1, 1, model.noise_width), np.float32)
+    carry = jax.eval_shape(functools.partial(model.initial_carry, 1))
+    return stack.init_params(model, key, ids, carry, noise=noise)
 
 
 class Penalties(NamedTuple):
