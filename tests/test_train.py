@@ -119,6 +119,28 @@ def test_all_that_goes_to_the_devices_is_put_there(config, tmp_path, monkeypatch
     assert "update 6  validation" in said and "test bpc" in said
 
 
+def test_a_report_is_made_while_the_devices_have_the_next_update(quick, tmp_path, monkeypatch):
+    quick.steps, quick.report, quick.evaluation.every = 4, 1, 4
+    events, pmapped = [], parallel.pmapped
+
+    def watched(*arguments):
+        step = pmapped(*arguments)
+
+        def call(*given):
+            events.append("update")
+            return step(*given)
+
+        call.lower = step.lower
+        return call
+
+    monkeypatch.setattr(parallel, "pmapped", watched)
+    program.train(quick, tmp_path, lambda line: events.append(line[:9].strip()))
+    events = [event for event in events if event.startswith("update")]
+    assert events == ["update", "update", "update 1/", "update", "update 2/", "update"] + [
+        "update 3/", "update 4/", "update 4",
+    ]  # fmt: skip
+
+
 def test_symbols_between_two_reports_are_counted_exactly():
     """From 2^24 on float32 has no odd numbers."""
     sums = {name: np.float32(1) for name in ("nats", "gradient_norm")}

@@ -147,7 +147,7 @@ def init_params(model, key):
     ids = np.zeros((1, 1), np.int32)
     noise = np.zeros((1, 1, model.noise_width), np.float32)
     carry = jax.eval_shape(functools.partial(model.initial_carry, 1))
-    return stack.init_params(model, key, ids, carry, noise=noise)
+    return stack.init_params(model.inference, key, ids, carry, noise=noise)
 
 
 class Penalties(NamedTuple):

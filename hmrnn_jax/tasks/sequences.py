@@ -127,7 +127,7 @@ def init_params(model, key):
     inputs = np.zeros((1, 1, model.columns), np.float32)
     noise = np.zeros((1, 1, model.noise_width), np.float32)
     carry = jax.eval_shape(functools.partial(model.initial_carry, 1))
-    return stack.init_params(model, key, inputs, carry, noise=noise)
+    return stack.init_params(model.inference, key, inputs, carry, noise=noise)
 
 
 def _score(model, params, carry, batch, scalars, key):
