@@ -103,8 +103,10 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
             checkpoints.save(0, whole(0.0))
             checkpoints.wait()
         first = int(state.step)
-        logger = Logger(workdir, first)
+        logger = Logger(workdir, first, say)
         context.callback(logger.flush)
+        if logger.board:
+            logger.board.settings(config)
 
         # 3. The loop: update, now and then report, validate, save.
         step = parallel.pmapped(
@@ -161,6 +163,9 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
             if validating or saving or stop:
                 logger.flush()
                 checkpoints.save(done, whole(slope))
+                if validating and logger.board and not stop:
+                    of_host = jax.device_get(params)
+                    logger.board.boundaries(done, task, of_host, slope, title(config))
                 if validating and watching and not stop:
                     _watch(watching, done, jax.device_get(params), slope, say)
                 progress.skip()
