@@ -150,6 +150,12 @@ COMMON = {
     "drop_factor": Number("plateau: divisor of the learning rate at a drop.", least=1),
     "patience": Whole("plateau: validations without a new best before a drop.", 1),
     "drops": Whole("plateau: number of drops; a further one ends training."),
+    "drop_by": Number(
+        "plateau: share of the run's updates after which the first drop comes at the latest, at"
+        " the next validation; 0: validation alone decides.",
+        least=0,
+        below=1,
+    ),
     "nonmono": kept(
         Whole("nonmonotone: the latest losses, which the switch looks past.", 1, 10_000)
     ),
