@@ -45,12 +45,14 @@ class Command(NamedTuple):
       flags: `{name: (default, field)}`, fields as in `training.fields`.
       needs: names of the flags that must be given.
       meant: what a word that is no flag was likely to be, with `{}` for the word.
+      word: name of the flag that a word without one is for, if it names a file.
     """
 
     main: Callable[[Any], Any]
     flags: Mapping[str, tuple[Any, fields.Field]] = types.MappingProxyType({})
     needs: tuple[str, ...] = ()
     meant: str = ""
+    word: str = ""
 
 
 def run(command):
@@ -242,10 +244,16 @@ def _parse(command, values, argv, others):
     except (flags.Error, ValueError) as error:
         raise UserError(f"{error}.") from None
     rest = [word for word in rest if not word.startswith("-")]
+    if len(rest) == 1 and command.word and os.path.isfile(rest[0]):
+        if values[command.word].present:
+            raise UserError(f"{rest[0]} and --{command.word} are given at once; give one of them.")
+        values[command.word].parse(rest.pop())
+        values[command.word].present = 1
     if rest:
         likely = f"--{rest[0]}" if rest[0].partition("=")[0] in values else command.meant
         likely = f"; did you mean {likely.format(rest[-1])}?" if likely else "."
-        raise UserError(f"{' '.join(rest)!r} is not a flag{likely}")
+        known = "is not a flag, nor a file" if command.word else "is not a flag"
+        raise UserError(f"{' '.join(rest)!r} {known}{likely}")
     for name in command.needs:
         if not values[name].present:
             raise UserError(f"--{name} is missing: {values[name].help}")

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
-from hmrnn_jax import files, parallel, tasks
+from hmrnn_jax import files, parallel, pretrained, tasks
 from hmrnn_jax.analysis import boundaries, trees
 from hmrnn_jax.datasets.vocabulary import as_unit
 from hmrnn_jax.errors import UserError
@@ -21,6 +22,7 @@ from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.models import ordered_neurons
 from hmrnn_jax.models.language import language_model
 from hmrnn_jax.tasks import language, objectives
+from hmrnn_jax.training import exported
 from hmrnn_jax.training.checkpoint import Checkpoints
 from hmrnn_jax.training.state import initial_params
 from hmrnn_jax.training.titles import title
@@ -44,6 +46,9 @@ class Run:
       model, params, slope: the network, its parameters on the mesh, its detectors' slope.
       mesh: the devices. notes: lines for the log.
       checkpoint: which these are, such as "parameters of update 1,500".
+      workdir: its folder, or the file it was exported to.
+      card: what is known of it: title, data, updates; of an exported file also its score, number
+        of parameters, dtype and program.
     """
 
     name: str
@@ -55,6 +60,8 @@ class Run:
     mesh: Any
     notes: tuple[str, ...] = ()
     checkpoint: str = ""
+    workdir: str = ""
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def plain(self) -> Any:
@@ -279,6 +286,32 @@ class Run:
         Stream.check(self)
         return Stream.of(self, seed, *readings_of(self, [reading], length, seed))
 
+    def export(self, path: Any, *, dtype: str = "float32") -> dict[str, Any]:
+        """Writes the run as one file of safetensors, which `load` reads anywhere.
+
+        It holds weights, configuration, vocabulary or scale, and a card with the score that the
+        run's metrics tell; not the data, nor what training goes on from.
+
+        Args:
+          path: of the file, by custom `.safetensors`. dtype: of the weights there: `float32`,
+            `float16` or `bfloat16`.
+
+        Returns the card.
+
+        Raises:
+          UserError: there is no such dtype, a weight is too large for it, or the file cannot be
+            written.
+        """
+        if dtype not in exported.DTYPES:
+            raise UserError(f"dtype is {dtype}; give one of {', '.join(exported.DTYPES)}.")
+        files.check_writable(path)
+        card = {"title": self.title, "task": self.config.task, **self.card}
+        if self.encoding:
+            card["encoding"] = self.encoding.describe()
+        if self.workdir and not exported.is_file(self.workdir):
+            card["score"] = exported.score(self.workdir, self.card["updates"])
+        return exported.write(path, self.config, self.encoding, self.plain, self.slope, card, dtype)
+
     def _check_language(self, what):
         if self.config.task != "language":
             raise UserError(
@@ -297,29 +330,70 @@ class Run:
         return ids, self.encoding.as_written(as_unit(text, self.encoding.unit), ids)
 
 
-def load(workdir: Any) -> Run:
-    """The run of a folder, local or in a bucket, on this machine's devices; see `restore`."""
-    return restore(workdir, parallel.make_mesh())
+def load(where: Any) -> Run:
+    """A trained run on this machine's devices.
 
+        load("runs/mine")
+        load("mine.safetensors")
+        load("quickstart")
 
-def restore(workdir, mesh) -> Run:
-    """The run of a folder, with the parameters that validated best, on the devices of `mesh`.
+    Args:
+      where: folder of a run, or file of `Run.export`, local or in a bucket; or `quickstart`, the
+        small model that comes with the program, unless a run of one's own is there.
 
     Raises:
-      UserError: the folder is no run, or has no checkpoint that can be read.
+      UserError: as `restore`.
     """
-    config, encoding = load_run(workdir)
-    task = tasks.module(config)
-    model = task.model_of(config.model, encoding)
-    shapes = jax.eval_shape(functools.partial(task.init_params, model), jax.random.key(0))
+    if str(where) == pretrained.QUICKSTART and not (epath.Path(where) / "config.json").exists():
+        where = pretrained.path(pretrained.QUICKSTART)
+    return restore(where, parallel.make_mesh())
+
+
+def describe(where):
+    """`(config, encoding)` of a run's folder or exported file. Raises as `restore`."""
+    return exported.read(where)[:2] if exported.is_file(where) else load_run(where)
+
+
+def restore(where, mesh) -> Run:
+    """The run of a folder or file on the devices of `mesh`, with the parameters that validated
+    best.
+
+    Raises:
+      UserError: the folder is no run, or has no checkpoint that can be read; the file is none of
+        `Run.export`, or is damaged.
+    """
+    name = str(where).rstrip("/").rpartition("/")[2]
+    if exported.is_file(where):
+        found = exported.read(where)
+        model, shapes = _model(*found[:2])
+        params = parallel.replicate(exported.tree(where, found, shapes), mesh)
+        updates = found.card.get("updates", 0)
+        origin = f"parameters of update {updates:,}" if isinstance(updates, int) else ""
+        note = f"{where}: {origin}, stored in {found.dtype}"
+        return Run(
+            name.removesuffix(exported.SUFFIX), found.config, found.encoding, model, params,
+            found.slope, mesh, (note,), origin, str(where), found.card,
+        )  # fmt: skip
+    config, encoding = load_run(where)
+    model, shapes = _model(config, encoding)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     target = {"params": zeros, "slope": np.float32(0)}
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    with Checkpoints(where, read_only=True) as checkpoints:
         best = checkpoints.restore_best(parallel.replicate(target, mesh))
-    notes = [*checkpoints.notes, f"{workdir}: {best.origin}"]
-    name = str(workdir).rstrip("/").rpartition("/")[2]
+    notes = [*checkpoints.notes, f"{where}: {best.origin}"]
     slope, params = float(best.tree["slope"]), best.tree["params"]
-    return Run(name, config, encoding, model, params, slope, mesh, tuple(notes), best.origin)
+    card = {"title": title(config), "data": config.data.get("name", ""), "updates": best.step}
+    return Run(
+        name, config, encoding, model, params, slope, mesh, tuple(notes), best.origin,
+        str(where), card,
+    )  # fmt: skip
+
+
+def _model(config, encoding):
+    """A run's model, and the shapes of its parameters."""
+    task = tasks.module(config)
+    model = task.model_of(config.model, encoding)
+    return model, jax.eval_shape(functools.partial(task.init_params, model), jax.random.key(0))
 
 
 def untrained(run, seeds=range(5)):
@@ -379,7 +453,7 @@ def from_official(config, weights, mesh) -> Run:
     return Run(str(weights), config, corpus.vocabulary, model, params, 1.0, mesh)
 
 
-def export(run, path):
+def to_official(run, path):
     """Writes a run's weights in the ON-LSTM authors' form; returns a line for the log."""
     words = ordered_neurons.word_order(language.corpus(run.config))
     ordered_neurons.write(path, ordered_neurons.to_official(run.plain, run.model, words))

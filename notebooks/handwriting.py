@@ -34,43 +34,28 @@ import tempfile
 from IPython.display import Image
 
 import hmrnn_jax as hm
-from hmrnn_jax import defaults
-from hmrnn_jax.analysis.figures.handwriting import handwriting_figure
-from hmrnn_jax.evaluation import sequences
-from hmrnn_jax.tasks import sequences as sequences_task
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
 folder = pathlib.Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# ## The pen
+# ## The pen, and training
 # The paper's data, IAM-OnDB, are licensed: with a copy of your own in `$HMRNN_DATA/iam-ondb` take
 # `config.data.name = "iam_ondb"`. The lines here are synthetic: nine letters, with slant, size and
 # speed that vary. A step is an offset `dx, dy` and whether the pen is lifted after it.
+#
+# The same program as `hmrnn train --config=hm_lstm_scribbles`. The figure of the field is the
+# log-likelihood of a whole line in nats; it depends on the scale, so it is that of standardised
+# offsets.
 
 # %%
-config = defaults.strokes().unlock()
+config = hm.defaults.strokes().unlock()
 config.data.name = "scribbles"
-data = sequences_task.load(config.data)
-print(data.describe())
-lines = data.splits["test"].chosen(range(4))
-values = data.scale.restore(lines.values)
-ink = [(values[lines.place(k)], lines.events[lines.place(k)]) for k in range(len(lines))]
-handwriting_figure(folder / "lines.png", ink, texts=lines.texts)
-Image(str(folder / "lines.png"), width=600)
-
-# %% [markdown]
-# ## Training
-# The same program as `hmrnn train --config=hm_lstm_scribbles`. The figure of the
-# field is the log-likelihood of a whole line in nats; it depends on the scale, so it is that of
-# standardised offsets.
-
-# %%
-config.model.sizes = (32, 32, 32) if SMALL else (128, 128, 128)
+config.model.sizes = (32, 32, 32) if SMALL else (96, 96, 96)
 config.model.output, config.model.components = config.model.sizes[0], 5 if SMALL else 10
 config.slope.increment = 0.1
 config.batch, config.window, config.learning_rate = 16, 50, 2e-3
-config.steps = 10 if SMALL else 1500
+config.steps = 10 if SMALL else 1000
 config.evaluation.every = config.steps // 2
 config.report = config.steps // 5
 workdir = folder / "run"
@@ -83,10 +68,9 @@ print(f"test log-likelihood of a line: {result['log_likelihood']:.1f} nats")
 # or on the end of a word, beside detectors of the same rate that have read nothing.
 
 # %%
-run = hm.load(workdir)
-test = sequences.held_out(run, "test")
-picture = folder / "boundaries.png"
-print(sequences.show_boundaries(run, "test", test, picture, shown=3))
+picture, scored = folder / "boundaries.png", 20 if SMALL else 200
+options = f"--workdir={workdir} --output={picture} --shown=3 --scored={scored}"
+# !{sys.executable} -m hmrnn_jax boundaries {options}
 Image(str(picture), width=600)
 
 # %% [markdown]
@@ -95,8 +79,10 @@ Image(str(picture), width=600)
 # (Graves 2013, section 5.4) makes it write more neatly, and more alike.
 
 # %%
-for bias in (0.0, 2.0):
-    name = folder / f"sample{bias:g}.png"
-    steps = 40 if SMALL else 250
-    print(sequences.sample(run, "test", 6, steps, 1, 1.0, bias, seed=1, path=str(name)))
-Image(str(folder / "sample2.png"), width=600)
+picture, length = folder / "sample.png", 40 if SMALL else 250
+options = f"--workdir={workdir} --output={picture} --count=6 --length={length} --bias=2"
+# !{sys.executable} -m hmrnn_jax sample {options}
+Image(str(picture), width=600)
+
+# %% [markdown]
+# `hmrnn explore --workdir=...` writes a page that plays the pen, with its segments in colours.

@@ -52,7 +52,7 @@ def train_says(capsys, monkeypatch):
 
     taken = []
     # A result: None would be a run that a signal stopped.
-    monkeypatch.setattr(loop, "train", lambda config, *_: taken.append(config) or {})
+    monkeypatch.setattr(loop, "train", lambda config, *_, **__: taken.append(config) or {})
 
     def says(*arguments):
         status = hmrnn("train", *arguments)

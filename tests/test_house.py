@@ -11,7 +11,10 @@ ROOT = Path(__file__).parent.parent / "hmrnn_jax"
 # The lowest floor first. A module or package of one floor imports from lower floors alone;
 # within a package files import each other freely, but in no circle.
 FLOORS = (
-    ("errors",),
+    (
+        "errors",
+        "pretrained",
+    ),
     (
         "files",
         "ops",

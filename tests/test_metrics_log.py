@@ -1,11 +1,17 @@
 """The metrics of a run: they go on where the state does, also in a bucket."""
 
 import json
+from types import SimpleNamespace
 
 import fsspec
+import numpy as np
 import pytest
 
+from hmrnn_jax import defaults
+from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.inference import activations
+from hmrnn_jax.training import board as board_training
 from hmrnn_jax.training import metrics_log
 from hmrnn_jax.training.metrics_log import Logger, read_metrics
 
@@ -91,3 +97,58 @@ def test_listings_of_buckets_are_not_remembered():
 
     assert Bucket().dircache.use_listings_cache is False
     assert fsspec.filesystem("file").dircache.use_listings_cache is True
+
+
+# TensorBoard
+
+
+@pytest.fixture
+def looking(monkeypatch):
+    """A task whose model fires at every fifth symbol."""
+    text = "it is so\n" * 50
+    encoding = Vocabulary.of(text, "characters")
+    splits = {"valid": encoding.encode(text)[0]}
+
+    def of(model, params, ids, slope):
+        return [np.arange(len(ids)) % 5 == 0], np.ones((2, len(ids)))
+
+    monkeypatch.setattr(activations, "of", of)
+    return SimpleNamespace(
+        encoding=encoding, corpus=SimpleNamespace(splits=splits), model=None,
+        boundaries=SimpleNamespace(delay=0),
+    )  # fmt: skip
+
+
+def test_tensorboard_has_settings_and_the_boundaries_of_a_validation(tmp_path, looking):
+    said = []
+    board = board_training.Board(tmp_path, 0, said.append)
+    board.settings(defaults.text())
+    board.boundaries(99, looking, {}, 1.0, "mine")  # too early
+    board.boundaries(400, looking, {}, 1.0, "mine")
+    board.boundaries(500, SimpleNamespace(), {}, 1.0, "of another task")
+    board.close()
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    for part in (b"learning_rate", b"valid/bpc", b"\nz1  |", b"boundaries/text_summary", b"PNG"):
+        assert part in content
+    assert content.count(b"boundaries/text_summary") == 1 and not said
+
+
+def test_what_cannot_be_written_for_tensorboard_is_told_once_and_ends_nothing(
+    tmp_path, looking, monkeypatch
+):
+    said = []
+    logger = Logger(tmp_path, 0, said.append)
+    logger.log(1, {"a": 1})
+    monkeypatch.setattr(board_training, "draw_boundaries", lambda *_: 1 / 0)
+    for step in (400, 800):
+        logger.board.boundaries(step, looking, {}, 1.0, "mine")
+        logger.log(step, {"a": step})
+    logger.board.settings(defaults.text())
+    logger.close()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 400, 800]
+    assert said == ["warning: nothing more is written for TensorBoard (ZeroDivisionError('division"
+                    " by zero'))"]  # fmt: skip
+    (tmp_path / "file").touch()
+    board_training.Board(tmp_path / "file", 0, said.append).scalars(1, {"a": 1})
+    assert len(said) == 2

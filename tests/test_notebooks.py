@@ -14,7 +14,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SHOWN = {
     "quickstart": ("bits per character", "updates per layer over 270 symbols", "F1 beside"),
     "handwriting": ("log-likelihood of a line", "boundaries against pen_up", "6 sequences of"),
-    "trees": ("test perplexity", "biased    (", "against right-branching ones"),
+    "trees": ("test perplexity", "biased    (", "those of right-branching trees"),
 }
 
 

@@ -35,9 +35,10 @@ def test_every_package_is_named():
     folders = {path.parent for path in (ROOT / "hmrnn_jax").rglob("*.py")}
     found = {".".join(path.relative_to(ROOT).parts) for path in folders}
     assert set(settings["tool"]["setuptools"]["packages"]) == found | {"hmrnn_jax.configs"}
-    data = settings["tool"]["setuptools"]["package-data"]["hmrnn_jax.explorer"]
-    others = {path.suffix for path in (ROOT / "hmrnn_jax" / "explorer").iterdir() if path.is_file()}
-    assert {f"*{ending}" for ending in others - {".py"}} == set(data)
+    data = settings["tool"]["setuptools"]["package-data"]
+    for room in ("explorer", "pretrained"):
+        others = {path.suffix for path in (ROOT / "hmrnn_jax" / room).iterdir() if path.is_file()}
+        assert {f"*{ending}" for ending in others - {".py"}} == set(data[f"hmrnn_jax.{room}"])
     assert f"\nversion: {hmrnn_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
@@ -78,6 +79,9 @@ def test_wheel_and_source_archive_work_in_an_empty_environment(tmp_path):
     assert (elsewhere / "run" / "boundaries.png").read_bytes().startswith(b"\x89PNG")
     call(hmrnn, "explore", "--workdir=run", "--shown=500", folder=elsewhere)
     assert "function textView" in (elsewhere / "run" / "explorer.html").read_text()
+    (elsewhere / "my.txt").write_text("The cat sat on the mat.\n")
+    cut = call(hmrnn, "segment", "my.txt", "--pretrained", "--json", folder=elsewhere)
+    assert json.loads(cut.splitlines()[-1])
     shapes = call(programs / "python", "-c", CELL, folder=elsewhere)
     assert shapes.startswith("(5, 2) (1, 12) ") and str(tmp_path / "venv") in shapes
 

@@ -95,6 +95,11 @@ def test_training_tells_what_a_stranger_wants_to_know(whole):
     assert "total" in out and "devices: 1 x cpu" in out
     assert "python_reference" in out and "validation bpc" in out and "test bpc" in out
     assert "interpolated n-gram" in out and "updates per layer over" in out
+    assert "embedding" not in out and "compiling the training step ...\n" in out
+    assert out.index("making the model ...") < out.index("in total (--table lists them)")
+    end = out.partition(f"The run is in {whole[0]}")[2]
+    for told in ("z1 is where layer 1 ends a segment", "hmrnn explore --workdir=", "hmrnn segment"):
+        assert told in end
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`loop.train` as a whole: learning, resuming, refusing; in this process, tiny sizes."""
 
 import errno
+import io
 import json
 import shutil
 import signal
@@ -111,7 +112,7 @@ def test_all_that_goes_to_the_devices_is_put_there(config, tmp_path, monkeypatch
         jax.config.update("jax_transfer_guard", "disallow")
         return progress(*arguments)
 
-    monkeypatch.setattr(progress_training, "Progress", begun)
+    monkeypatch.setattr(program, "Progress", begun)
     try:
         _, said = run(config, tmp_path)
     finally:
@@ -139,6 +140,18 @@ def test_a_report_is_made_while_the_devices_have_the_next_update(quick, tmp_path
     assert events == ["update", "update", "update 1/", "update", "update 2/", "update"] + [
         "update 3/", "update 4/", "update 4",
     ]  # fmt: skip
+
+
+def test_on_a_terminal_one_live_line_takes_the_place_of_the_reports(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress_training, "_AHEAD", 2)
+    lines, terminal = [], io.StringIO()
+    result = program.train(quick, str(tmp_path), lines.append, terminal=terminal)
+    said, shown = "\n".join(lines), terminal.getvalue()
+    assert "update 4/12" not in said and "update 12  validation" in said and result["bpc"] > 0
+    assert "\n" not in shown and "0/12, compiling ..." in shown.split("\r")[1]
+    (last,) = [part for part in shown.split("\r") if "update 12/12" in part and "left" in part][-1:]
+    assert "100% |" in last and "bpc" in last and "chars/s" in last
+    assert not shown.split("\r")[-1].strip()  # and is gone at the end
 
 
 def test_symbols_between_two_reports_are_counted_exactly():

@@ -2,12 +2,12 @@
 
 import os
 
-from hmrnn_jax import files, parallel
+from hmrnn_jax import files, parallel, pretrained
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.run import from_official, restore
-from hmrnn_jax.training.fields import Choice, Text, Whole
+from hmrnn_jax.run import describe, from_official, restore
+from hmrnn_jax.training import exported
+from hmrnn_jax.training.fields import Choice, Switch, Text, Whole
 from hmrnn_jax.training.settings import SEEDS
-from hmrnn_jax.training.workdir import load_run
 
 LANGUAGE, SEQUENCES = "language", "strokes"  # tasks
 
@@ -17,7 +17,10 @@ def file(meaning):
     return Text(meaning, empty=False)
 
 
-RUN = {"workdir": ("runs/quickstart", file("Folder of the run."))}
+RUN = {"workdir": ("runs/quickstart", file("Folder of the run, or the file of hmrnn export."))}
+PRETRAINED = {
+    "pretrained": (False, Switch("Takes the small model that comes with the program, no run."))
+}
 SPLIT = {"split": ("test", Choice("Split of the run's own data.", ("train", "valid", "test")))}
 TEXT = {"text": (None, file("A UTF-8 file that is read instead of a split."))}
 SEED = {"seed": (0, Whole("Of whatever is drawn at random.", 0, SEEDS))}
@@ -38,8 +41,20 @@ def say(*lines, to=None):
         print(line, flush=True, file=to)
 
 
+def source(given):
+    """What holds the weights: the run's folder or file, the authors' file, or our own model.
+
+    Raises:
+      UserError: more than one is asked for.
+    """
+    at_most_one(given, "pretrained", "workdir", "weights")
+    if getattr(given, "pretrained", False):
+        return pretrained.path(pretrained.QUICKSTART)
+    return getattr(given, "weights", None) or given.workdir
+
+
 def open_run(given, name, tasks=(), only=(), notes=None):
-    """The run of --workdir, or the model of --weights, once what is asked fits its task.
+    """The run of --workdir or --pretrained, or the model of --weights, once its task fits.
 
     Args:
       name: of the sub-command. tasks: those that it is for; all if there are none.
@@ -52,8 +67,8 @@ def open_run(given, name, tasks=(), only=(), notes=None):
     weights = getattr(given, "weights", None)
     if getattr(given, "config", None) and not weights:
         raise UserError("--config goes with --weights; a run has a configuration of its own.")
-    config = given.config if weights else load_run(given.workdir)[0]
-    where = weights or given.workdir
+    where = source(given)
+    config = given.config if weights else describe(where)[0]
     asked = {f"hmrnn {name}": tasks} | {
         f"--{flag}": for_it for flag, for_it in dict(only).items() if flag in given.named
     }
@@ -91,16 +106,18 @@ def with_control(run, given):
 
 
 def place(given, name, folder=None):
-    """--output, or the file `name` in a folder: the run's, or here where there is no run.
+    """--output, or the file `name` in a folder: the run's, or here where the run has none.
 
     Raises:
       UserError: it could not be written, or the folder is no run's; that is known before the work
         is done.
     """
     if folder is None and not given.output:
-        folder = "" if getattr(given, "weights", None) else given.workdir
-        if folder:
-            load_run(folder)
+        folder = source(given)
+        if getattr(given, "weights", None) or exported.is_file(folder):
+            folder = ""
+        else:
+            describe(folder)
     path = given.output or os.path.join(folder, name)
     files.check_writable(path)
     return path

@@ -7,6 +7,7 @@ from etils import epath
 from hmrnn_jax.cli import JSON, Command
 from hmrnn_jax.commands.base import (
     LANGUAGE,
+    PRETRAINED,
     RUN,
     SEED,
     SEQUENCES,
@@ -29,6 +30,7 @@ from hmrnn_jax.training.fields import Whole
 def explore(given):
     """Write one page of HTML in which the segments can be looked at.
 
+        hmrnn explore my.txt --pretrained
         hmrnn explore --workdir=runs/quickstart
         hmrnn explore --workdir=runs/mine --text=other.txt --output=other.html
         hmrnn explore --workdir=runs/chinese --words=gold.txt
@@ -60,6 +62,7 @@ COMMANDS = {
     "explore": Command(
         explore,
         RUN
+        | PRETRAINED
         | SPLIT
         | {"text": (None, file("A file instead of a split: UTF-8, or .csv or .npz for sequences."))}
         | {"words": (None, file("A UTF-8 text with its words separated, scored against."))}
@@ -68,5 +71,6 @@ COMMANDS = {
         | output("File of the page, HTML; explorer.html in --workdir by default.")
         | JSON,
         meant="--workdir={0} for a run, or --text={0} for a text",
+        word="text",
     )
 }

@@ -6,6 +6,7 @@ from hmrnn_jax.cli import JSON, Command
 from hmrnn_jax.commands.base import (
     LANGUAGE,
     OFFICIAL,
+    PRETRAINED,
     RUN,
     SEED,
     SEQUENCES,
@@ -71,7 +72,7 @@ _SAMPLE = {
 COMMANDS = {
     "sample": Command(
         sample,
-        RUN | _SAMPLE | _TEMPERATURE | SEED | SPLIT
+        RUN | PRETRAINED | _SAMPLE | _TEMPERATURE | SEED | SPLIT
         | output("File of the figure of sequences, PNG; sample.png in --workdir by default.")
         | OFFICIAL | JSON,
         meant="--prompt={0}",

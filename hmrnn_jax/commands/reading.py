@@ -12,6 +12,7 @@ from hmrnn_jax.cli import JSON, Command
 from hmrnn_jax.commands.base import (
     LANGUAGE,
     OFFICIAL,
+    PRETRAINED,
     RUN,
     SEED,
     SEQUENCES,
@@ -51,7 +52,7 @@ def score(given):
     """Score a run on a split of its data, or on a text.
 
         hmrnn score --workdir=runs/quickstart
-        hmrnn score --workdir=runs/quickstart --text=my.txt
+        hmrnn score my.txt --pretrained
         hmrnn score --workdir=runs/logic-on --control=runs/logic-lstm
         hmrnn score --config=on_lstm_ptb_word --weights=on.pt
 
@@ -119,6 +120,7 @@ def boundaries(given):
 def segment(given):
     """Cut a file in the segments that a run finds, as JSON lines.
 
+        hmrnn segment my.txt --pretrained
         hmrnn segment --workdir=runs/quickstart --text=my.txt
         hmrnn segment --workdir=runs/logs --text=my/other.csv
         hmrnn segment --workdir=runs/mine --split=train --reading=line_break
@@ -154,6 +156,7 @@ def stream(given):
     """Print the segments of standard input as they end, as JSON lines.
 
         tail -f log.txt | hmrnn stream --workdir=runs/mine
+        hmrnn stream --pretrained < my.txt
 
     Each has layer, start, end and text. What else there is to say goes to stderr.
     """
@@ -201,22 +204,23 @@ _BOUNDARIES = {
 COMMANDS = {
     "score": Command(
         score,
-        RUN | SPLIT | TEXT | _ROWS | SEED | _CONTROL
+        RUN | PRETRAINED | SPLIT | TEXT | _ROWS | SEED | _CONTROL
         | output("File of the figure of logical inference, PNG.") | OFFICIAL | JSON,
-        meant="--workdir={0} for a run, or --text={0} for a text",
+        meant="--workdir={0} for a run, or --text={0} for a text", word="text",
     ),
     "boundaries": Command(
         boundaries,
-        RUN | SPLIT | TEXT | _READING | _BOUNDARIES | SEED
+        RUN | PRETRAINED | SPLIT | TEXT | _READING | _BOUNDARIES | SEED
         | output("File of the figure, PNG; boundaries.png in --workdir by default.") | JSON,
-        meant="--workdir={0} for a run, or --text={0} for a text",
+        meant="--workdir={0} for a run, or --text={0} for a text", word="text",
     ),
     "segment": Command(
         segment,
-        RUN | {"text": (None, file("The file to cut: UTF-8 text, or .csv or .npz for sequences."))}
+        RUN | PRETRAINED
+        | {"text": (None, file("The file to cut: UTF-8 text, or .csv or .npz for sequences."))}
         | {"split": (None, SPLIT["split"][1])} | _READING | _ROWS | SEED
         | output("File of the segments, JSON lines; beside --text by default.") | JSON,
-        meant="--text={0}",
+        meant="--text={0}", word="text",
     ),
-    "stream": Command(stream, RUN | _READING | SEED | JSON),
+    "stream": Command(stream, RUN | PRETRAINED | _READING | SEED | JSON),
 }  # fmt: skip

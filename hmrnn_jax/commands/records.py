@@ -1,13 +1,16 @@
-"""What a run has kept: its metrics as curves, its weights for the ON-LSTM authors' code."""
+"""What a run has kept: its metrics as curves, and itself as one file to pass on."""
+
+import os
 
 from etils import epath
 
 from hmrnn_jax.analysis.figures import curves as figures
 from hmrnn_jax.cli import JSON, Command
 from hmrnn_jax.commands.base import LANGUAGE, RUN, file, open_run, output, place, say
-from hmrnn_jax.run import export as export_weights
-from hmrnn_jax.training import metrics_log
-from hmrnn_jax.training.fields import Names
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.run import to_official
+from hmrnn_jax.training import exported, metrics_log
+from hmrnn_jax.training.fields import Choice, Names
 from hmrnn_jax.training.titles import titles
 from hmrnn_jax.training.workdir import load_run
 
@@ -36,18 +39,45 @@ def curves(given):
 
 
 def export(given):
-    """Write a run's weights in the ON-LSTM authors' format.
+    """Write a run as one file, or its weights in the ON-LSTM authors' format.
 
+        hmrnn export --workdir=runs/mine --output=mine.safetensors --dtype=float16
+        hmrnn score --workdir=mine.safetensors --text=other.txt
         hmrnn export --workdir=runs/on-ptb --output=on.pt
         hmrnn score --config=on_lstm_ptb_word --weights=on.pt
 
-    Of an ON-LSTM of words. `hmrnn score` and others read such weights, those of the authors too.
+    A .safetensors file holds weights, configuration, vocabulary and a card with score and data:
+    wherever a --workdir is asked for to read with, and to hm.load(), it can be given. A .pt or
+    .npz file is for an ON-LSTM of words; `hmrnn score` and others read such weights, those of the
+    authors too.
     """
     path = place(given, "")
+    if path.endswith(exported.SUFFIX):
+        run = open_run(given, "export")
+        card = run.export(path, dtype=given.dtype)
+        size = os.path.getsize(path) if os.path.isfile(path) else None
+        say(f"exported: {path}" + (f" ({size / 1e6:.1f} MB)" if size else ""), _in_words(card))
+        return {"weights": path, "bytes": size, "card": card}
+    if "dtype" in given.named:
+        raise UserError(f"--dtype is for a file that ends in {exported.SUFFIX}.")
     run = open_run(given, "export", [LANGUAGE])
-    say(export_weights(run, path))
+    say(to_official(run, path))
     return {"weights": path}
 
+
+def _in_words(card):
+    """One line on what was exported."""
+    scores = {name: card.get("score", {}).get(name) for name in _HEADLINES}
+    parts = [f"{card['title']}, {card['parameters']:,} parameters in {card['dtype']}"]
+    parts += [f"{name} {value:.4f}" for name, value in scores.items() if value is not None]
+    return ", ".join(parts)
+
+
+_HEADLINES = tuple(
+    f"{split}/{name}"
+    for split in ("test", "valid")
+    for name in ("bpc", "perplexity", "accuracy", "log_likelihood")
+)
 
 COMMANDS = {
     "curves": Command(
@@ -65,7 +95,10 @@ COMMANDS = {
     ),
     "export": Command(
         export,
-        RUN | output("File of the weights, .pt or .npz.") | JSON,
+        RUN
+        | {"dtype": ("float32", Choice("Of the weights in a .safetensors file.", exported.DTYPES))}
+        | output("The file: .safetensors for a whole run, .pt or .npz for an ON-LSTM's weights.")
+        | JSON,
         needs=("output",),
         meant="--output={0}",
     ),

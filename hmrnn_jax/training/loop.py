@@ -17,7 +17,13 @@ from hmrnn_jax.training import state as train_state
 from hmrnn_jax.training.checkpoint import Checkpoints
 from hmrnn_jax.training.lock import Lock
 from hmrnn_jax.training.metrics_log import Logger
-from hmrnn_jax.training.progress import Progress, devices, parameter_table, validation_line
+from hmrnn_jax.training.progress import (
+    Progress,
+    devices,
+    parameter_table,
+    total,
+    validation_line,
+)
 from hmrnn_jax.training.signals import Stopping
 from hmrnn_jax.training.titles import title
 from hmrnn_jax.training.workdir import check_new, open_run, set_aside, settle_precision
@@ -25,7 +31,10 @@ from hmrnn_jax.training.workdir import check_new, open_run, set_aside, settle_pr
 _print = functools.partial(print, flush=True)
 
 
-def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None, watch=False):
+def train(
+    config, workdir, say=_print, profile=None, fresh=False, stopping=None, watch=False, *,
+    table=False, terminal=None,
+):  # fmt: skip
     """Trains `config` in `workdir` to its end, or goes on with the run that is there.
 
     Args:
@@ -37,6 +46,9 @@ def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None,
       stopping: a `Stopping`, which afterwards has the signal that came.
       watch: whether a page of what the model makes of its validation text is written at each
         validation, see `explorer.watch`; of one process alone.
+      table: whether all parameters are listed, and not their number alone.
+      terminal: a file in which one line that moves takes the place of the reports; `say` is then
+        `progress.above` or the like.
 
     Returns the metrics of the test split, `{name: number}`, of the parameters that validated
     best, and in `checkpoint` which these are, a str; None after SIGTERM or SIGINT, with everything
@@ -51,10 +63,11 @@ def train(config, workdir, say=_print, profile=None, fresh=False, stopping=None,
     with Lock(workdir, say) as lock:
         if fresh:
             say(parallel.from_first(set_aside, workdir))
-        return _train(config, workdir, say, profile, stopping, lock, watch)
+        shown = (table, terminal)
+        return _train(config, workdir, say, profile, stopping, lock, watch, *shown)
 
 
-def _train(config, workdir, say, profile, stopping, lock, watch):
+def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal):
     # 1. Data, devices, model: everything that can be wrong is found here.
     settings.check(config)
     mesh = parallel.make_mesh()
@@ -67,13 +80,14 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
     # Data, slope and random draws are functions of the update's number.
-    state, carry = train_state.start(task, plan, config, mesh)
-    changed = parallel.from_first(open_run, workdir, config, task.encoding)
-    say(parameter_table(state.params))
     say(devices())
     if precision:
         say(precision)
     say(task.describe())
+    say("making the model ...")
+    state, carry = train_state.start(task, plan, config, mesh)
+    changed = parallel.from_first(open_run, workdir, config, task.encoding)
+    say(parameter_table(state.params) if table else total(state.params))
     for line in changed:
         say(f"changed since the run began: {line}")
 
@@ -98,7 +112,9 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
             state, carry = saved["state"], saved["carry"]
             plan.resume(saved["progress"])
             say(f"resumed after update {int(state.step):,}")
-        else:
+        if int(state.step) < plan.total:
+            say("compiling the training step ...")
+        if not saved:
             # From here on there is always a state to go on from, even if this process is killed.
             parallel.from_first(check_new, workdir)
             # Writing waits for the disk: the update is compiled meanwhile.
@@ -106,11 +122,14 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
                 checkpoints.save(0, whole(0.0))
                 checkpoints.wait()
         first = int(state.step)
-        logger = Logger(workdir, first)
+        logger = Logger(workdir, first, say)
         context.callback(logger.flush)
+        if logger.board:
+            logger.board.settings(config)
 
         # 3. The loop: update, now and then report, validate, save.
-        progress = Progress(task, first, plan.total)
+        progress = Progress(task, first, plan.total, say, terminal)
+        context.callback(progress.close)
         context.enter_context(stopping)
         pending = []  # metrics still on the devices: nothing is waited for before a report
         due = None  # arguments of a report, made when the devices have the next update to do
@@ -121,9 +140,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
                 say(f"recurrence: {line}")
             logged = len(choices)
             result = _finite(task, jax.device_get(metrics), done, config, checkpoints)
-            line, result = progress.report(done, result | more)
-            logger.log(done, result)
-            say(line)
+            logger.log(done, progress.report(done, result | more))
 
         for done in range(first + 1, plan.total + 1):
             if plan.finished:
@@ -134,6 +151,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
             parallel.settle(metrics)
             due = due and report(*due)
             pending.append(metrics)
+            progress.advance(done, pending)
 
             ends = stream.epoch(done) > epoch
             every = config.evaluation.every
@@ -163,6 +181,9 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
             if validating or saving or stop:
                 logger.flush()
                 checkpoints.save(done, whole(slope))
+                if validating and logger.board and not stop:
+                    of_host = jax.device_get(params)
+                    logger.board.boundaries(done, task, of_host, slope, title(config))
                 if validating and watching and not stop:
                     _watch(watching, done, jax.device_get(params), slope, say)
                 progress.skip()
@@ -171,6 +192,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
                 say(f"stopped after update {done:,}; all is saved, the same command resumes.")
                 return None
 
+        progress.close()
         # 4. The test score of the parameters that validated best.
         checkpoints.wait()
         target = {"params": state.params, "slope": _scalar(0.0, mesh)}

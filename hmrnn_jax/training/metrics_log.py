@@ -1,4 +1,4 @@
-"""The metrics of a run, in `metrics.jsonl` and for TensorBoard."""
+"""The metrics of a run, in `metrics.jsonl` and, where it is local, for TensorBoard."""
 
 import json
 
@@ -7,6 +7,7 @@ from etils import epath
 
 from hmrnn_jax import files
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.training.board import Board
 
 NAME = "metrics.jsonl"
 
@@ -39,20 +40,21 @@ class Logger:
       step: the step training goes on from; later lines, of a run that was cut off after its last
         checkpoint, are dropped, and a line that is there already is not written again, so that
         no step is logged twice.
+      say: function that logs a line, if TensorBoard's files cannot be written.
+
+    Its `board` is a `Board` for what is no number, or None.
     """
 
-    def __init__(self, workdir, step=0):
-        self.active = jax.process_index() == 0
+    def __init__(self, workdir, step=0, say=lambda line: None):
+        self.active, self.board = jax.process_index() == 0, None
         if not self.active:
             return
         self._path = epath.Path(workdir) / NAME
         self._local = "://" not in str(workdir)
-        self._pending, self._number, self._board = [], 0, None
+        self._pending, self._number = [], 0
         self._join(step)
         if self._local:
-            from tensorboardX import SummaryWriter  # imports torch where that is installed
-
-            self._board = SummaryWriter(str(workdir), purge_step=step + 1)
+            self.board = Board(workdir, step, say)
 
     def _join(self, step):
         """Makes one file of all rows up to `step`, if it is not so already."""
@@ -82,9 +84,8 @@ class Logger:
         self._pending.append(line + "\n")
         if self._local:
             self.flush()
-        if self._board:
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, step)
+        if self.board:
+            self.board.scalars(step, metrics)
 
     def flush(self):
         """Writes what has been logged since the last time; due before each checkpoint."""
@@ -103,8 +104,8 @@ class Logger:
     def close(self):
         """Writes what is still in memory."""
         self.flush()
-        if self.active and self._board:
-            self._board.close()
+        if self.board:
+            self.board.close()
 
 
 def last_step(workdir):

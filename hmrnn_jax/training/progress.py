@@ -1,9 +1,20 @@
 """What a run tells people while it trains: parameters, devices, progress. Returns text."""
 
 import os
+import sys
 import time
 
 import jax
+from tqdm import tqdm
+
+_AHEAD = 8  # updates that the devices are given before a live line waits for the first of them
+_BAR = "{desc}{percentage:3.0f}% |{bar:16}| update {n_fmt}/{total_fmt}{postfix}"
+
+
+def above(line):
+    """Prints a line on stdout, above the live line if there is one."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
 
 
 def parameter_table(params):
@@ -16,6 +27,12 @@ def parameter_table(params):
     lines = [f"  {name:{width}}  {str(list(shape)):>14}  {size:>12,}" for name, shape, size in rows]
     total = sum(size for *_, size in rows)
     return "\n".join(["parameters", *lines, f"  {'total':{width}}  {'':14}  {total:>12,}"])
+
+
+def total(params):
+    """One line on how many parameters there are."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return f"parameters: {count:,} in total (--table lists them)"
 
 
 def devices():
@@ -35,22 +52,42 @@ TRAIN_AND_VALID = (
 
 
 class Progress:
-    """Speed and time left, between reports.
+    """Speed and time left: a line a report, or one live line of a terminal.
 
     Args:
       task: for its unit and headline. done, total: updates made and to make.
+      say: function that logs a line. terminal: a file that has a live line, or None.
     """
 
-    def __init__(self, task, done, total):
-        self.task, self.done, self.total = task, done, total
+    def __init__(self, task, done, total, say, terminal=None):
+        self.task, self.done, self.total, self.say = task, done, total, say
         self.time, self.rate = None, 0.0
+        self._bar = terminal and tqdm(
+            total=total, initial=done, file=terminal, bar_format=_BAR, dynamic_ncols=True,
+            leave=False, postfix="compiling ...",
+        )  # fmt: skip
+
+    def advance(self, done, pending):
+        """Moves the live line, if there is one.
+
+        Args:
+          done: updates that the devices were given. pending: metrics of the last of these.
+        """
+        if self._bar is not None and len(pending) >= _AHEAD:
+            jax.block_until_ready(pending[-_AHEAD])
+            self._bar.update(done - _AHEAD + 1 - self._bar.n)
+
+    def close(self):
+        """Takes the live line away."""
+        if self._bar is not None:
+            self._bar.close()
 
     def skip(self):
         """Leaves the time since the last report out: it went into something else."""
         self.time = time.perf_counter()
 
     def report(self, done, result):
-        """`(line, result with speed)` for the updates since the last report."""
+        """Tells of the updates since the last report; returns the result with speed."""
         now = time.perf_counter()
         # The first interval holds the compilation: no speed is claimed for it.
         left = None
@@ -61,7 +98,6 @@ class Progress:
             result = result | {f"{self.task.unit}_per_second": self.rate}
         self.done, self.time = done, now
         parts = [
-            f"update {done:,}/{self.total:,}",
             f"epoch {result['epoch']}",
             self.task.headline(result),
             f"{self.rate:,.0f} {self.task.unit}/s" if self.rate else "compiled",
@@ -69,8 +105,14 @@ class Progress:
             _rates("fires", result, "rate"),
             _rates("live", result, "live"),
         ]
-        result = {("train/" + k if k in TRAIN_AND_VALID else k): v for k, v in result.items()}
-        return "  ".join(filter(None, parts)), result
+        line = "  ".join(filter(None, parts))
+        if self._bar is None:
+            self.say(f"update {done:,}/{self.total:,}  {line}")
+        else:
+            self._bar.set_postfix_str(line, refresh=False)
+            self._bar.update(done - self._bar.n)
+            self._bar.refresh()
+        return {("train/" + k if k in TRAIN_AND_VALID else k): v for k, v in result.items()}
 
 
 def _rates(word, result, kind):

@@ -170,7 +170,7 @@ def load_run(workdir):
     folder = epath.Path(workdir)
     if not (folder / "config.json").exists():
         raise UserError(
-            f"{workdir} is not a run: it has no config.json; give the --workdir of a training."
+            f"{workdir} is not a run: it has no config.json; give the folder of a training."
         )
     config = _load_config(folder / "config.json")
     for name, kind in ENCODINGS.items():
@@ -195,12 +195,21 @@ def _damaged(path, error):
 def _load_config(path):
     text = files.read_text(path)
     try:
-        saved = json.loads(text)
-        if not isinstance(saved, dict) or saved.get("task") not in DEFAULTS:
-            raise TypeError("it is not the configuration of a task")
-        return ConfigDict(_filled(saved, DEFAULTS[saved["task"]]().to_dict()))
+        return config_of(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from None
+
+
+def config_of(text):
+    """The configuration of a run's JSON, with the defaults of fields that it is too old to have.
+
+    Raises:
+      ValueError, TypeError, RecursionError: it is none.
+    """
+    saved = json.loads(text)
+    if not isinstance(saved, dict) or saved.get("task") not in DEFAULTS:
+        raise TypeError("it is not the configuration of a task")
+    return ConfigDict(_filled(saved, DEFAULTS[saved["task"]]().to_dict()))
 
 
 def _filled(saved, default, prefix=""):

@@ -22,7 +22,16 @@ def new_figure(**settings):
     return Figure(**settings)
 
 
-def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH, updates=True):
+def boundary_figure(path, *arguments, **how):
+    """Writes the figure that `draw_boundaries` draws as a PNG file. Raises as that one does.
+
+    Args:
+      path: of the file, in a folder that exists. The rest as there.
+    """
+    style.save(draw_boundaries(*arguments, **how), path)
+
+
+def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True):
     """The paper's figure of a stretch of text: boundaries of every layer and norms of h.
 
     Rows of `width` symbols, each with three strips: the detectors' bars (one
@@ -35,7 +44,6 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH, updates=True
     over 270 characters. The heading carries the update counts (`update_counts`).
 
     Args:
-      path: of the PNG file to write.
       text: str or sequence of T symbols.
       z: boundaries of layers 1..L-1, a list of `[T]` 0/1 arrays.
       h_norms: `[L, T]` Euclidean norms of the layers' h, layer 1 first.
@@ -44,8 +52,7 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH, updates=True
       updates: whether z is that of the detectors; else it is any number of rows of boundaries.
 
     Raises:
-      UserError: lengths disagree, the text is empty or needs more than 40
-        rows, or the folder does not exist.
+      UserError: lengths disagree, or the text is empty or needs more than 40 rows.
     """
     symbols = [glyph(symbol) for symbol in text]
     h_norms = np.asarray(h_norms, float)
@@ -125,7 +132,7 @@ def boundary_figure(path, text, z, h_norms, title="", width=_WIDTH, updates=True
     ):
         x, y = left / size[0], 1 - down / size[1]
         figure.text(x, y, words, va="center", parse_math=False, **look)
-    style.save(figure, path)
+    return figure
 
 
 def _draw_bars(axes, fired, long):
