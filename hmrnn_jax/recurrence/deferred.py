@@ -3,9 +3,7 @@
 The forward scan keeps the value of every product; the reverse scan replays the cell's pointwise
 part around them, so it multiplies by each transposed kernel once and by nothing else, and yields
 the gradients of the products' values. The gradients of the kernels are then one large product
-each, over all T B columns or some: where a layer of an HM-LSTM COPYs, its gates have no gradient,
-and the column adds nothing but a row for the detector. `weight_gradient` can leave such columns
-out.
+each, over all T B columns.
 """
 
 import functools
@@ -15,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from hmrnn_jax import cells, ops
+from hmrnn_jax import ops
 from hmrnn_jax.cells.base import joined
 from hmrnn_jax.recurrence import forward
 from hmrnn_jax.recurrence.execution import choose_backend, gpu_arguments
@@ -79,18 +77,19 @@ def _backward_step(config, precision, gpu, product, resident, carry, xs):
         return forward.step(config, linear, vectors, constants, state, per_step, reset), operands
 
     (_, aux), pullback, operands = jax.vjp(replayed, vectors, state, values, has_aux=True)
-    state_gradient = jax.tree.map(_plus, state_gradient, step_gradient)
-    aux_gradient = jax.tree.map(_plus, jax.tree.map(jnp.zeros_like, aux), aux_gradient)
+    state_gradient = jax.tree.map(plus, state_gradient, step_gradient)
+    aux_gradient = jax.tree.map(plus, jax.tree.map(jnp.zeros_like, aux), aux_gradient)
     more, state_gradient, values_gradient = pullback((state_gradient, aux_gradient))
     vectors_gradient = jax.tree.map(jnp.add, vectors_gradient, more)
     return (state_gradient, vectors_gradient), (values_gradient, operands)
 
 
-def _plus(a, b):
+def plus(a, b):
+    """The sum of a gradient and a further one, or None."""
     return a if b is None else a + b
 
 
-def _or_none(tree):
+def or_none(tree):
     """A tree of cotangents, None where they are zero for good: a window's zeros take memory."""
     return jax.tree.map(lambda leaf: None if isinstance(leaf, SymbolicZero) else leaf, tree)
 
@@ -98,9 +97,9 @@ def _or_none(tree):
 def _deferred_backward(config, policy, residuals, cotangents):
     weights, state, hoisted, extras, constants, states, values = residuals
     kernels, biases, vectors = weights
-    final_gradient, states_gradient, aux_gradient = map(_or_none, cotangents)
-    final_gradient = jax.tree.map(_plus, jax.tree.map(jnp.zeros_like, state), final_gradient)
-    resets, active = extras[1], {}
+    final_gradient, states_gradient, aux_gradient = map(or_none, cotangents)
+    final_gradient = jax.tree.map(plus, jax.tree.map(jnp.zeros_like, state), final_gradient)
+    resets = extras[1]
     rounded = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
     plain = functools.partial(
         _backward_step, config, policy.precision, gpu_arguments(config, policy)
@@ -139,17 +138,15 @@ def _deferred_backward(config, policy, residuals, cotangents):
     )
     if chosen == "pallas":
         vectors_gradient = jax.tree.map(lambda g: g.sum(-1), vectors_gradient)
-    if policy.skip_copies and config.replays:
-        before = jax.tree.map(lambda e: e[:-1], around)
-        active = cells.of(config).active(config, before, states, resets)
+    # Not einsum, which would sum over B first, and copy both to bring it there.
+    time_rows = ((0, 2), (0, columns.index("b")))
     with jax.named_scope("weight_gradients"):
         kernels_gradient = {
-            name: weight_gradient(
-                values_gradient[name], operands[name], columns, policy.precision,
-                kernels[name].dtype, active.get(name),
+            name: ops.outer_products(
+                values_gradient[name], operands[name], time_rows, policy.precision, kernel.dtype
             )
-            for name in kernels
-        }  # fmt: skip
+            for name, kernel in kernels.items()
+        }
     biases_gradient = {
         name: values_gradient[name].sum((0, 2)).astype(b.dtype) for name, b in biases.items()
     }
@@ -163,59 +160,3 @@ def _deferred_backward(config, policy, residuals, cotangents):
 
 
 deferred.defvjp(_deferred_forward, _deferred_backward, symbolic_zeros=True)
-
-# The columns that count are gathered into a block of the first of these capacities that holds
-# them, as parts of all; with more than the last, all are multiplied.
-TIERS = (0.25, 0.5, 0.75)
-_FIRST_AXES = ((0,), (0,))
-
-
-def weight_gradient(to_values, operands, layout, precision, dtype, active=None):
-    """The gradient `[N, K]` of a kernel whose product was made at every step.
-
-    Args:
-      to_values: `[T, N, B]`, gradient of the products' values.
-      operands: what the kernel was multiplied by; `layout` says how it lies, `tkb` or `tbk`.
-      precision: of the products, see `ops.product`. dtype: of the result.
-      active: None, or `(columns [T, B], rows)`: where columns are False, the first so many rows
-        of `to_values` are zero.
-    """
-    if active is None:
-        # As dot_general, for einsum would sum over B first, and copy both to bring it there.
-        time_rows = ((0, 2), (0, layout.index("b")))
-        return _outer_products(to_values, operands, time_rows, precision, dtype)
-    columns, rows = active
-    to_values = to_values.swapaxes(1, 2)
-    operands = operands if layout == "tbk" else operands.swapaxes(1, 2)
-    to_values, operands = (v.reshape(-1, v.shape[-1]) for v in (to_values, operands))
-    count = len(operands)
-
-    def gathered(capacity):
-        def run(to_gates, operands):
-            (place,) = jnp.nonzero(columns.reshape(-1), size=capacity, fill_value=count)
-            chosen = (v.at[place].get(mode="fill", fill_value=0) for v in (to_gates, operands))
-            return _outer_products(*chosen, _FIRST_AXES, precision, dtype)
-
-        return run
-
-    def whole(to_gates, operands):
-        return _outer_products(to_gates, operands, _FIRST_AXES, precision, dtype)
-
-    capacities = [int(count * part) for part in TIERS]
-    tier = jnp.sum(jnp.sum(columns) > jnp.array(capacities))
-    gates = jax.lax.switch(tier, [*map(gathered, capacities), whole], to_values[:, :rows], operands)
-    if rows == to_values.shape[1]:
-        return gates
-    rest = _outer_products(to_values[:, rows:], operands, _FIRST_AXES, precision, dtype)
-    return jnp.concatenate([gates, rest])
-
-
-def _outer_products(to_values, operands, summed, precision, dtype):
-    """The sum over the axes `summed` of outer products, `[N, K]`."""
-    return jax.lax.dot_general(
-        ops.operand(to_values, precision),
-        ops.operand(operands, precision),
-        (summed, ((), ())),
-        precision="highest" if precision == "float32" else "default",
-        preferred_element_type=dtype,
-    )

@@ -23,10 +23,15 @@ def features_first(tree, leading=0):
 
 def step(config, linear, vectors, constants, state, per_step, reset):
     """The cell's step, before it the rows of `reset [B]` put back to the initial state."""
-    cell = cells.of(config)
-    first = cell.initial_state(config, (1,) * reset.ndim, jax.tree.leaves(state)[0].dtype)
-    state = jax.tree.map(lambda new, old: jnp.where(reset, new, old), first, state)
-    return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
+    state = restarted(config, state, reset)
+    return cells.of(config).step(config, vectors, state, linear=linear, **constants, **per_step)
+
+
+def restarted(config, state, reset):
+    """The state with the rows of `reset [B]` put back to the initial one."""
+    dtype = jax.tree.leaves(state)[0].dtype
+    first = cells.of(config).initial_state(config, (1,) * reset.ndim, dtype)
+    return jax.tree.map(lambda new, old: jnp.where(reset, new, old), first, state)
 
 
 def _forward_step(config, precision, gpu, resident, state, xs, join=joined):

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from hmrnn_jax import cells
 from hmrnn_jax.cells.base import exportable
-from hmrnn_jax.recurrence import deferred, forward
+from hmrnn_jax.recurrence import deferred, forward, skipping, skipping_gradient
 from hmrnn_jax.recurrence.execution import Policy
 
 
@@ -94,7 +94,10 @@ def unroll(
     biases = {name: b for name, (_, b) in products.items() if b is not None and name not in hoisted}
     weights = (kernels, biases, cell.vectors(config, params))
     window = (hoisted, (forward.features_first(per_step or {}, 1), resets))
-    run = functools.partial(_RUN[policy.gradient], config, policy)
+    way = _RUN[policy.gradient]
+    if way is deferred.deferred and skipping.applies(config, policy):
+        way = skipping_gradient.skipping_copies
+    run = functools.partial(way, config, policy)
     if policy.remat:
         run = functools.partial(_in_chunks, run, policy.remat)
     final, states, aux = run(weights, forward.features_first(state), window, constants or {})
