@@ -57,7 +57,7 @@ def problem(changes, bias, batch=BATCH, sizes=(4, 6, 5)):
     return config, params, state, normal((STEPS, batch, 3)), keywords
 
 
-def both(config, params, state, x, keywords, dtype=None, **policy):
+def both(config, params, state, x, keywords, **policy):
     """What training gives, dense and skipping: all that comes out, and the gradients of it."""
 
     def loss(skip_copies, params, state, x):
@@ -89,6 +89,18 @@ def test_values_and_gradients_are_those_of_all_columns(name):
             np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-10)
     z = dense[0][1].states.z
     assert all(0 < float(layer.mean()) < 1 for layer in z)
+
+
+def test_inputs_may_be_rows_of_a_table():
+    with jax.enable_x64(True):
+        config, params, state, x, keywords = problem({}, 0.0)
+        ids = jax.random.randint(jax.random.key(0), (STEPS, BATCH), 0, 7)
+        dense, skipped = both(config, params, state, x[0, :7], keywords | {"table_ids": ids})
+        gathered, _ = both(config, params, state, x[0, :7][ids], keywords)
+    expected, actual, plain = (v[1][2] for v in (dense, skipped, gathered))
+    np.testing.assert_allclose(actual, expected, rtol=1e-10)
+    by_row = [np.asarray(plain)[np.asarray(ids) == row].sum(0) for row in range(7)]
+    np.testing.assert_allclose(actual, by_row, rtol=1e-9)
 
 
 def test_bfloat16_rounds_the_same_operands():

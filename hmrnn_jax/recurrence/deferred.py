@@ -18,6 +18,8 @@ from hmrnn_jax.cells.base import joined
 from hmrnn_jax.recurrence import forward
 from hmrnn_jax.recurrence.execution import choose_backend, gpu_arguments
 
+_TIME_ROWS = ((0, 2), (0, 1))  # of `[T, N, B]` and `[T, B, K]`
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def deferred(config, policy, weights, state, window, constants):
@@ -29,8 +31,13 @@ def _deferred_forward(config, policy, *primals):
     final, (states, aux, values) = forward.scan_forward(
         config, policy, weights, state, window, constants
     )
-    hoisted = dict.fromkeys(window[0])  # names alone: the values are in `values`
-    return (final, states, aux), (weights, state, hoisted, window[1], constants, states, values)
+    kept = (ids_alone(weights[-1], window[0]), window[1])
+    return (final, states, aux), (weights, state, *kept, constants, states, values)
+
+
+def ids_alone(tables, hoisted):
+    """The ids of what is looked up; of others names alone, for the products' values hold theirs."""
+    return {name: value if name in tables else None for name, value in hoisted.items()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -96,7 +103,7 @@ def or_none(tree):
 
 def _deferred_backward(config, policy, residuals, cotangents):
     weights, state, hoisted, extras, constants, states, values = residuals
-    kernels, biases, vectors = weights
+    kernels, biases, vectors, tables = weights
     final_gradient, states_gradient, aux_gradient = map(or_none, cotangents)
     final_gradient = jax.tree.map(plus, jax.tree.map(jnp.zeros_like, state), final_gradient)
     resets = extras[1]
@@ -139,7 +146,7 @@ def _deferred_backward(config, policy, residuals, cotangents):
     if chosen == "pallas":
         vectors_gradient = jax.tree.map(lambda g: g.sum(-1), vectors_gradient)
     # Not einsum, which would sum over B first, and copy both to bring it there.
-    time_rows = ((0, 2), (0, columns.index("b")))
+    time_rows = _TIME_ROWS if columns == "tbk" else ((0, 2), (0, 2))
     with jax.named_scope("weight_gradients"):
         kernels_gradient = {
             name: ops.outer_products(
@@ -150,13 +157,21 @@ def _deferred_backward(config, policy, residuals, cotangents):
     biases_gradient = {
         name: values_gradient[name].sum((0, 2)).astype(b.dtype) for name, b in biases.items()
     }
-    hoisted_gradient = {name: values_gradient[name] for name in hoisted}
-    return (
-        (kernels_gradient, biases_gradient, vectors_gradient),
-        state_gradient,
-        (hoisted_gradient, None),
-        None,
-    )
+    tables_gradient, hoisted_gradient = to_inputs(tables, hoisted, values_gradient)
+    learned = (kernels_gradient, biases_gradient, vectors_gradient, tables_gradient)
+    return learned, state_gradient, (hoisted_gradient, None), None
+
+
+def to_inputs(tables, hoisted, values_gradient):
+    """Gradients of tables and of hoisted inputs, from those of the products' values `[T, N, B]`."""
+    tables_gradient = {
+        name: ops.outer_products(
+            values_gradient[name], forward.one_hot(table, hoisted[name], -1), _TIME_ROWS,
+            "float32", table.dtype,
+        )
+        for name, table in tables.items()
+    }  # fmt: skip
+    return tables_gradient, {n: None if n in tables else values_gradient[n] for n in hoisted}
 
 
 deferred.defvjp(_deferred_forward, _deferred_backward, symbolic_zeros=True)

@@ -97,11 +97,11 @@ class Stretch(NamedTuple):
 
 
 def layers(config, weights, precision):
-    """The `Layer`s of the joint products' `weights`, that is of `(kernels, biases, vectors)`.
+    """The `Layer`s of the joint products' `(kernels, biases, vectors, tables)`.
 
     Kernels of gates are rounded to the operands of `precision`, once for the window.
     """
-    kernels, biases, vectors = weights
+    kernels, biases, vectors, _ = weights
     found = []
     for number, size in enumerate(config.sizes):
         name = f"layer{number + 1}"
@@ -187,8 +187,9 @@ def noise_of(config, per_step, number):
 def forward_step(config, precision, resident, state, xs):
     """Body of the forward scan. Its `ys` hold pre-activations, too: of the first layer all, of the
     others those of active columns, and the recurrent product in them, as `active` keeps them."""
-    found, constants = resident
-    given, (per_step, reset) = xs
+    found, constants, tables = resident
+    hoisted, (per_step, reset) = xs
+    given = forward.looked_up(tables, hoisted)["layer1"]
     slope = constants.get("slope", 1.0)
     state = forward.restarted(config, state, reset)
     h, c, z, x, values, below = [], [], [], [], [], None

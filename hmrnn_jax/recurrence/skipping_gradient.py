@@ -26,15 +26,16 @@ def skipping_copies(config, policy, weights, state, window, constants):
 def _forwards(config, policy, weights, state, window, constants):
     layers = skipping.layers(config, weights, policy.precision)
     body = functools.partial(skipping.forward_step, config, policy.precision)
-    xs = (window[0]["layer1"], window[1])
-    final, (*known, values) = forward.scan("scan", policy, body, (layers, constants), state, xs)
+    resident = (layers, constants, weights[-1])
+    final, (*known, values) = forward.scan("scan", policy, body, resident, state, window)
     return (final, *known), values
 
 
 def _skipping_forward(config, policy, *primals):
     weights, state, window, constants = jax.tree.map(lambda primal: primal.value, primals)
     results, values = _forwards(config, policy, weights, state, window, constants)
-    return results, (weights, state, window[1], constants, results[1], values)
+    window = (deferred.ids_alone(weights[-1], window[0]), window[1])
+    return results, (weights, state, window, constants, results[1], values)
 
 
 class Learned(NamedTuple):
@@ -46,7 +47,7 @@ class Learned(NamedTuple):
 
 
 def _skipping_backward(config, policy, residuals, cotangents):
-    weights, state, extras, constants, states, values = residuals
+    weights, state, (hoisted, extras), constants, states, values = residuals
     precision, resets = policy.precision, extras[1]
     layers = skipping.layers(config, weights, precision)
     final_gradient, *gradients = map(deferred.or_none, cotangents)
@@ -96,8 +97,9 @@ def _skipping_backward(config, policy, residuals, cotangents):
             found[number] = jnp.concatenate([found[number], joint])
             biases_gradient[name] = jnp.append(learned.bias, rows.bias)
     kernels_gradient = {f"layer{number + 1}": kernel for number, kernel in enumerate(found)}
-    learned = (kernels_gradient, biases_gradient, vectors_gradient)
-    return learned, state_gradient, ({"layer1": first[0]}, None), None
+    to_tables, to_hoisted = deferred.to_inputs(weights[-1], hoisted, {"layer1": first[0]})
+    learned = (kernels_gradient, biases_gradient, vectors_gradient, to_tables)
+    return learned, state_gradient, (to_hoisted, None), None
 
 
 skipping_copies.defvjp(_skipping_forward, _skipping_backward, symbolic_zeros=True)

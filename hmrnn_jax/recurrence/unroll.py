@@ -80,11 +80,16 @@ def unroll(
     cell = cells.of(config)
     steps, batch = x.shape[:2] if table_ids is None else table_ids.shape
     policy.check(steps)
-    columns = cell.inputs(config, params, x.reshape(-1, x.shape[-1]).T, policy.precision)
+    columns, tables = (
+        cell.inputs(config, params, x.reshape(-1, x.shape[-1]).T, policy.precision),
+        {},
+    )
     if table_ids is None:
         hoisted = {
             name: v.reshape(len(v), steps, batch).swapaxes(0, 1) for name, v in columns.items()
         }
+    elif forward.looks_up_by_product(policy, len(x)):
+        hoisted, tables = dict.fromkeys(columns, table_ids), columns
     else:
         hoisted = {name: v.T[table_ids].swapaxes(1, 2) for name, v in columns.items()}
     if resets is None:
@@ -92,7 +97,7 @@ def unroll(
     products = cell.products(config, params)
     kernels = {name: kernel for name, (kernel, _) in products.items()}
     biases = {name: b for name, (_, b) in products.items() if b is not None and name not in hoisted}
-    weights = (kernels, biases, cell.vectors(config, params))
+    weights = (kernels, biases, cell.vectors(config, params), tables)
     window = (hoisted, (forward.features_first(per_step or {}, 1), resets))
     way = _RUN[policy.gradient]
     if way is deferred.deferred and skipping.applies(config, policy):
