@@ -23,20 +23,19 @@ processes may work in it, each at its own `--only` or `--seeds`.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import discovery_jobs, discovery_report, discovery_scores, timing  # noqa: E402
+from benchmarks import discovery_jobs, discovery_report, discovery_scores, studies, timing  # noqa: E402
 from benchmarks.compare import whole  # noqa: E402
-from hmrnn_jax import cli, files, parallel  # noqa: E402
+from hmrnn_jax import cli, parallel  # noqa: E402
 from hmrnn_jax.errors import BAD_INPUT, UserError  # noqa: E402
 from hmrnn_jax.evaluation import text  # noqa: E402
 from hmrnn_jax.run import restore  # noqa: E402
-from hmrnn_jax.training import loop, metrics_log, settings, workdir  # noqa: E402
+from hmrnn_jax.training import loop, metrics_log  # noqa: E402
 from hmrnn_jax.training.signals import Stopping  # noqa: E402
 
 # Of an update of 800 symbols and 3 x 128 units on two cores, before anything has been timed.
@@ -52,7 +51,7 @@ def study(flags, say):
         flags.only, flags.seeds, flags.updates, flags.size, flags.output
     )
     for job in jobs:
-        check(flags.output / job.name, job)
+        studies.check(flags.output / job.name, job.config, "--updates and --size")
     for note in notes:
         say(note)
     if flags.status:
@@ -74,7 +73,7 @@ def study(flags, say):
 def work(flags, job, jobs, say):
     """Does what a job still needs; returns the exit status if it was stopped, else 0."""
     folder = flags.output / job.name
-    if trained(folder) is None:
+    if studies.trained(folder) is None:
         if job.first:
             cut(flags.output / job.first, say)
         say(f"{job.name}: training; {remaining(flags, jobs)} in all")
@@ -86,34 +85,12 @@ def work(flags, job, jobs, say):
     return 0
 
 
-def check(folder, job):
-    """Raises `UserError` if a folder holds a training under another configuration."""
-    if not (folder / "config.json").exists():
-        return
-    ours, theirs = (
-        settings.flat(json.loads(json.dumps(config.to_dict())))
-        for config in (job.config, workdir.load_run(folder)[0])
-    )
-    for name in ours:
-        if ours[name] != theirs.get(name):
-            raise UserError(
-                f"{folder} was trained with {name}={theirs.get(name)}, not {ours[name]}: choose"
-                " another --output, or give the --updates and --size that it was made with."
-            )
-
-
-def trained(folder):
-    """What `fit` wrote of a training that has ended, None if it has not."""
-    path = folder / discovery_report.TRAINED
-    return json.loads(files.read_text(path)) if path.exists() else None
-
-
 def cut(folder, say):
     """Cuts the training text of a trained job in the segments that teach another one."""
     path = folder / discovery_jobs.SEGMENTS
     if path.exists():
         return
-    if trained(folder) is None:
+    if studies.trained(folder) is None:
         raise UserError(f"{folder} is not trained yet: leave out --only, or name its job too.")
     run = restore(str(folder), parallel.make_mesh())
     *inputs, _ = text.split(run, "train")
@@ -136,8 +113,8 @@ def fit(folder, job, say):
     whole = job.config.steps / max(job.config.steps - first, 1)
     facts = {"seconds": (time.perf_counter() - start) * whole, "hardware": hardware}
     facts |= outcome(metrics_log.read_metrics(folder / metrics_log.NAME))
-    files.write_text(folder / discovery_report.TRAINED, json.dumps(facts, indent=1) + "\n")
-    return 0
+    studies.write_trained(folder, facts)
+    return stopping.status if stopping else 0  # one that came when it had ended
 
 
 def outcome(rows):
@@ -162,7 +139,7 @@ def remaining(flags, jobs):
     """Time that the jobs still need, in words, at the speed of those that have ended."""
     per_update = {}
     for job in jobs:
-        if facts := trained(flags.output / job.name):
+        if facts := studies.trained(flags.output / job.name):
             rate = facts["seconds"] / job.config.steps
             per_update.setdefault(job.data, []).append(rate)
             per_update.setdefault(None, []).append(rate)
@@ -178,7 +155,7 @@ def remaining(flags, jobs):
 def left(flags, job):
     """Updates that a job still needs."""
     folder = flags.output / job.name
-    return 0 if trained(folder) else job.config.steps - metrics_log.last_step(folder)
+    return 0 if studies.trained(folder) else job.config.steps - metrics_log.last_step(folder)
 
 
 def status(flags, jobs):
@@ -187,18 +164,13 @@ def status(flags, jobs):
     for job in jobs:
         folder, missing = flags.output / job.name, left(flags, job)
         done = f"{job.config.steps - missing:,} of {job.config.steps:,} updates"
-        if not trained(folder):
+        if not studies.trained(folder):
             lines.append(f"{job.name}: {done if missing < job.config.steps else 'to be trained'}")
             continue
         kept = [part for part in ("valid", "test") if (folder / f"scores-{part}.json").exists()]
         lines.append(f"{job.name}: trained, scored: {', '.join(kept) or 'no part'}")
-    ended = sum(1 for job in jobs if trained(flags.output / job.name))
+    ended = sum(1 for job in jobs if studies.trained(flags.output / job.name))
     return [*lines, f"{ended} of {len(jobs)} trained, {remaining(flags, jobs)}"]
-
-
-def numbers(text):
-    """Comma-separated seeds."""
-    return list(dict.fromkeys(whole(part, least=0) for part in text.split(",")))
 
 
 def parsed(arguments=None):
@@ -208,11 +180,11 @@ def parsed(arguments=None):
     add("--output", type=Path, required=True, help="folder of the study")
     add(
         "--only",
-        type=lambda text: [part.strip() for part in text.split(",") if part.strip()],
+        type=studies.patterns,
         default=[],
         help="comma-separated patterns of data/setting or headline/name (all)",
     )
-    add("--seeds", type=numbers, default=[0, 1, 2], help="comma-separated (0,1,2)")
+    add("--seeds", type=studies.seeds, default=[0, 1, 2], help="comma-separated (0,1,2)")
     add("--updates", type=whole, help="of every training (2600; each taught model's own)")
     add("--size", type=whole, help="units of each of three layers (128; each taught model's own)")
     add(

@@ -2,14 +2,13 @@
 
 import copy
 import dataclasses
-import fnmatch
 import functools
 from pathlib import Path
 from typing import Any
 
+from benchmarks import studies
 from hmrnn_jax import datasets, defaults
 from hmrnn_jax.batches.text import Stream
-from hmrnn_jax.errors import UserError
 from hmrnn_jax.tasks import objectives
 from hmrnn_jax.training import config_file, settings
 
@@ -113,13 +112,8 @@ def plan(only=(), seeds=(0,), updates=None, size=None, output=Path()):
     """
     known = [f"{data}/{setting}" for data in DATA for setting in SETTINGS]
     known += [f"{HEADLINE}/{name}" for name in (*TAUGHT, *BESIDE)]
-    for pattern in only:
-        if not fnmatch.filter(known, pattern):
-            raise UserError(f"--only={pattern} names no job; choose from {', '.join(known)}.")
     chosen, notes = {}, []
-    for name in known:
-        if only and not any(fnmatch.fnmatch(name, pattern) for pattern in only):
-            continue
+    for name in studies.chosen(known, only):
         group, setting = name.split("/")
         if group == HEADLINE:
             make = taught if setting in TAUGHT else beside

@@ -7,12 +7,12 @@ import sys
 from matplotlib.figure import Figure
 
 from benchmarks import discovery_jobs, discovery_scores, timing
+from benchmarks.studies import by, markdown, spread, trained
 from hmrnn_jax import files
 from hmrnn_jax.analysis.figures import style
 from hmrnn_jax.analysis.scores import EVERY
 
 ALIVE = 0.01  # least firing rate of a detector, over all validations, that counts as alive
-TRAINED = "trained.json"
 DATA = {
     "ptb_char": "Penn Treebank characters",
     "brent_text": "Brent's speech to children, in spelling",
@@ -54,7 +54,7 @@ def gathered(flags, jobs):
         scores = discovery_scores.scored(folder, job, flags)
         if scores is None:
             continue
-        training = json.loads(files.read_text(folder / TRAINED))
+        training = trained(folder)
         if flags.part == "valid":
             del training["test"]  # not before the end
         about = {"group": job.group, "setting": job.setting, "seed": job.config.seed}
@@ -86,7 +86,7 @@ def tables(everything):
     ]
     for group in dict.fromkeys((job["group"], job["data"]) for job in everything["jobs"]):
         jobs = [job for job in everything["jobs"] if (job["group"], job["data"]) == group]
-        seeds = _by(jobs, lambda job: job["setting"])
+        seeds = by(jobs, lambda job: job["setting"])
         lines += [f"**{DATA[group[1]]}**", "", *_trainings(seeds, part), ""]
         for text in jobs[0]["scores"]:
             lines += [*_boundaries(seeds, text), ""]
@@ -96,14 +96,6 @@ def tables(everything):
 
 def _machine(job):
     return {k: v for k, v in job["hardware"].items() if k not in ("load before", "torch")}
-
-
-def _by(items, key):
-    """`{key: its items}`, in order."""
-    found = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
 
 
 def _label(job):
@@ -142,7 +134,7 @@ def _trainings(seeds, part):
                 spread([job["seconds"] for job in jobs], 0),
             ]
         )
-    return _markdown(heads, rows)
+    return markdown(heads, rows)
 
 
 def _boundaries(seeds, text):
@@ -160,7 +152,7 @@ def _boundaries(seeds, text):
     heads += [f"{control}{_of(key, extra)}" for key in beside for control in controls]
     rows, symbol = [], []
     for jobs in seeds.values():
-        rows_of = _by(
+        rows_of = by(
             [row for job in jobs for row in job["scores"][text]],
             lambda row: (row["reading"], row["layer"], row["control"]),
         )
@@ -182,7 +174,7 @@ def _boundaries(seeds, text):
                 symbol = [["", *name[1:], *cells]]
             else:
                 rows.append([*name, *cells])
-    return [f"Boundaries, {TEXTS.get(text, text)}:", "", *_markdown(heads, rows + symbol)]
+    return [f"Boundaries, {TEXTS.get(text, text)}:", "", *markdown(heads, rows + symbol)]
 
 
 def _of(key, extra):
@@ -195,27 +187,16 @@ def _percent(rows, key):
     return spread(values, 1) if values else "-"
 
 
-def spread(values, digits):
-    """Mean, and standard deviation if there are several values, as text."""
-    mean = f"{statistics.mean(values):,.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else mean
-
-
-def _markdown(heads, rows):
-    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
-
-
 def figure(path, everything):
     """Bits against F1 on each of the settings' data: detectors, and the entropy read directly."""
     present = [job for job in everything["jobs"] if job["group"] in discovery_jobs.DATA]
     if not present:
         return
-    panels, part = _by(present, lambda job: job["data"]), everything["part"]
+    panels, part = by(present, lambda job: job["data"]), everything["part"]
     drawing = Figure(figsize=(5.5 * len(panels), 7), layout="constrained", facecolor="white")
     every = drawing.subplots(1, len(panels), squeeze=False)[0]
     for axes, (data, jobs) in zip(every, panels.items(), strict=True):
-        for setting, seeds in _by(jobs, lambda job: job["setting"]).items():
+        for setting, seeds in by(jobs, lambda job: job["setting"]).items():
             number = list(discovery_jobs.SETTINGS).index(setting)
             look = {"color": style.COLOURS[number % len(style.COLOURS)], "fmt": MARKERS[number]}
             bits = [job[part] for job in seeds]
@@ -259,7 +240,7 @@ def _best(jobs, part, reading, control=None):
     rows = [row for row in rows if (row["reading"], row["control"]) == (reading, control)]
     found = [
         [100 * row[key] for row in own]
-        for own in _by(rows, lambda row: row["layer"]).values()
+        for own in by(rows, lambda row: row["layer"]).values()
         for key in ("f1", "f1_later")
         if key in own[0]
     ]

@@ -5,6 +5,7 @@ import math
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models.language import language_model
@@ -59,13 +60,93 @@ def sized(base, name, units, chunk=1):
 
 def parameters(config, vocabulary):
     """`(of the whole model, of its cells alone)`, counted without making any."""
-    model = language_model(config.model, vocabulary)
-    shapes = jax.eval_shape(functools.partial(language.init_params, model), jax.random.key(0))
+    shapes = _shapes(config, vocabulary)
 
     def count(tree):
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
     return count(shapes), count({k: v for k, v in shapes.items() if k.startswith("cell")})
+
+
+def _shapes(config, vocabulary):
+    model = language_model(config.model, vocabulary)
+    return jax.eval_shape(functools.partial(language.init_params, model), jax.random.key(0))
+
+
+class Moves(NamedTuple):
+    """Shares of symbols, 0 to 1, of an HM-LSTM's layers, lowest first.
+
+    Attributes:
+      fires: a layer's detector fires, of all layers but the last.
+      active: a layer UPDATEs or FLUSHes, that is does not COPY.
+    """
+
+    fires: tuple[float, ...]
+    active: tuple[float, ...]
+
+    @classmethod
+    def asked(cls, lengths):
+        """Those of nested segments of these mean lengths, each in segments of the layer below,
+        none of one symbol: a layer moves where the one below fires, and after it fired itself."""
+        fires = tuple(1 / math.prod(lengths[: n + 1]) for n in range(len(lengths)))
+        own = (*fires[1:], 0.0)  # the last layer has no detector
+        return cls(fires, (1.0, *map(sum, zip(fires, own, strict=True))))
+
+    @classmethod
+    def measured(cls, metrics, prefix=""):
+        """Those in the metrics of a text; None if there are none, as of another cell."""
+        layers = range(1, 1 + sum(key.startswith(f"{prefix}copy/layer") for key in metrics))
+        if not layers:
+            return None
+        return cls(
+            tuple(metrics[f"{prefix}rate/layer{n}"] for n in layers[:-1]),
+            tuple(1 - metrics[f"{prefix}copy/layer{n}"] for n in layers),
+        )
+
+
+def multiplications(config, vocabulary, moves=None):
+    """Multiplications a symbol, of the matrix products of the whole model, forwards.
+
+    Args:
+      moves: of an HM-LSTM, `Moves`: products whose result nobody reads are left out (Chung, Ahn,
+        Bengio 2017, section 2.2.1): all of a layer that COPYs but its detector's row, the output
+        module's too; from above unless the layer fired last; from below unless the layer below
+        fires. None counts all.
+
+    The embedding is read by its row: no product.
+    """
+    total, sizes = 0.0, config.model.sizes
+    for path, leaf in jax.tree_util.tree_leaves_with_path(_shapes(config, vocabulary)):
+        names = [part.key for part in path]
+        if len(leaf.shape) < 2 or names == ["embedding"]:
+            continue
+        if moves is None:
+            total += math.prod(leaf.shape)
+        elif names[-1] == "gate":  # a row for each unit of all layers
+            active = sum(n * share for n, share in zip(sizes, moves.active, strict=True))
+            total += leaf.shape[1] * active
+        else:
+            total += math.prod(leaf.shape) * _share(names, moves)
+    if config.model.head == "tied":
+        total += vocabulary * config.model.embedding
+    return total
+
+
+def _share(names, moves):
+    """The share of symbols at which the product of a matrix of that name is read."""
+    section, name = names[0], names[-1]
+    if section == "output":
+        return moves.active[int(name.removeprefix("embed")) - 1]
+    if section != "cell1":
+        return 1.0
+    layer = int(names[1].removeprefix("layer")) - 1
+    if names[-2] == "detector" and name in ("U_rec", "V"):
+        return 1.0  # it may fire while its layer COPYs
+    if name == "U_td":
+        return moves.fires[layer]
+    if name == "W_bu":
+        return moves.fires[layer - 1] if layer else 1.0
+    return moves.active[layer]
 
 
 def fit(base, name, vocabulary, budget):
@@ -84,13 +165,7 @@ def fit(base, name, vocabulary, budget):
         def off(units, chunk=chunk):
             return parameters(sized(base, name, units, chunk), vocabulary)[0] - budget
 
-        # A layer of n units has more than 4 n^2 parameters in its recurrent matrices.
-        low = kind.layers
-        high = low + math.ceil(math.sqrt(budget * kind.layers) / (2 * chunk))
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if off(middle) <= 0 else (low, middle)
-        units = min(low, high, key=lambda n: abs(off(n)))
+        units = _nearest(off, kind.layers)
         if abs(off(units)) <= TOLERANCE * budget:
             return sized(base, name, units, chunk)
         nearest.append(off(units))
@@ -99,3 +174,37 @@ def fit(base, name, vocabulary, budget):
         f"No width of {name} has {budget:,} parameters within 1 %: the nearest has {count:,};"
         " choose that budget, or a larger one."
     )
+
+
+def fit_multiplications(config, vocabulary, ratio, target, moves=None):
+    """`config` with layers in the proportions `ratio` that come closest to `target` a symbol.
+
+    Args:
+      config: of an HM-LSTM. ratio: of the layers' units, such as (1, 2, 4).
+      target: of `multiplications`, given `moves`.
+    """
+
+    def sized(units):
+        found = config.copy_and_resolve_references()
+        found.model.sizes = tuple(units * part for part in ratio)
+        return found
+
+    @functools.cache
+    def off(units):
+        return multiplications(sized(units), vocabulary, moves) - target
+
+    return sized(_nearest(off, 1))
+
+
+def _nearest(off, layers):
+    """The number of units, of one a layer or more, at which `off`, which grows as a square, is
+    nearest to 0. Each value takes a model's shapes, so few are asked for."""
+    known = [layers, 8 * layers, 64 * layers]
+    square = np.polyfit(known, [off(units) for units in known], 2)
+    units = max(layers, round(max(np.roots(square).real)))
+    while True:  # layers that share unevenly are a little off that square
+        near = range(max(layers, units - 1), units + 2)
+        best = min(near, key=lambda units: abs(off(units)))
+        if best == units:
+            return units
+        units = best

@@ -223,6 +223,7 @@ def _training(config):
     config.drop_factor = 50.0  # as the HM-LSTM's paper
     config.patience = 2
     config.drops = 1
+    config.drop_by = 0.0
     config.nonmono = 5
     config.finetune = 0
     config.report = 20

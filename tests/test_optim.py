@@ -95,6 +95,31 @@ def test_plateau_divides_by_fifty_and_then_ends():
     assert plan.averaged(10**6) == 0
 
 
+def test_the_first_drop_comes_at_the_latest_where_it_is_asked():
+    """Of 30 updates, by four fifths: at the first validation from update 24 on, and only once; a
+    run that goes on from any validation decides alike."""
+    plan, rates, saved = plan_of(drop_by=0.8), [], []
+    for done, loss in enumerate((5, 4, 3, 2, 1.5, 1.25), start=1):
+        assert plan.update(loss, 5 * done)
+        rates.append(plan.rate(5 * done))
+        saved.append(plan.progress())
+    assert rates == pytest.approx([0.5] * 4 + [0.125] * 2) and not plan.finished
+    for done, progress in enumerate(saved[:5], start=1):
+        again = plan_of(drop_by=0.8)
+        again.resume(progress)
+        assert again.rate(5 * done) == rates[done - 1]
+        again.update(1.75, 25)
+        assert again.rate(25) == 0.125
+    plan.update(1.5, 30), plan.update(1.5, 30)
+    assert plan.finished
+    # Validation that stalls before that drops the rate sooner, and no second drop follows.
+    early = plan_of(drop_by=0.8)
+    for done in (1, 2, 3, 4):
+        early.update(3.0 - 0.5 * (done == 4), 5 * done)
+    early.update(2.0, 25)
+    assert early.schedule.dropped == 1 and early.rate(25) == 0.125
+
+
 def test_a_cosine_is_not_ended_by_validations_that_stall():
     """Its course is fixed beforehand: neither a drop nor an end, only the best is kept."""
     plan = plan_of(schedule="cosine", patience=1, drops=0, steps=10)
@@ -290,8 +315,8 @@ def settings(**changes):
     config = ml_collections.ConfigDict(
         dict(
             schedule="plateau", optimizer="adam", learning_rate=0.5, clip=1.0, batch=4, window=5,
-            report=1, patience=2, drops=1, drop_factor=4.0, nonmono=3, finetune=8, steps=0,
-            epochs=6, weight_decay=0.0, adam_epsilon=1e-8, detector_rate=1.0,
+            report=1, patience=2, drops=1, drop_by=0.0, drop_factor=4.0, nonmono=3, finetune=8,
+            steps=0, epochs=6, weight_decay=0.0, adam_epsilon=1e-8, detector_rate=1.0,
             slope=dict(start=1.0, increment=0.5, maximum=2.0),
         )
     )  # fmt: skip

@@ -162,6 +162,7 @@ WRONG = [
     ("learning_rate", INFINITE), ("learning_rate", -1.0), ("learning_rate", 1e-60), ("clip", 0.0),
     ("clip", NAN), ("weight_decay", -1e-6), ("adam_epsilon", 0.0), ("adam_epsilon", -1e-8),
     ("drop_factor", 0.0), ("drop_factor", 0.5), ("patience", 0), ("drops", -1), ("nonmono", 0),
+    ("drop_by", -0.1), ("drop_by", 1.0),
     ("finetune", -1), ("detector_rate", -0.1), ("window_quantum", 0), ("evaluation.every", -1),
     ("evaluation.batch", 0), ("evaluation.window", 0), ("evaluation.warmup", -1),
     ("slope.start", NAN), ("slope.start", 0.0), ("slope.increment", INFINITE),

@@ -59,6 +59,8 @@ class Plateau:
       factor: divisor at each drop.
       patience: evaluations without a new best before a drop.
       drops: drops in all; when one more is due, `finished` turns true.
+      latest: updates after which the first drop comes, at the next validation, even if no
+        validation has stalled; 0 waits for one that does.
       best, waited, dropped: progress; saved with the run.
     """
 
@@ -66,6 +68,7 @@ class Plateau:
     factor: float
     patience: int
     drops: int
+    latest: int = 0
     best: float = float("inf")
     waited: int = 0
     dropped: int = 0
@@ -86,13 +89,15 @@ class Plateau:
     def update(self, value, done=0, epoch=0):
         """Takes a validation loss; returns whether it is the best so far."""
         value = float(np.float32(value))  # as it is saved, so that a resumed run decides alike
-        if value < self.best:
+        better = value < self.best
+        if better:
             self.best, self.waited = value, 0
-            return True
-        self.waited += 1
-        if self.waited >= self.patience:
+        else:
+            self.waited += 1
+        due = self.latest and not self.dropped and done >= self.latest
+        if due or self.waited >= self.patience:
             self.dropped, self.waited = self.dropped + 1, 0
-        return False
+        return better
 
     def progress(self):
         """What has to be saved, and given to `resume`."""
@@ -241,7 +246,8 @@ class Plan:
         elif config.schedule == "cosine":
             self.schedule = Cosine(rate, *validations, total=self.total)
         else:
-            self.schedule = Plateau(rate, *validations)
+            latest = math.ceil(config.drop_by * self.total)
+            self.schedule = Plateau(rate, *validations, latest)
         self.averages = config.schedule == "nonmonotone"
         self._stream, self._slope = stream, config.slope.to_dict()
 

@@ -110,7 +110,9 @@ COMMON = {
     "model.sizes": kept(Wholes("Units of each layer, the lowest first.", 1, WIDEST)),
     "model.gradient": Choice("How gradients are computed; the numbers are the same.", GRADIENTS),
     "model.precision": Choice(
-        "Precision of the operands of products; sums are in float32.", ops.PRECISIONS
+        "Precision of products: high is bfloat16_3x or TF32; bfloat16 has sums in float32; auto is"
+        " that where it is native, else float32, settled as a run begins.",
+        ("auto", *ops.PRECISIONS),
     ),
     "model.backend": Choice(
         "Back end of the recurrence: a scan, kernels (pallas), or the faster one (auto).",
@@ -152,6 +154,12 @@ COMMON = {
     "drop_factor": Number("plateau: divisor of the learning rate at a drop.", least=1),
     "patience": Whole("plateau: validations without a new best before a drop.", 1),
     "drops": Whole("plateau: number of drops; a further one ends training."),
+    "drop_by": Number(
+        "plateau: share of the run's updates after which the first drop comes at the latest, at"
+        " the next validation; 0: validation alone decides.",
+        least=0,
+        below=1,
+    ),
     "nonmono": kept(
         Whole("nonmonotone: the latest losses, which the switch looks past.", 1, 10_000)
     ),

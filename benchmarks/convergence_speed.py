@@ -1,0 +1,132 @@
+"""How fast the study of convergence trains, and how long it still takes."""
+
+import functools
+import itertools
+import json
+import statistics
+
+import jax
+import numpy as np
+
+from benchmarks import convergence_jobs as jobs_of
+from benchmarks import studies, timing
+from benchmarks.convergence_report import clock, metrics_of, tried
+from hmrnn_jax import files, parallel, tasks
+from hmrnn_jax.training import optim
+from hmrnn_jax.training import state as train_state
+
+NAME = "speed.json"
+BATCHES = 4  # different ones, in turns: windows may differ in length
+
+
+def measure(flags, jobs, say):
+    """Times the train steps of the jobs' models, those of a group in turns; writes speed.json."""
+    found, models = idle(flags.output), {}
+    for job in jobs:
+        models.setdefault(job.group, {}).setdefault(job.model, job)
+    for group, own in models.items():
+        steps, units = {}, {}
+        for model, job in own.items():
+            say(f"{group}/{model}: compiling")
+            steps[model], units[model] = train_step(job.config)
+        facts = timing.hardware()
+        seconds = timing.interleaved(steps, flags.rounds, least=1.0, report=say)
+        for model, values in seconds.items():
+            median = statistics.median(values)
+            found[f"{group}/{model}"] = {
+                "seconds": values,
+                "seconds_an_update": median,
+                "units_an_update": units[model],
+                "units_per_second": units[model] / median,
+                "hardware": facts,
+            }
+        files.write_text(flags.output / NAME, json.dumps(found, indent=1) + "\n")
+        jax.clear_caches()
+
+
+def train_step(config):
+    """`(step, units of data in an update)`: a call makes the next update, as training does, its
+    batch cut and placed, and returns when it is done."""
+    mesh = parallel.make_mesh()
+    task = tasks.make(config, mesh)
+    plan = optim.Plan(config, task.stream)
+    held = list(train_state.start(task, plan, config, mesh))
+    update = parallel.pmapped(
+        functools.partial(train_state.train_step, task.loss, plan.optimizer), mesh
+    )
+    numbers, counts = itertools.count(), []
+
+    def step():
+        done = next(numbers) % BATCHES
+        scalars = {"learning_rate": plan.rate(done), "slope": plan.slope(done)}
+        scalars |= {"averaged": 0.0} | task.scalars(done)
+        scalars = {k: parallel.scalar(np.float32(v), mesh) for k, v in scalars.items()}
+        batch = parallel.shard_batch(task.stream(done), mesh)
+        held[0], held[1], metrics = update(held[0], held[1], batch, scalars)
+        metrics = jax.device_get(jax.block_until_ready(metrics))
+        if len(counts) < BATCHES:
+            counts.append(task.summary(metrics)[task.counted])
+
+    for _ in range(BATCHES):
+        step()
+    return step, statistics.mean(counts)
+
+
+def idle(output):
+    """`{group/model: figures}` of speed.json, none if there is no such file."""
+    path = output / NAME
+    return json.loads(files.read_text(path)) if path.exists() else {}
+
+
+def pace(flags, job):
+    """`(seconds an update, how it is known)`: of the training itself, of its model's others, or of
+    --speed; `(None, "")` if none was measured."""
+    own = [job.name, *(trial.name for trial in job.trials().values())]
+    own += [f"{job.group}/{job.model}/{seed}" for seed in flags.seeds]
+    for name in own:
+        seconds = clock(metrics_of(flags.output / name))
+        if seconds and max(seconds):
+            last = max(seconds)
+            return seconds[last] / last, "as so far"
+    figures = idle(flags.output).get(f"{job.group}/{job.model}")
+    return (figures["seconds_an_update"], "by --speed") if figures else (None, "")
+
+
+def status(flags, jobs):
+    """Lines on what is done and what is left."""
+    lines, counted, total, unknown, ended = [], set(), 0.0, 0, 0
+    for job in jobs:
+        folder, most = flags.output / job.name, jobs_of.updates(job.config)
+        facts, rows = studies.trained(folder), metrics_of(folder)
+        done = max((row["step"] for row in rows), default=0)
+        if facts:
+            ended += 1
+            how = "diverged" if "diverged" in facts else "ended"
+            lines.append(f"{job.name}: {how} after {done:,} of {most:,} updates")
+            continue
+        left = most - done
+        words = [f"{done:,} of {most:,} updates at most"]
+        if job.rates and not done:
+            trials = job.trials().values()
+            short = [t for t in trials if not studies.trained(flags.output / t.name)]
+            words.append(f"{len(tried(flags.output, job))} of {len(trials)} rates tried")
+            # One choice serves all seeds.
+            left += sum(jobs_of.updates(t.config) for t in short if t.name not in counted)
+            counted |= {trial.name for trial in short}
+        seconds, known = pace(flags, job)
+        if seconds is None:
+            unknown += 1
+            words.append("no update measured yet, see --speed")
+        else:
+            total += left * seconds
+            words.append(f"{duration(left * seconds)} left at most")
+            words.append(f"{seconds:.3f} s an update, {known}")
+        lines.append(f"{job.name}: {', '.join(words)}")
+    rest = f", and {unknown} of which no update was measured" if unknown else ""
+    return [*lines, f"{ended} of {len(jobs)} ended, {duration(total)} left at most{rest}"]
+
+
+def duration(seconds):
+    """Hours and minutes."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,317 @@
+"""The study of convergence: its models' cost, its choice of rates, that it resumes, its tables."""
+
+import json
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import ANY
+
+import jax
+import pytest
+
+from benchmarks import convergence, convergence_jobs, convergence_report, convergence_speed, matched
+from hmrnn_jax import datasets, defaults, parallel
+from hmrnn_jax.errors import BAD_INPUT, STOPPED, UserError
+from hmrnn_jax.training.metrics_log import read_metrics
+from hmrnn_jax.training.workdir import open_run
+
+PNG = b"\x89PNG\r\n\x1a\n"
+TEXT = "the cat sat on the mat and the dog saw it\n"
+GROUPS = convergence_jobs.GROUPS
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """`(output folder, function of further arguments: status and what was said)`, of few words."""
+    folder = tmp_path / "data/ptb"
+    folder.mkdir(parents=True)
+    for part, times in (("train", 220), ("valid", 4), ("test", 4)):
+        (folder / f"ptb.char.{part}.txt").write_text(" ".join(TEXT) * times)
+        (folder / f"ptb.{part}.txt").write_text(TEXT * times)
+    monkeypatch.setenv("HMRNN_DATA", str(tmp_path / "data"))
+    mesh = parallel.make_mesh
+    monkeypatch.setattr(parallel, "make_mesh", lambda: mesh(jax.devices()[:1]))
+    convergence_jobs.vocabulary.cache_clear()
+    convergence_jobs.UPDATES.clear()
+    given = [f"--output={tmp_path / 'out'}", "--only=equal_parameters/lstm", "--budget=2000"]
+    given += ["--width=8", "--batch=8", "--window=10", "--updates=4", "--rates=0.01,1e-12"]
+
+    def run(*more):
+        said = []
+        status = convergence.study(convergence.parsed([*given, *more]), said.append)
+        return status, "\n".join(said)
+
+    yield tmp_path / "out", run
+    convergence_jobs.vocabulary.cache_clear()
+    convergence_jobs.UPDATES.clear()
+
+
+def flags(*more):
+    return convergence.parsed(["--output=nowhere", *more])
+
+
+# What is trained
+
+
+def test_groups_are_planned_seed_after_seed(study):
+    only = "--only=equal_parameters/*,ptb_512/*,on_lstm_words/*"
+    jobs = convergence_jobs.plan(flags(only, "--seeds=0,3", "--epochs=40", "--shrink=10"))
+    names = [job.name for job in jobs]
+    models = list(GROUPS["equal_parameters"].models)
+    assert names[:12] == [f"equal_parameters/{m}/{seed}" for seed in (0, 3) for m in models]
+    of = {job.name: job for job in jobs}
+    for model in models:
+        job = of[f"equal_parameters/{model}/3"]
+        assert abs(matched.parameters(job.config, 21)[0] - 1_000_000) < 10_000
+        ends = job.config.schedule, job.config.drops, job.config.drop_by, job.config.patience
+        assert ends == ("plateau", 1, 0.75, 3)
+        trials = job.trials()
+        assert list(trials) == [1e-3, 2e-3, 4e-3]
+        assert {(t.config.epochs, t.config.seed) for t in trials.values()} == {(4, 0)}
+        assert trials[2e-3].name == f"equal_parameters/{model}/rates/0.002"
+    taught, paper = (of[f"ptb_512/{m}/0"].config for m in ("hm_taught", "hm_paper"))
+    assert taught.boundaries.teacher == "entropy" and paper.boundaries.teacher == "none"
+    assert (paper.clip, paper.detector_rate, paper.slope.increment) == (1, 1, 0.04)
+    assert paper.model.hm_lstm.layer_norm == taught.model.hm_lstm.layer_norm == "sum"
+    assert not of["ptb_512/lstm/0"].trials()
+    words = of["on_lstm_words/on_lstm/0"].config.model
+    assert words.sizes == (110, 110, 40) and words.embedding == 40
+    with pytest.raises(UserError, match="--only=ptb names no job; choose from equal_parameters/"):
+        convergence_jobs.plan(flags("--only=ptb"))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "nested_lstm", "hm_lstm"])
+def test_multiplications_are_those_of_the_equations(cell):
+    """Counted by hand: V symbols, embedding E, output module M, layers n."""
+    config, (V, E, M) = defaults.text(), (50, 6, 10)
+    sizes = (4,) if cell == "nested_lstm" else (4, 8, 12)
+    config.model.update(cell=cell, sizes=sizes, embedding=E, output=M)
+    head = sum(sizes) * (M + len(sizes)) + M * V
+    if cell == "nested_lstm":
+        cells = 4 * 4 * (E + 4) + 4 * 4 * (4 + 4)
+    else:
+        cells = sum(4 * n * (n + below) for n, below in zip(sizes, (E, *sizes), strict=False))
+    if cell == "hm_lstm":  # from above, and a detector's row
+        cells += 4 * 4 * 8 + 4 * 8 * 12 + (4 + 8 + E) + (8 + 12 + 4)
+    assert matched.multiplications(config, V) == cells + head
+
+
+def test_multiplications_that_copy_leaves_out():
+    """A text of 8 symbols, walked through symbol by symbol."""
+    config, (V, E, M, a, b, c) = defaults.text(), (50, 6, 10, 4, 8, 12)
+    config.model.update(sizes=(a, b, c), embedding=E, output=M)
+    z1, z2 = (0, 0, 1, 0, 1, 0, 0, 1), (0, 0, 0, 0, 1, 0, 0, 0)
+    total, p1, p2, moved = 0, z1[-1], z2[-1], [0, 0, 0]  # the text again and again
+    for q1, q2 in zip(z1, z2, strict=True):
+        total += (4 * a + 1) * (E + a) + p1 * (4 * a + 1) * b + a * (M + 3)
+        active = q1 or p2
+        total += active * (4 * b * b + b * (M + 3)) + b  # the detector's row whatever it does
+        total += p2 * (4 * b + 1) * c + q1 * (4 * b + 1) * a
+        total += q2 * (4 * c * (c + b) + c * (M + 3)) + M * V
+        moved = [n + m for n, m in zip(moved, (1, active, q2), strict=True)]
+        p1, p2 = q1, q2
+    row = {"valid/rate/layer1": 3 / 8, "valid/rate/layer2": 1 / 8}
+    row |= {f"valid/copy/layer{n}": 1 - m / 8 for n, m in enumerate(moved, start=1)}
+    moves = matched.Moves.measured(row, "valid/")
+    assert matched.multiplications(config, V, moves) == pytest.approx(total / 8)
+    assert matched.Moves.measured({"valid/bpc": 2.0}, "valid/") is None
+    asked = matched.Moves.asked((6.0, 5.0))
+    assert asked.active == pytest.approx((1, 1 / 6 + 1 / 30, 1 / 30))
+    # Widths in the wanted proportions, the nearest to the multiplications asked for.
+    found = matched.fit_multiplications(config, V, (1, 2, 4), 500_000, asked)
+    n = found.model.sizes[0]
+    assert found.model.sizes == (n, 2 * n, 4 * n)
+
+    def off(units):
+        found.model.sizes = (units, 2 * units, 4 * units)
+        return abs(matched.multiplications(found, V, asked) - 500_000)
+
+    assert off(n) == min(map(off, (n - 1, n, n + 1)))
+
+
+# Its course
+
+
+def test_a_whole_study_goes_on_where_it_was_killed(study, monkeypatch):
+    folder, run = study
+    own = folder / "equal_parameters/lstm"
+    status, said = run("--status")
+    assert "0 of 4 updates at most, 0 of 2 rates tried, no update measured yet" in said
+    assert not folder.exists()
+
+    class Killed(BaseException):
+        pass
+
+    def killing(text):
+        said.append(text)
+        if text.startswith("equal_parameters/lstm/0: update 3/4"):
+            raise Killed
+
+    said = []
+    with pytest.raises(Killed):
+        arguments = ["--only=equal_parameters/lstm", "--budget=2000", "--width=8", "--batch=8"]
+        arguments += ["--window=10", "--updates=4", "--rates=0.01,1e-12"]
+        convergence.study(convergence.parsed([f"--output={folder}", *arguments]), killing)
+    assert json.loads((own / "rates/0.01/config.json").read_text())["steps"] == 1
+    _, said = run("--status")
+    assert "3 of 4 updates at most" in said and "as so far" in said
+    status, said = run()
+    assert status == 0 and "rates" not in said.partition("training")[0]
+    assert "/rates/" not in said and "resumed after update" in said
+    rows = read_metrics(own / "0/metrics.jsonl")
+    assert [row["step"] for row in rows if "valid/bpc" in row] == [1, 2, 3, 4]
+    # The rate that learns something is the better one; every other step is as it says.
+    (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
+    assert job["learning_rate"] == 0.01 and set(job["tried"]) == {"0.01", "1e-12"}
+    assert job["end"] == "epochs" and job["updates"] == job["most"] == 4
+    assert job["dropped"] == 4  # three of four updates, by three quarters
+    assert job["test"] == next(row["test/bpc"] for row in rows if "test/bpc" in row)
+    assert (folder / "equal_parameters.png").read_bytes()[:8] == PNG
+    assert said.endswith((folder / "convergence.md").read_text())
+    _, said = run("--status")
+    assert "ended after 4 of 4 updates" in said and "1 of 1 ended, 0 h 00 min left" in said
+    _, said = run()
+    assert "training" not in said.partition("`")[0]
+    with pytest.raises(UserError, match="was trained with steps=4, not 5: choose another --output"):
+        run("--updates=5")
+
+
+def test_validation_ends_a_training_and_speed_is_told_apart(study):
+    """At a rate that changes nothing: one best, two that stall, the drop, two more."""
+    folder, run = study
+    run("--rates=1e-12", "--updates=20", "--patience=2", "--drop_by=0")
+    (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
+    assert (job["end"], job["updates"], job["dropped"]) == ("validation", 5, 4)
+    assert job["idle"] is None and job["seconds"] > 0
+    status, said = run("--rates=1e-12", "--updates=20", "--patience=2", "--drop_by=0", "--speed",
+                       "--rounds=1")  # fmt: skip
+    (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
+    assert status == 0 and job["idle"]["units_an_update"] == 80
+    assert "| validation 0.2 |" in said or "validation" in said
+
+
+def test_the_rate_is_that_which_validated_best(tmp_path, monkeypatch):
+    job = SimpleNamespace(group="equal_parameters", rates=(1.0, 2.0, 4.0))
+    found = {1.0: 2.5, 2.0: 2.25, 4.0: None}
+    monkeypatch.setattr(convergence.report, "tried", lambda output, job: found)
+    assert convergence.chosen(SimpleNamespace(output=tmp_path), job) == 2.0
+    job.group = "logic"  # more is better
+    assert convergence.chosen(SimpleNamespace(output=tmp_path), job) == 1.0
+    found.update({1.0: None, 2.0: None})
+    with pytest.raises(UserError, match="diverged at every one of --rates: try some below 1."):
+        convergence.chosen(SimpleNamespace(output=tmp_path), job)
+
+
+def test_one_that_diverges_has_ended_and_stops_no_other(study, monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+    folder, run = study
+    stopped, vocabulary = [], datasets.load("ptb_char").vocabulary
+
+    def train(config, workdir, say, stopping):
+        if config.learning_rate == 0.01 or config.seed == 1:
+            raise UserError("The loss of update 1 is not finite; nothing is saved.")
+        if config.seed == 2:
+            raise UserError("Another process trains in it.")
+        open_run(workdir, config, vocabulary)
+        rows = "".join(json.dumps(row) + "\n" for row in made_up(3.0, 2.0))
+        Path(workdir, "metrics.jsonl").write_text(rows)
+        if "rates" not in workdir:
+            stopped.append(stopping._receive(signal.SIGTERM, None))  # when it has ended
+        return {}
+
+    monkeypatch.setattr(convergence.loop, "train", train)
+    # What is asked to stop when a training has ended begins no other.
+    assert run("--seeds=0,1,2", "--rates=0.01,0.02") == (STOPPED, ANY)
+    assert len(stopped) == 1
+    status, said = run("--seeds=0,1,2", "--rates=0.01,0.02")
+    assert status == BAD_INPUT and "/2: Another process" in said
+    (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
+    assert job["tried"] == {"0.01": None, "0.02": 2.0}
+    assert "0.01: diverged" in said
+    _, said = run("--status", "--seeds=0,1,2", "--rates=0.01,0.02")
+    assert "lstm/1: diverged after 0 of 4" in said and "2 of 3 ended" in said
+    signal.signal(signal.SIGINT, handler)
+
+
+# What is told of made-up metrics
+
+
+def made_up(*validations, drop=None, speed=100.0):
+    rows = []
+    for number, value in enumerate(validations, start=1):
+        report = {"step": 10 * number, "train/symbols": 1000, "learning_rate": 1.0}
+        if number > 1:
+            report["chars_per_second"] = speed
+        if drop and number > drop:
+            report["learning_rate"] = 0.02
+        rows += [report, {"step": 10 * number, "valid/bpc": value, "valid/nats": value}]
+    return rows
+
+
+def test_seconds_are_the_pieces_summed():
+    rows = made_up(3.0, 2.5, 2.0, 2.25)
+    del rows[4]["chars_per_second"]  # the first report after a resumption
+    rows[6]["chars_per_second"] = 50.0
+    assert convergence_report.clock(rows) == {10: 15.0, 20: 25.0, 30: 40.0, 40: 60.0}
+    assert convergence_report.clock([]) == {}
+
+
+def test_the_outcome_of_metrics():
+    rows = made_up(3.0, 2.5, 2.0, 2.25, drop=2)
+    found = convergence_report.outcome(rows, GROUPS["equal_parameters"])
+    assert (found["best"], found["best_update"], found["dropped"]) == (2.0, 30, 30)
+    assert found["curve"][1] == {"update": 20, "seconds": 20.0, "value": 2.5}
+    assert found["test"] is None and found["moves"] is None
+    words = convergence_report.outcome(made_up(0.0, 1.0), GROUPS["on_lstm_words"])
+    assert (words["best"], words["best_update"]) == (1.0, 10)
+
+
+def entry(group, model, seed, values, **more):
+    found = {"group": group, "model": model, "seed": seed, "sizes": [8], "parameters": 1000}
+    found |= convergence_report.outcome(made_up(*values, drop=2), GROUPS[group])
+    found |= {"dense": 900.0, "left_out": 450.0, "most": 80, "epochs": 1.5, "end": "validation"}
+    found |= {"learning_rate": 0.002, "tried": {}, "trees": [], "idle": None, "test": 2.125}
+    return found | {"hardware": {"CPU": "made up"}} | more
+
+
+def test_tables_and_pictures_of_made_up_figures(tmp_path):
+    idle = {"seconds_an_update": 0.5, "units_per_second": 1234.0}
+    moves = {"fires": [0.25], "active": [1.0, 0.25]}
+    jobs = [
+        entry("equal_parameters", "lstm", 0, (3.0, 2.0, 1.75), idle=idle, tried={"0.1": None}),
+        entry("equal_parameters", "lstm", 1, (3.0, 2.0, 1.25), idle=idle),
+        entry("equal_parameters", "hm_taught", 0, (3.0, 2.5, 2.0), end="not yet", moves=moves),
+        entry("equal_multiplications", "wide", 0, (3.0, 2.5, 1.5)),
+    ]
+    by_length = {"test/accuracy/length3": 0.5, "test/accuracy/length12": 0.25}
+    accurate = [{"step": 10, "valid/accuracy": 0.5}, {"step": 20, "valid/accuracy": 0.75}]
+    logic = convergence_report.outcome(accurate, GROUPS["logic"])
+    jobs.append(entry("logic", "lstm", 0, ()) | logic | {"tests": by_length, "dense": None})
+    f1 = {"layer 1, biased": 40.0, "layer 1, unbiased": 30.0, "right": 39.5}
+    parsed = [{"epoch": n, "checkpoint": f"update {n}", "f1": f1} for n in (1, 2)]
+    jobs.append(entry("on_lstm_words", "on_lstm", 0, (5.0, 4.0), trees=parsed))
+    everything = {"command": "python x", "bits": None, "jobs": jobs}
+    text = convergence_report.tables(everything)
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:1] == "|"]
+    heads = lines[0]
+    lstm, taught = (dict(zip(heads, line, strict=True)) for line in lines[2:4])
+    assert lstm["validation, bits a character"] == "1.500 ± 0.354" and lstm["seeds"] == "2"
+    # 2.0 is what both models reach, the LSTM after 20 updates of half an idle second.
+    assert (lstm["updates to 2"], taught["updates to 2"]) == ("20 ± 0", "30")
+    assert (lstm["idle s to it"], taught["idle s to it"]) == ("10 ± 0", "-")
+    assert lstm["measured s to it"] == "20 ± 0" and lstm["idle units/s"] == "1,234"
+    assert lstm["end, epochs"] == "validation 1.5, validation 1.5"
+    assert taught["end, epochs"] == "not yet 1.5" and taught["layers move"] == "1.00, 0.25"
+    assert "* LSTM: 0.1: diverged" in text and "made up" in text
+    assert ["LSTM", "50.0", "25.0"] in lines and ["1 (update 1)", "40.0", "30.0", "39.5"] in lines
+    assert convergence_report.level(jobs[:3], GROUPS["equal_parameters"], 2.5) == 2.5
+    convergence_report.convergence_figures.draw(tmp_path, everything)
+    drawn = {path.name for path in Path(tmp_path).iterdir()}
+    assert drawn == {
+        "equal_parameters.png", "equal_multiplications.png", "logic.png", "on_lstm_words.png",
+        "multiplications.png", "logic_by_length.png", "trees_by_epoch.png",
+    }  # fmt: skip
+
+
+def test_durations():
+    assert convergence_speed.duration(3 * 3600 + 125) == "3 h 02 min"
