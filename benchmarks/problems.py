@@ -25,7 +25,8 @@ class Size(NamedTuple):
     """A problem. `most_rounds` keeps the large ones bearable.
 
     With `components` it is one of pen strokes, whose density is a mixture of so many Gaussians;
-    they have neither embedding nor vocabulary.
+    they have neither embedding nor vocabulary. With `rates` each layer's detectors fire at random,
+    at these rates, nested, and nothing is learned.
     """
 
     sizes: tuple[int, ...]
@@ -37,11 +38,12 @@ class Size(NamedTuple):
     most_rounds: int = 100
     cell: str = "hm_lstm"
     components: int = 0
+    rates: tuple[float, ...] = ()
 
     @property
     def kind(self):
         """What candidates there are for."""
-        return "strokes" if self.components else self.cell
+        return "taught" if self.rates else "strokes" if self.components else self.cell
 
     @property
     def unit(self):
@@ -66,12 +68,15 @@ class Size(NamedTuple):
         read = f"embedding {self.embedding}, output {self.output}, vocabulary {self.vocabulary}"
         if self.components:
             read = f"3 inputs, output {self.output}, {self.components} Gaussians"
-        return f"layers {layers}, {read}, batch {self.batch}, window {self.window}"
+        rates = "".join(f", z{n} fires at {rate:g}" for n, rate in enumerate(self.rates, 1))
+        return f"layers {layers}, {read}, batch {self.batch}, window {self.window}{rates}"
 
 
 SIZES = {
     "tiny": Size((128,) * 3, 128, 128, 50, batch=16, window=50),
     "ptb": Size((512,) * 3, 128, 512, 50, batch=64, window=100),
+    # As where detectors have been taught to end words, and phrases of some four.
+    "ptb_taught": Size((512,) * 3, 128, 512, 50, batch=64, window=100, rates=(0.18, 0.04)),
     "text8": Size((1024,) * 3, 128, 2048, 27, batch=128, window=100, most_rounds=3),
     # The ON-LSTM's model of Penn Treebank words, dropout off, its decoder tied.
     "on_lstm": Size(
@@ -119,6 +124,8 @@ def network(size, cell, layer_norm, policy):
     config.on_lstm.chunk = 10
     if "layer_norm" in config[cell]:
         config[cell].layer_norm = layer_norm
+    if size.rates and cell == "hm_lstm":
+        config[cell].update(boundary="sample", nested=True)
     if size.components:
         config.components = size.components
         model = sequences.model_of(config, PEN)
@@ -129,6 +136,22 @@ def network(size, cell, layer_norm, policy):
     model = language_model(config, size.vocabulary)
     loss = functools.partial(language.loss, model, language.Penalties())
     return model, functools.partial(language.init_params, model), loss
+
+
+def at_rates(params, rates):
+    """Parameters of an HM-LSTM in which detectors that sample fire at these `rates`, nested.
+
+    Args:
+      params: of a model of one such cell, under slope 1. rates: lowest layer first.
+    """
+    (cell,) = (n for n, v in params.items() if isinstance(v, dict) and "layer1" in v)
+    layers, below = dict(params[cell]), 1.0
+    for number, rate in enumerate(rates, 1):
+        detector = {name: 0 * row for name, row in layers[f"layer{number}"]["detector"].items()}
+        detector["b"] += 2 * rate / below - 1  # the hard sigmoid of which is the probability
+        layers[f"layer{number}"] = layers[f"layer{number}"] | {"detector": detector}
+        below = rate
+    return params | {cell: layers}
 
 
 def padding(size):

@@ -5,14 +5,14 @@
 
 Writes `sparsity.md`, `sparsity.json` and `sparsity.png` into FOLDER. Three programs are timed
 at each batch: `forward`, the recurrence over a window; `generation`, the whole model a symbol
-at a time, what it says next fed back; `gradient`, that of the recurrence, of which the weight
-gradients alone are sparse (`model.skip_copies`). The boundaries are forced, so that both sides
-do the arithmetic of the same z: independent draws at given rates of (z1, z2), and with --workdir
-those that a trained model fires on its own test text. Ratios are medians of ratios taken
-within a round (see `timing`). `theory` is dense multiplications over those that remain (Chung, Ahn,
-Bengio 2017, section 2.2.1), in each operand of each layer. It is no bound: a single row's products
-take the time of reading their kernels, and what is left of them is smaller and stays in the cache,
-so that it runs at more multiplications a second than the dense cell's joined kernels.
+at a time, what it says next fed back; `gradient`, that of the recurrence (`model.skip_copies`).
+The boundaries are forced, so that both sides do the arithmetic of the same z: independent draws at
+given rates of (z1, z2), and with --workdir those that a trained model fires on its own test text.
+Ratios are medians of ratios taken within a round (see `timing`). `theory` is dense multiplications
+over those that remain (Chung, Ahn, Bengio 2017, section 2.2.1), in each operand of each layer. It
+is no bound: a single row's products take the time of reading their kernels, and what is left of
+them is smaller and stays in the cache, so that it runs at more multiplications a second than the
+dense cell's joined kernels.
 """
 
 import argparse

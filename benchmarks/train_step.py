@@ -1,11 +1,14 @@
 """Whole train steps side by side: loss, gradient, clipping, Adam.
 
     python benchmarks/train_step.py --size=tiny,ptb,text8,on_lstm,nested_lstm,strokes --json=FILE
+    python benchmarks/train_step.py --size=ptb_taught --rates=.18,.04   # what COPY saves
 
 Prints the hardware and, for each size, a Markdown table. Ratios are medians of ratios
-taken within a round against the naive version (see `timing`), larger is faster; `naive`
-is the same mathematics as `ours` (see `peers`). One device is used, whatever it is. Below the
-table of `strokes` stands how many of its steps are padding in training.
+taken within a round against the first version (see `timing`), larger is faster; `naive`
+is the same mathematics as `ours` (see `peers`). In `ptb_taught` detectors fire at given rates
+(at random, nested), so that no training is needed, and the first is our dense step. One device
+is used, whatever it is. Below the table of `strokes` stands how many of its steps are padding in
+training.
 """
 
 import argparse
@@ -28,13 +31,14 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import peer_stacks, peers, timing  # noqa: E402
-from benchmarks.problems import SIZES, network, one_batch, padding, stream  # noqa: E402
+from benchmarks.problems import SIZES, at_rates, network, one_batch, padding, stream  # noqa: E402
 from hmrnn_jax import cli, files, parallel  # noqa: E402
 from hmrnn_jax.tasks.metrics import BITS  # noqa: E402
 from hmrnn_jax.training import optim  # noqa: E402
 from hmrnn_jax.training import state as train_state  # noqa: E402
 
 BASE = "naive"
+RATES = "ptb_taught"  # the size that --rates is of
 
 
 class Candidate(NamedTuple):
@@ -62,13 +66,15 @@ def ours(size, cell=None, layer_norm="none", **policy):
     model, init, loss = network(size, cell or size.cell, layer_norm, policy)
     optimizer = optim.optimizer()
     mesh = parallel.make_mesh(jax.devices()[:1])
+    if size.rates and (cell or size.cell) == "hm_lstm":
+        init = functools.partial(_at_rates, init, size.rates)
     state = jax.jit(functools.partial(train_state.create, init, optimizer, 0))()
     state = parallel.replicate(state, mesh)
     carry = jax.tree.map(np.asarray, model.initial_carry(size.batch))
     carry = parallel.shard_rows(carry, mesh)
     batch = parallel.shard_batch(one_batch(size), mesh)
     scalars = {
-        "learning_rate": np.float32(peers.LEARNING_RATE),
+        "learning_rate": np.float32(0 if size.rates else peers.LEARNING_RATE),
         "slope": np.float32(1),
         "averaged": np.float32(0),
     }
@@ -82,6 +88,10 @@ def ours(size, cell=None, layer_norm="none", **policy):
         jax.block_until_ready((held, metrics))
 
     return Candidate(step, temporaries(compiled), count)
+
+
+def _at_rates(init, rates, key):
+    return at_rates(init(key), rates)
 
 
 def flax_peer(size, module):
@@ -124,25 +134,39 @@ STACK = {BASE: functools.partial(flax_peer, module=naive_stack)} | OURS
 HM_LSTM = {
     BASE: functools.partial(flax_peer, module=naive_hm_lstm),
     **OURS,
-    "ours skip copies f32": functools.partial(ours, skip_copies=True),
     "ours layer norm f32": functools.partial(ours, layer_norm="sum"),
     "ours layer norm bf16": functools.partial(ours, layer_norm="sum", precision="bfloat16"),
 }
+LSTM = {
+    "ours lstm": functools.partial(ours, cell="lstm"),
+    "ours lstm bf16": functools.partial(ours, cell="lstm", precision="bfloat16"),
+    "torch lstm f32": functools.partial(torch_peer, bfloat16=False),
+    "torch lstm bf16": functools.partial(torch_peer, bfloat16=True),
+}
+# Against our own dense step: what COPY saves.
+TAUGHT = {
+    "ours f32": ours,
+    "ours skipping f32": functools.partial(ours, skip_copies=True),
+    "ours layer norm f32": functools.partial(ours, layer_norm="sum"),
+    "ours skipping layer norm f32": functools.partial(ours, layer_norm="sum", skip_copies=True),
+    "ours bf16": functools.partial(ours, precision="bfloat16"),
+    "ours skipping bf16": functools.partial(ours, precision="bfloat16", skip_copies=True),
+    **LSTM,
+}
 # For each kind of `SIZES`, what is measured.
 CANDIDATES = {
-    "hm_lstm": HM_LSTM
-    | {
-        "flax lstm": functools.partial(flax_peer, module=flax_lstm),
-        "ours lstm": functools.partial(ours, cell="lstm"),
-        "ours lstm bf16": functools.partial(ours, cell="lstm", precision="bfloat16"),
-        "torch lstm f32": functools.partial(torch_peer, bfloat16=False),
-        "torch lstm bf16": functools.partial(torch_peer, bfloat16=True),
-    },
+    "hm_lstm": HM_LSTM | {"flax lstm": functools.partial(flax_peer, module=flax_lstm)} | LSTM,
+    "taught": TAUGHT,
     "on_lstm": STACK,
     "nested_lstm": STACK,
     "strokes": HM_LSTM,
 }
-NAMES = tuple(CANDIDATES["hm_lstm"])
+NAMES = tuple(dict.fromkeys(name for kind in CANDIDATES.values() for name in kind))
+
+
+def base_of(size):
+    """What the candidates of a size stand against."""
+    return next(iter(CANDIDATES[size.kind]))
 
 
 def overhead(size, repeats=50):
@@ -203,17 +227,17 @@ def measure(size, names, rounds, report):
             "seconds": seconds[name],
             "median_seconds": median,
             f"{size.unit}_per_second": size.units / median,
-            "ratio": timing.paired_ratio(seconds[name], seconds[BASE])._asdict(),
+            "ratio": timing.paired_ratio(seconds[name], seconds[base_of(size)])._asdict(),
             "temporaries": candidate.temporaries,
             "parameters": candidate.parameters,
         }
     return {name: figures[name] for name in names}
 
 
-def table(figures, unit):
+def table(figures, unit, base=BASE):
     """The Markdown table of `measure`'s figures; `unit` is that of a `problems.Size`."""
     lines = [
-        f"| candidate | ms/update | {unit}/s | speed against naive (min-max) | temporaries, MB"
+        f"| candidate | ms/update | {unit}/s | speed against {base} (min-max) | temporaries, MB"
         " | parameters |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -252,6 +276,16 @@ def names_of(text, known):
     return names
 
 
+def rates_of(text):
+    """Comma-separated rates of two layers; argparse reports what are none."""
+    rates = tuple(map(float, text.split(",")))
+    if len(rates) != 2 or not 1 >= rates[0] >= rates[1] > 0:
+        raise argparse.ArgumentTypeError(
+            f"{text}: must be two rates, from above 0 to 1, the second no more than the first"
+        )
+    return rates
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
@@ -260,8 +294,11 @@ def main(arguments=None):
     )  # fmt: skip
     parser.add_argument(
         "--only", type=functools.partial(names_of, known=NAMES), default=list(NAMES),
-        help=f"comma-separated candidates besides {BASE}, of {', '.join(NAMES)} (all)",
+        help=f"comma-separated candidates besides the first, of {', '.join(NAMES)} (all)",
     )  # fmt: skip
+    parser.add_argument(
+        "--rates", type=rates_of, help=f"at which detectors fire in {RATES}, lowest first (.18,.04)"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="rounds, 1 or more (7)")
     parser.add_argument("--json", type=Path, help="file for all figures")
     flags = parser.parse_args(arguments)
@@ -278,11 +315,16 @@ def main(arguments=None):
     results = {"hardware": facts, "sizes": {}}
     for label in flags.size:
         size = SIZES[label]
-        names = [n for n in CANDIDATES[size.kind] if n == BASE or n in flags.only]
+        if size.rates and flags.rates:
+            size = size._replace(rates=flags.rates)
+        names = [n for n in CANDIDATES[size.kind] if n == base_of(size) or n in flags.only]
         figures, around = measure(size, names, flags.rounds, report), overhead(size)
         results["sizes"][label] = {"candidates": figures, "overhead": around}
         print(f"\n{label}: {size.describe()}\n")
-        print(table(figures, size.unit) + "\n\n" + overhead_line(around, figures), flush=True)
+        print(
+            table(figures, size.unit, base_of(size)) + "\n\n" + overhead_line(around, figures),
+            flush=True,
+        )
         if size.components:
             share, lines = padding(size)
             results["sizes"][label] |= {"padding": share, "lines": lines}

@@ -183,6 +183,17 @@ def transposed_product(matrix, vector, precision="float32"):
     return _accumulate(matrix, vector, 0)
 
 
+def outer_products(columns, rows, summed, precision, dtype):
+    """The sum over the axes `summed`, of the first and the second, of outer products `[N, K]`."""
+    return jax.lax.dot_general(
+        operand(columns, precision),
+        operand(rows, precision),
+        (summed, ((), ())),
+        precision=of_jax(precision),
+        preferred_element_type=dtype,
+    )
+
+
 def _multiply(matrix, vector, axis=-1, **kept):
     """The product over an axis of the matrix; `vmap` over vectors `[K]` transposes nothing."""
     axis %= matrix.ndim

@@ -14,7 +14,7 @@ from oracles import lstm_step
 from hmrnn_jax import cells, recurrence
 from hmrnn_jax.cells import gru, hm_lstm, lstm, nested_lstm
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.recurrence import Policy, deferred, execution
+from hmrnn_jax.recurrence import Policy, execution
 
 STEPS, BATCH, SYMBOLS = 8, 3, 4
 HM_LSTM = functools.partial(hm_lstm.Config, 3, (4, 5))
@@ -261,57 +261,3 @@ def test_lstm_initial_values():
     params = lstm.init(jax.random.key(0), lstm.Config(3, 4, forget_bias=1.0))
     np.testing.assert_array_equal(params["b"], [1] * 4 + [0] * 12)
     assert {name: v.shape for name, v in params.items()} == {"U": (16, 4), "W": (16, 3), "b": (16,)}
-
-
-# Weight gradients of the columns that are not COPYs
-
-
-@pytest.mark.parametrize("rate", (0.1, 0.4, 0.7, 1.0))
-@pytest.mark.parametrize("layout", ("tkb", "tbk"))
-def test_columns_without_gradient_are_left_out(layout, rate):
-    """With every capacity; a detector's row, the last, is of all columns."""
-    rng = np.random.default_rng(0)
-    columns = rng.uniform(size=(20, 30)) < rate
-    to_values = rng.normal(size=(20, 9, 30)).astype(np.float32)
-    to_values[:, :8] *= columns[:, None]
-    operands = rng.normal(size=(20, 30, 5) if layout == "tbk" else (20, 5, 30)).astype(np.float32)
-    product = functools.partial(
-        deferred.weight_gradient, layout=layout, precision="float32", dtype=jnp.float32
-    )
-    expected = product(to_values, operands)
-    actual = product(to_values, operands, active=(jnp.asarray(columns), 8))
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-5)
-    # Without a detector, what is left out is not read.
-    if layout == "tbk" and rate < 1:
-        operands[~columns] = np.nan
-        actual = product(to_values[:, :8], operands, active=(jnp.asarray(columns), 8))
-        np.testing.assert_allclose(actual, expected[:8], rtol=1e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"layer_norm": "none", "gradient": "select"}]
-    + [pytest.param(changes, marks=pytest.mark.slow)
-       for changes in ({"flush": False}, {"z_init": 1.0}, {"boundary": "sample"},
-                       {"boundary": "soft"}, {"layer_norm": "ba"})],
-)  # fmt: skip
-def test_gradients_that_skip_copies_are_all_gradients(changes):
-    config = hm_lstm.Config(3, (4, 6, 5), **changes)
-    keys = jax.random.split(jax.random.key(3), 4)
-    params = hm_lstm.init(keys[0], config)
-    x = jax.random.normal(keys[1], (12, 7, 3))
-    keywords = {"resets": jax.random.bernoulli(keys[2], 0.2, (12, 7))}
-    if config.uses_noise:
-        keywords["per_step"] = {"noise": jax.random.uniform(keys[3], (12, 7, 2))}
-
-    def loss(skip_copies, params):
-        policy = recurrence.Policy(skip_copies=skip_copies)
-        state = recurrence.initial_state(config, 7)
-        out = recurrence.unroll(config, params, state, x, policy=policy, **keywords)
-        return sum(jnp.sum(jnp.sin(h)) for h in out.states.h)
-
-    dense, skipped = (
-        jax.jit(jax.grad(functools.partial(loss, skip)))(params) for skip in (False, True)
-    )
-    for a, b in zip(jax.tree.leaves(dense), jax.tree.leaves(skipped), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)

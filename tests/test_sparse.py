@@ -12,7 +12,7 @@ from hmrnn_jax import recurrence
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.inference import activations, generate_text, sparse_model
 from hmrnn_jax.models.language import LanguageModel
-from hmrnn_jax.recurrence import sparse
+from hmrnn_jax.recurrence import active, sparse
 from hmrnn_jax.tasks import language
 
 SIZES = (4, 6, 5)
@@ -104,9 +104,9 @@ def test_a_batch_passes_through_every_capacity():
     config, batch = CASES["gathered"]
     params, state, x, keywords = problem(config, batch)
     z = run(config, recurrence.unroll)(params, state, x, **keywords).states.z[0]
-    held = {int(np.searchsorted(sparse.tiers(batch), active)) for active in np.sum(z, axis=1)}
-    assert sparse.tiers(batch) == (0, 9, 18, 35, 70) and held == {0, 1, 2, 3, 4}
-    assert sparse.tiers(1) == (0, 1) and sparse.tiers(16) == (0, 8, 16)
+    held = {int(np.searchsorted(active.tiers(batch), count)) for count in np.sum(z, axis=1)}
+    assert active.tiers(batch) == (0, 9, 18, 35, 70) and held == {0, 1, 2, 3, 4}
+    assert active.tiers(1) == (0, 1) and active.tiers(16) == (0, 8, 16)
 
 
 def test_a_boundary_fired_on_copy_flushes_next():

@@ -23,7 +23,7 @@ class CellConfig(Protocol):
         at a rate of its own, and its config has `depth` and `nested`.
       uses_noise: how many uniform draws a step takes.
       replays: whether `step` takes `after`, the new state where it is known and only the derivative
-        is wanted, and `pointwise`; the module then has `active`, see `hm_lstm`.
+        is wanted, and `pointwise`, see `hm_lstm`.
     """
 
     input_size: Any

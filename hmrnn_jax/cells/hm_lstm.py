@@ -242,27 +242,6 @@ def vectors(config, params):
     return found
 
 
-def active(config, before, after, resets):
-    """Where a layer does not COPY: `{product's name: (columns [T, B], number of gate rows)}`.
-
-    Elsewhere the gates have no gradient; the first layer, which never COPYs, is left out, and so
-    is every layer where that cannot be seen in z.
-
-    Args:
-      before, after: `State` before and after each step, z `[T, B]`.
-      resets: `[T, B]`, rows that are put back to the initial state before the step.
-    """
-    if config.boundary == "soft" or config.layer_norm == "ba":
-        return {}
-    found = {}
-    for layer in range(1, config.depth):
-        columns = after.z[layer - 1] > 0
-        if config.flush and layer < config.depth - 1:
-            columns |= (before.z[layer] > 0) | resets  # z_init may be 1
-        found[_name(layer)] = (columns, 4 * config.sizes[layer])
-    return found
-
-
 def step(
     config, params, state, x=None, *, linear=None, slope=1.0, noise: Any = None, after=None,
     pointwise=hm_lstm_pointwise,

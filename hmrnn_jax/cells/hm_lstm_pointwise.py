@@ -121,6 +121,16 @@ def combine(config, p, q, h, c, squashed, normalise):
     return (output if q is None else copy * h + (1 - copy) * output), new_c
 
 
+def of_copies(config, operands):
+    """What makes the gradient of z where a layer COPYs: f c, c - i g, h - o tanh(c), `[H, ...]`.
+
+    The gates are those that it would have; `replayed` has what is made of these.
+    """
+    *_, h, c, gates, norm = _pieces(config, operands)
+    (f, i, o, g), _ = _squashed(gates, c)
+    return f * c, c - i * g, h - o * jnp.tanh(_normalised(c, norm))
+
+
 def _squashed(gates, c):
     """f, i, o, g as `[4, H, ...]`, and their derivatives.
 

@@ -31,8 +31,8 @@ class Policy(NamedTuple):
         for it, else `scan`.
       device_kind: what it is traced for, see `parallel.device_kind`. Where it is empty, tracing
         asks; give it for a program that will run elsewhere.
-      skip_copies: deferred gradients of an HM-LSTM's kernels leave out the columns in which a
-        layer COPYs, exactly, see `deferred`; not for second derivatives.
+      skip_copies: on CPUs, with deferred gradients, the columns in which a layer of an HM-LSTM
+        COPYs are left out, exactly, see `skipping`; not for second derivatives.
 
     `check` raises `UserError` for an unknown choice or a `remat` that does not divide T.
     """

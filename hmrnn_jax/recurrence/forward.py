@@ -23,16 +23,52 @@ def features_first(tree, leading=0):
 
 def step(config, linear, vectors, constants, state, per_step, reset):
     """The cell's step, before it the rows of `reset [B]` put back to the initial state."""
-    cell = cells.of(config)
-    first = cell.initial_state(config, (1,) * reset.ndim, jax.tree.leaves(state)[0].dtype)
-    state = jax.tree.map(lambda new, old: jnp.where(reset, new, old), first, state)
-    return cell.step(config, vectors, state, linear=linear, **constants, **per_step)
+    state = restarted(config, state, reset)
+    return cells.of(config).step(config, vectors, state, linear=linear, **constants, **per_step)
+
+
+def restarted(config, state, reset):
+    """The state with the rows of `reset [B]` put back to the initial one."""
+    dtype = jax.tree.leaves(state)[0].dtype
+    first = cells.of(config).initial_state(config, (1,) * reset.ndim, dtype)
+    return jax.tree.map(lambda new, old: jnp.where(reset, new, old), first, state)
+
+
+# Rows of a table of inputs up to which a product with ones and zeros looks them up.
+_LARGEST_TABLE = 128
+
+
+def looks_up_by_product(policy, rows):
+    """Whether the inputs of a step are looked up in their table, of so many rows, at that step.
+
+    By a product with ones and zeros, on CPUs: gathering those of all steps at once, and adding up
+    their gradients, moves an array of the size of the pre-activations several times.
+    """
+    return rows <= _LARGEST_TABLE and cpu_loops(policy)
+
+
+def looked_up(tables, hoisted):
+    """What a step's inputs add to each product: `hoisted`, or the columns of `tables` of its ids.
+
+    Args:
+      tables: `{name: [N, V]}`, of some names of `hoisted`.
+    """
+    return {
+        name: ops.product(tables[name], one_hot(tables[name], value)) if name in tables else value
+        for name, value in hoisted.items()
+    }
+
+
+def one_hot(table, ids, axis=0):
+    """Ones and zeros that choose columns of a table, `[V, B]`, or with V along another axis."""
+    return jax.nn.one_hot(ids, table.shape[1], dtype=table.dtype, axis=axis)
 
 
 def _forward_step(config, precision, gpu, resident, state, xs, join=joined):
     """Body of the forward scan; its `ys` hold also the value of every product."""
-    (kernels, biases, vectors), constants = resident
-    addends, (per_step, reset) = xs
+    (kernels, biases, vectors, tables), constants = resident
+    hoisted, (per_step, reset) = xs
+    addends = looked_up(tables, hoisted)
     bound = {name: (kernel, biases.get(name)) for name, kernel in kernels.items()}
     plain, values = Products(bound, addends, precision), {}
 
@@ -46,11 +82,11 @@ def _forward_step(config, precision, gpu, resident, state, xs, join=joined):
 
 def scan_forward(config, policy, weights, state, window, constants):
     """The scan over the window: `(final, (states, aux, values))`."""
-    kernels, biases, vectors = weights
+    kernels, biases, vectors, tables = weights
     # Cast once for the window rather than at every step.
     kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
     body = functools.partial(_forward_step, config, policy.precision, gpu_arguments(config, policy))
-    resident = ((kernels, biases, vectors), constants)
+    resident = ((kernels, biases, vectors, tables), constants)
     chosen = choose_backend(config, policy, "forwards", body, resident, state, window)
     if chosen == "pallas" or not cpu_loops(policy):
         return scan(chosen, policy, body, resident, state, window)

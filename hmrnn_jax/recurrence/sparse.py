@@ -7,7 +7,7 @@ top-down product of use where the own z_{t-1} is 0, or the bottom-up one where t
 is. What is left equals the dense cell to rounding.
 
 A single row skips layers and products with branches. Of many rows the active ones of a layer
-are gathered into a block of fixed capacity, computed and put back, see `tiers`. Features come
+are gathered into a block of fixed capacity, computed and put back, see `active`. Features come
 first, `[d, B]`, as in the cell.
 """
 
@@ -15,13 +15,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hmrnn_jax import ops, recurrence
 from hmrnn_jax.cells import hm_lstm, hm_lstm_pointwise
-
-# On CPUs a product of fewer columns takes nearly as long: reading the kernel is the cost.
-_LEAST_CAPACITY = 8
+from hmrnn_jax.recurrence import active
 
 
 def applies(config):
@@ -29,15 +26,6 @@ def applies(config):
     return (
         isinstance(config, hm_lstm.Config) and config.boundary != "soft" and config.z_init in (0, 1)
     )
-
-
-def tiers(batch):
-    """Capacities: for how many columns a layer is computed, the least that holds all active.
-
-    None, an eighth, a quarter or half of the rows (unless these are too few to save time), or all.
-    """
-    parts = (-(-batch // 8), -(-batch // 4), -(-batch // 2))
-    return (0, *(part for part in parts if _LEAST_CAPACITY <= part < batch), batch)
 
 
 def prepare(config, params, precision="float32"):
@@ -88,11 +76,11 @@ def step(config, weights, state, given, *, readouts=(), slope=1.0, noise=None, p
         compute = functools.partial(_compute, config, entry, precision)
         if layer:
             columns |= {"q": z[-1], "below": h[-1]}
-            active = columns["q"] == 1
+            moves = columns["q"] == 1
             if config.flush and not last:
-                active |= columns["p"] == 1
+                moves |= columns["p"] == 1
             old = (columns["h"], columns["c"], *readouts[layer : layer + 1])
-            new = _where(active, compute, columns, old)
+            new = active.where(moves, compute, columns, old)
         else:
             new = compute(columns | {"given": given[: 4 * size]})
         h.append(new[0])
@@ -105,55 +93,6 @@ def step(config, weights, state, given, *, readouts=(), slope=1.0, noise=None, p
             fired = ops.fired(x, slope, config.boundary, draw)
             z.append(columns["q"] * fired if config.nested and layer else fired)
     return hm_lstm.State(tuple(h), tuple(c), tuple(z)), tuple(read), hm_lstm.Aux(tuple(detectors))
-
-
-def _where(active, function, columns, otherwise, add=False):
-    """`function(columns)` where `active [B]`, else `otherwise`; trees of `[..., B]`.
-
-    With `add`, `otherwise` plus that.
-    """
-    batch = len(active)
-    capacities = tiers(batch)
-
-    def run(capacity, columns, otherwise):
-        if not capacity:
-            return otherwise
-        if capacity == batch:
-            return _where_of_all(active, function, columns, otherwise, add)
-        place = jnp.cumsum(active) - 1
-        chosen = active[:, None] & (place[:, None] == jnp.arange(capacity))
-        new = _times(function(_times(columns, chosen)), chosen.T)
-        if add:
-            return jax.tree.map(jnp.add, otherwise, new)
-        return jax.tree.map(lambda n, o: jnp.where(active, n, o), new, otherwise)
-
-    tier = jnp.sum(jnp.sum(active) > jnp.array(capacities[:-1]))
-    branches = [functools.partial(run, capacity) for capacity in capacities]
-    return jax.lax.switch(tier, branches, columns, otherwise)
-
-
-def _times(tree, matrix):
-    """Each leaf `[..., B]` times a matrix of zeros and ones `[B, K]`, in a single product.
-
-    On CPUs that is faster than a gather of columns.
-    """
-    leaves, form = jax.tree.flatten(tree)
-    joined = jnp.concatenate([leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves])
-    joined = ops.product(joined, matrix.astype(joined.dtype))
-    ends = np.cumsum([leaf.size // leaf.shape[-1] for leaf in leaves])[:-1]
-    parts = jnp.split(joined, ends)
-    return form.unflatten(
-        part.reshape(*leaf.shape[:-1], -1) for part, leaf in zip(parts, leaves, strict=True)
-    )
-
-
-def _where_of_all(active, function, columns, otherwise, add=False):
-    """`_where`, computed for all columns."""
-
-    def chosen(new, old):
-        return jnp.where(active, old + new if add else new, old)
-
-    return jax.tree.map(chosen, function(columns), otherwise)
 
 
 def _compute(config, entry, precision, columns):
@@ -175,10 +114,11 @@ def _compute(config, entry, precision, columns):
     for term, gate, operand in (("U_td", "p", "above"), ("W_bu", "q", "below")):
         if operand in columns:
             # Among the active rows of many, some nearly always need it.
-            many = "below" in columns and len(columns[gate]) > 1
-            where = _where_of_all if many else _where
-            make = functools.partial(product, term)
-            s = where(columns[gate] == 1, make, columns[operand], s, add=True)
+            there, make = columns[gate] == 1, functools.partial(product, term)
+            if "below" in columns and len(there) > 1:
+                s += jnp.where(there, make(columns[operand]), 0)
+            else:
+                s = active.where(there, make, columns[operand], s, add=True)
     if _biased(config, columns):
         s += ops.column(entry["gates"]["b"], s)
     # Where nothing COPYs there is no choice but that of FLUSH, as in a first layer.

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from hmrnn_jax import cells
 from hmrnn_jax.cells.base import exportable
-from hmrnn_jax.recurrence import deferred, forward
+from hmrnn_jax.recurrence import deferred, forward, skipping, skipping_gradient
 from hmrnn_jax.recurrence.execution import Policy
 
 
@@ -80,11 +80,16 @@ def unroll(
     cell = cells.of(config)
     steps, batch = x.shape[:2] if table_ids is None else table_ids.shape
     policy.check(steps)
-    columns = cell.inputs(config, params, x.reshape(-1, x.shape[-1]).T, policy.precision)
+    columns, tables = (
+        cell.inputs(config, params, x.reshape(-1, x.shape[-1]).T, policy.precision),
+        {},
+    )
     if table_ids is None:
         hoisted = {
             name: v.reshape(len(v), steps, batch).swapaxes(0, 1) for name, v in columns.items()
         }
+    elif forward.looks_up_by_product(policy, len(x)):
+        hoisted, tables = dict.fromkeys(columns, table_ids), columns
     else:
         hoisted = {name: v.T[table_ids].swapaxes(1, 2) for name, v in columns.items()}
     if resets is None:
@@ -92,9 +97,12 @@ def unroll(
     products = cell.products(config, params)
     kernels = {name: kernel for name, (kernel, _) in products.items()}
     biases = {name: b for name, (_, b) in products.items() if b is not None and name not in hoisted}
-    weights = (kernels, biases, cell.vectors(config, params))
+    weights = (kernels, biases, cell.vectors(config, params), tables)
     window = (hoisted, (forward.features_first(per_step or {}, 1), resets))
-    run = functools.partial(_RUN[policy.gradient], config, policy)
+    way = _RUN[policy.gradient]
+    if way is deferred.deferred and skipping.applies(config, policy):
+        way = skipping_gradient.skipping_copies
+    run = functools.partial(way, config, policy)
     if policy.remat:
         run = functools.partial(_in_chunks, run, policy.remat)
     final, states, aux = run(weights, forward.features_first(state), window, constants or {})

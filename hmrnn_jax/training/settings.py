@@ -118,7 +118,9 @@ COMMON = {
         "Back end of the recurrence: a scan, kernels (pallas), or the faster one (auto).",
         BACKENDS,
     ),
-    "model.skip_copies": Switch("Weight gradients of the HM-LSTM's active columns alone."),
+    "model.skip_copies": Switch(
+        "On CPUs leave out what layers of the HM-LSTM COPY; pays from 256 units on."
+    ),
     "model.remat": Whole("Steps of a rematerialised chunk; 0 keeps everything.", 0, STEPS),
     "model.unroll": Whole("Steps for each iteration of the compiled loop.", 1, 256),
     **_of_cells(),

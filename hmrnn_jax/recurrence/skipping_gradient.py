@@ -1,0 +1,304 @@
+"""The gradient of `skipping`: the reverse scan over active columns, then the kernels' products.
+
+A custom VJP with the arguments and results of `deferred.deferred`; see `skipping` for what it rests
+on. In reverse mode alone, and not of second order.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmrnn_jax import ops
+from hmrnn_jax.cells import hm_lstm, hm_lstm_pointwise
+from hmrnn_jax.recurrence import active, deferred, forward, skipping
+from hmrnn_jax.recurrence.skipping import Inputs
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def skipping_copies(config, policy, weights, state, window, constants):
+    """`(final, states, aux)` of a window, as of `deferred.deferred`."""
+    return _forwards(config, policy, weights, state, window, constants)[0]
+
+
+def _forwards(config, policy, weights, state, window, constants):
+    layers = skipping.layers(config, weights, policy.precision)
+    body = functools.partial(skipping.forward_step, config, policy.precision)
+    resident = (layers, constants, weights[-1])
+    final, (*known, values) = forward.scan("scan", policy, body, resident, state, window)
+    return (final, *known), values
+
+
+def _skipping_forward(config, policy, *primals):
+    weights, state, window, constants = jax.tree.map(lambda primal: primal.value, primals)
+    results, values = _forwards(config, policy, weights, state, window, constants)
+    window = (deferred.ids_alone(weights[-1], window[0]), window[1])
+    return results, (weights, state, window, constants, results[1], values)
+
+
+class Learned(NamedTuple):
+    """Sums over the steps of the gradients of what a layer has beside its kernels."""
+
+    norm: Any
+    bias: Any
+    rows: Any
+
+
+def _skipping_backward(config, policy, residuals, cotangents):
+    weights, state, (hoisted, extras), constants, states, values = residuals
+    precision, resets = policy.precision, extras[1]
+    layers = skipping.layers(config, weights, precision)
+    final_gradient, *gradients = map(deferred.or_none, cotangents)
+    final_gradient = jax.tree.map(
+        deferred.plus, jax.tree.map(jnp.zeros_like, state), final_gradient
+    )
+    # Transposed once for the window rather than at every step.
+    transposed = [
+        [None if kernel is None else kernel.T for kernel in (layer.recurrent, layer.others)]
+        for layer in layers
+    ]
+    # States before the first step and after each: one array for both ends of a step.
+    around = jax.tree.map(lambda first, s: jnp.concatenate([first[None], s]), state, states)
+    stretches = _stretches(config, precision, layers, jax.tree.map(lambda e: e[-1], around))
+    sums = [jax.tree.map(jnp.zeros_like, Learned(v.norm, v.bias, v.rows)) for v in layers]
+
+    def body(resident, carry, xs):
+        step, xs = xs
+        pair = (jax.tree.map(lambda e, k=k: e[step + k], around) for k in (0, 1))
+        return _reverse_step(config, precision, resident, carry, (*pair, xs))
+
+    xs = (np.arange(len(resets), dtype=np.uint32), (values, extras, *gradients))
+    (state_gradient, sums, _), (first, packed) = forward.scan(
+        "scan", policy, body, (layers, transposed, constants), (final_gradient, sums, stretches),
+        xs, reverse=True,
+    )  # fmt: skip
+    z = tuple(jnp.where(resets, config.z_init, e[:-1]) for e in around.z)
+    kernels = weights[0]
+    with jax.named_scope("weight_gradients"):
+        found = [_first_kernel(config, precision, first, z[0], kernels["layer1"].dtype)]
+        for number in range(1, config.depth):
+            inputs = Inputs(None, None, z[number] if number < config.depth - 1 else None)
+            inputs = inputs._replace(q=states.z[number - 1])
+            chosen = active.is_packed(skipping.is_active(config, inputs))
+            rows = [_flat(v) for v in (*packed[number - 1], chosen)]
+            found.append(active.outer_products(*rows, precision, kernels["layer1"].dtype))
+    biases_gradient, vectors_gradient = {}, {}
+    for number, learned in enumerate(sums):
+        name, rows = f"layer{number + 1}", learned.rows
+        vectors_gradient[name] = {"norm": learned.norm}
+        if rows and rows.reads is not None:
+            vectors_gradient[name]["reads"] = rows.reads
+        if number:
+            biases_gradient[name] = learned.bias
+        if rows and rows.kernels:
+            joint = jnp.concatenate(list(rows.kernels.values()), axis=1)
+            found[number] = jnp.concatenate([found[number], joint])
+            biases_gradient[name] = jnp.append(learned.bias, rows.bias)
+    kernels_gradient = {f"layer{number + 1}": kernel for number, kernel in enumerate(found)}
+    to_tables, to_hoisted = deferred.to_inputs(weights[-1], hoisted, {"layer1": first[0]})
+    learned = (kernels_gradient, biases_gradient, vectors_gradient, to_tables)
+    return learned, state_gradient, (to_hoisted, None), None
+
+
+skipping_copies.defvjp(_skipping_forward, _skipping_backward, symbolic_zeros=True)
+
+
+def _flat(array):
+    """`[T, B, ...]` to `[T B, ...]`."""
+    return array.reshape(-1, *array.shape[2:])
+
+
+def _first_kernel(config, precision, kept, p, dtype):
+    """The gradient of the first layer's joint kernel, all rows by all columns."""
+    gates, operands, *top_down = kept
+    recurrent = ops.outer_products(gates, operands, ((0, 2), (0, 1)), precision, dtype)
+    if not config.top_down:
+        return recurrent
+    rows = [_flat(v) for v in (*top_down, active.is_packed(p == 1))]
+    return jnp.concatenate([recurrent, active.outer_products(*rows, precision, dtype)], axis=1)
+
+
+def _stretches(config, precision, layers, state):
+    """The `Stretch` of each layer above the first that ends with `state`, computed for all rows.
+
+    None where the choice of operation has no gradient.
+    """
+    if config.gradient == "select":
+        return None
+    inputs = [Inputs(h, c) for h, c in zip(state.h[1:], state.c[1:], strict=True)]
+    return tuple(
+        skipping.stretch(config, layer, own, ops.product(layer.recurrent, own.h, precision))
+        for layer, own in zip(layers[1:], inputs, strict=True)
+    )
+
+
+def _reverse_step(config, precision, resident, carry, xs):
+    """Body of the reverse scan: the pullback of `skipping.forward_step`, its products known."""
+    layers, transposed, constants = resident
+    gradient, sums, stretches = carry
+    raw, after, (values, (per_step, reset), step_gradient, aux_gradient) = xs
+    slope = constants.get("slope", 1.0)
+    state = forward.restarted(config, raw, reset)
+    to_new = jax.tree.map(deferred.plus, gradient, step_gradient)
+    h, c, z = map(list, to_new)
+    old = jax.tree.map(jnp.zeros_like, to_new)
+    old_h, old_c, old_z = map(list, old)
+    packed, sums, stretches = [], list(sums), stretches and list(stretches)
+    for number in reversed(range(config.depth)):
+        layer, last = layers[number], number == config.depth - 1
+        below = (after.h[number - 1], after.z[number - 1]) if number else None
+        inputs = skipping.inputs_of(config, number, state, below)
+        known = hm_lstm_pointwise.Advanced(
+            after.h[number], after.c[number], None if last else after.z[number], None
+        )
+        noise = skipping.noise_of(config, per_step, number)
+        to_x = None if last or aux_gradient.x[number] is None else aux_gradient.x[number]
+        to_x = jnp.zeros_like(z[number]) if not last and to_x is None else to_x
+        if number and layer.rows:
+            found, to_inputs, to_h = _of_detector(
+                config, precision, (slope, noise), layer.rows, inputs, known, (z[number], to_x)
+            )
+            h[number] += to_h
+            sums[number] = sums[number]._replace(
+                rows=jax.tree.map(jnp.add, sums[number].rows, found)
+            )
+            _add(number, to_inputs, h, z, old_h, old_c, old_z)
+        if number:
+            own = stretches and stretches[number - 1]
+            new, kept, found = _of_active(
+                config, precision, layer, transposed[number], inputs, known, values[number],
+                (h[number], c[number]), own,
+            )  # fmt: skip
+            to_inputs, own = new
+            packed.append(kept)
+            sums[number] = sums[number]._replace(
+                norm=jax.tree.map(jnp.add, sums[number].norm, found[0]),
+                bias=sums[number].bias + found[1],
+            )
+            if stretches:
+                stretches[number - 1] = own
+        else:
+            to_inputs, first, found = _of_first(
+                config, precision, (slope, noise), layer, transposed[0], inputs, known, values[0],
+                (h[0], c[0], z[0], to_x),
+            )  # fmt: skip
+            sums[0] = jax.tree.map(jnp.add, sums[0], found)
+        _add(number, to_inputs, h, z, old_h, old_c, old_z)
+    old = hm_lstm.State(tuple(old_h), tuple(old_c), tuple(old_z))
+    old = jax.tree.map(lambda g: jnp.where(reset, 0, g), old)
+    if stretches:
+        stretches = jax.lax.cond(
+            jnp.any(reset),
+            lambda raw, _: _stretches(config, precision, layers, raw),
+            lambda _, stretches: stretches,
+            raw,
+            tuple(stretches),
+        )
+    return (old, sums, stretches), (first, tuple(packed[::-1]))
+
+
+def _add(number, to_inputs, h, z, old_h, old_c, old_z):
+    """Adds the gradient of a layer's `Inputs` to where they come from."""
+    old_h[number] += to_inputs.h
+    if to_inputs.c is not None:
+        old_c[number] += to_inputs.c
+    if to_inputs.p is not None:
+        old_z[number] += to_inputs.p
+    if to_inputs.above is not None:
+        old_h[number + 1] += to_inputs.above
+    if to_inputs.below is not None:
+        h[number - 1] += to_inputs.below
+        z[number - 1] += to_inputs.q
+
+
+def _of_detector(config, precision, drawn, rows, inputs, known, gradients):
+    """Gradients of a detector above the first layer: of its `Rows`, its `Inputs`, the new h."""
+
+    def detected(rows, inputs, new_h):
+        return skipping.detected(config, precision, *drawn, rows, inputs, new_h, known.z)
+
+    _, pull = jax.vjp(detected, rows, inputs._replace(c=None), known.h)
+    return pull(gradients)
+
+
+def _of_active(config, precision, layer, transposed, inputs, known, values, gradients, stretch):
+    """Gradients of a layer above the first, its detector left out; COPYs pass theirs on.
+
+    Returns `((Inputs, Stretch), kept, summed)`, see `active.packed_where`. `kept` are of the gates
+    and what their kernels multiplied, columns first.
+    """
+
+    def reverse(columns, values):
+        inputs, new, gradients = columns
+        gates, recurrent = values
+        new = hm_lstm_pointwise.Advanced(*new, None, None)
+
+        def operate(norm, inputs, gates):
+            operands = skipping.operands_of(layer._replace(norm=norm), inputs, gates)
+            return hm_lstm_pointwise.replay(config, new, operands)[:2]
+
+        own = inputs._replace(above=None, below=None)
+        _, pull = jax.vjp(operate, layer.norm, own, gates)
+        to_norm, to_own, to_gates = pull(gradients)
+        multiplied, pull = jax.vjp(lambda i: (i.recurrent(config), i.gated()), inputs)
+        (to_inputs,) = pull(tuple(ops.product(t, to_gates, precision) for t in transposed))
+        to_inputs = to_inputs._replace(
+            **{name: getattr(to_inputs, name) + g for name, g in to_own._asdict().items()
+               if g is not None}
+        )  # fmt: skip
+        ended = stretch and skipping.stretch(config, layer, inputs, recurrent)
+        kept = (to_gates.T, jnp.concatenate(multiplied).T)
+        return (to_inputs, ended), kept, (to_norm, to_gates.sum(-1))
+
+    to_h, to_c = gradients
+    zeros = jnp.zeros_like(inputs.q)
+    to_p = to_q = zeros
+    if stretch:
+        to_p = -jnp.sum(stretch.copied_c * to_c + stretch.copied_h * to_h, axis=0)
+        to_q = to_p + jnp.sum(stretch.kept * to_c, axis=0)
+    copied = Inputs(
+        to_h, to_c, (to_p if config.flush else zeros) if inputs.p is not None else None, to_q,
+        *(None if v is None else jnp.zeros_like(v) for v in (inputs.above, inputs.below)),
+    )  # fmt: skip
+    return active.packed_where(
+        skipping.is_active(config, inputs), reverse, (inputs, known[:2], gradients), values,
+        (copied, stretch), axis=0,
+    )  # fmt: skip
+
+
+def _of_first(config, precision, drawn, layer, transposed, inputs, known, values, gradients):
+    """Gradients of the first layer, which never COPYs: of its `Inputs`; what its kernels' products
+    are made of; and of its `Learned`."""
+    size = 4 * config.sizes[0]
+
+    def advance(norm, rows, inputs, gates):
+        # Not two slices: the gradient of a split is one concatenation.
+        gates, (detector,) = jnp.split(gates, [size])
+        operands = skipping.operands_of(
+            layer._replace(norm=norm), inputs, gates, detector=detector, slope=drawn[0],
+            noise=drawn[1], reads=rows.reads,
+        )  # fmt: skip
+        return hm_lstm_pointwise.replay(config, known._replace(x=detector), operands)
+
+    own = inputs._replace(above=None)
+    _, pull = jax.vjp(advance, layer.norm, layer.rows, own, values)
+    to_norm, to_rows, to_own, to_gates = pull(hm_lstm_pointwise.Advanced(*gradients))
+    multiplied, pull = jax.vjp(lambda i: i.recurrent(config), own)
+    (more,) = pull(ops.product(transposed[0], to_gates, precision))
+    to_inputs = jax.tree.map(jnp.add, to_own, more)
+    kept = (to_gates, multiplied.T)
+    if config.top_down:
+        to_above = ops.product(transposed[1], to_gates, precision)
+        to_inputs = to_inputs._replace(
+            above=ops.row(inputs.p) * to_above,
+            p=to_inputs.p + jnp.sum(inputs.above * to_above, axis=0),
+        )
+        columns = (to_gates, inputs.above)
+        _, rows, _ = active.packed_where(
+            inputs.p == 1, lambda columns, _: ((), tuple(v.T for v in columns), ()), columns, (),
+            (), axis=0,
+        )  # fmt: skip
+        kept += rows
+    return to_inputs, kept, Learned(to_norm, None, to_rows)
