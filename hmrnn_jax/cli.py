@@ -8,9 +8,11 @@ it is needed, so that help and mistakes are answered at once.
 
 import contextlib
 import functools
+import hashlib
 import inspect
 import json
 import os
+import platform
 import signal
 import sys
 import textwrap
@@ -63,6 +65,7 @@ def start(work):
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # what a terminal cannot show is escaped
             stream.reconfigure(errors="backslashreplace")
+    keep_programs()
     flags.FLAGS.mark_as_parsed()  # libraries have flags there, which keep their defaults
     _silence_libraries()
     code = status(work)
@@ -99,6 +102,39 @@ def execute(command, argv, others=()):
         return result
     if getattr(given, "json", False):
         print(json_line(result), flush=True)
+
+
+def keep_programs():
+    """Has JAX keep what it compiles in the user's cache, for the next start; before it is imported.
+
+    `HMRNN_CACHE` says where, or `off`, see `files.cache_folder`; JAX_COMPILATION_CACHE_DIR goes
+    before. A folder belongs to one kind of processor: what XLA compiles for one need not run on
+    another. Where nothing can be written nothing is kept.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or "jax" in sys.modules:
+        return
+    from hmrnn_jax import files
+
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        lines = (line for line in file if line.startswith(("model name", "flags", "Features")))
+        processor = "".join(sorted(set(lines)))
+    digest = hashlib.sha256(processor.encode()).hexdigest()[:16]
+    folder = files.cache_folder(os.path.join("programs", digest))
+    if folder is None:
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    # XLA warns of features that it names otherwise when it compiles for a CPU than when it loads.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Of a disk that is full by now, or of an entry that another process is writing.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
 def _silence_libraries():

@@ -3,11 +3,13 @@
 What is read is checked against the memory of this machine before it is held there.
 """
 
+import codecs
 import contextlib
 import functools
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 import uuid
@@ -25,6 +27,12 @@ _CHUNK = 1 << 24
 
 # What others write to a bucket, TensorStore among them, must be seen: no listing is remembered.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+
+
+def cache_folder(name):
+    """`$HMRNN_CACHE`/`name`, by default in ~/.cache/hmrnn_jax; None if HMRNN_CACHE is `off`."""
+    place = os.environ.get("HMRNN_CACHE") or os.path.join("~", ".cache", "hmrnn_jax")
+    return None if place == "off" else os.path.join(os.path.expanduser(place), name)
 
 
 # Writing
@@ -137,13 +145,28 @@ def read_bytes(path, largest=None):
       UserError: it cannot be read, is damaged, or holds more than `largest` bytes, by default
         `room()`.
     """
+    return _joined(read_parts(path), path, largest)
+
+
+def read_parts(path, digest=None):
+    """Yields the content of a file in parts of 16 MB at most, unpacked if its name ends in `.gz`.
+
+    Args:
+      digest: a hash of `hashlib`, updated with each part.
+
+    Raises:
+      UserError: it cannot be read, or is damaged.
+    """
     path = epath.Path(path)
     try:
-        with path.open("rb") as raw:
-            if not path.name.endswith(".gz"):
-                return _read(raw, path, largest)
-            with gzip.open(raw) as unpacked:
-                return _read(unpacked, path, largest)
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(path.open("rb"))
+            if path.name.endswith(".gz"):
+                file = opened.enter_context(gzip.open(file))
+            while part := file.read(_CHUNK):
+                if digest is not None:
+                    digest.update(part)
+                yield part
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read ({reason}): replace the file.") from error
@@ -153,18 +176,18 @@ def gunzip(content, name, largest=None):
     """Unpacks bytes of gzip. Raises `UserError` as `read_bytes`."""
     try:
         with gzip.open(io.BytesIO(content)) as unpacked:
-            return _read(unpacked, name, largest)
+            return _joined(iter(lambda: unpacked.read(_CHUNK), b""), name, largest)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{name} cannot be unpacked ({error}): fetch it anew.") from error
 
 
-def _read(file, name, largest):
-    parts, size = [], 0
-    while part := file.read(_CHUNK):
-        parts.append(part)
+def _joined(parts, name, largest):
+    kept, size = [], 0
+    for part in parts:
+        kept.append(part)
         size += len(part)
         check_size(size, name, largest)
-    return b"".join(parts)
+    return b"".join(kept)
 
 
 def same_content(content, digest):
@@ -185,18 +208,46 @@ def decode(content, name, advice="convert it to UTF-8"):
     Raises:
       UserError: they are not UTF-8, or by their control characters those of UTF-16.
     """
-    try:
-        text = content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = 1 + universal_newlines(content[: error.start].decode()).count("\n")
-        raise UserError(
-            f"{name}, line {line:,}, is not UTF-8 (byte {content[error.start]:#04x} at offset"
-            f" {error.start:,}): {advice}."
-        ) from error
+    return "".join(_decoded([content], name, advice))
+
+
+def text_parts(path, advice="convert it to UTF-8", digest=None):
+    """Yields the text of a UTF-8 file in parts, none of which ends between `\\r` and `\\n`.
+
+    Args, errors: as `read_parts` and `decode`; that it looks like UTF-16 shows at its end.
+    """
+    return _decoded(read_parts(path, digest), path, advice)
+
+
+def _decoded(parts, name, advice):
+    """Yields the text of bytes, without a byte order mark. Raises as `decode`."""
+    rest, held, read, ended, controls, length = b"", "", 0, 0, 0, 0
+    for part in itertools.chain(parts, [None]):
+        content = rest + (part or b"")
+        try:
+            text, used = codecs.utf_8_decode(content, "strict", part is None)
+        except UnicodeDecodeError as error:
+            before = universal_newlines(held + content[: error.start].decode())
+            line = 1 + ended + before.count("\n")
+            raise UserError(
+                f"{name}, line {line:,}, is not UTF-8 (byte {content[error.start]:#04x} at offset"
+                f" {read + error.start:,}): {advice}."
+            ) from error
+        rest = content[used:]
+        if not read:
+            text = text.removeprefix("\ufeff")
+        read += used
+        text = held + text
+        held = "\r" if text.endswith("\r") and part is not None else ""
+        text = text[: len(text) - len(held)]
+        ended += universal_newlines(text).count("\n")
+        controls += sum(map(text.count, map(chr, range(8))))
+        length += len(text)
+        if text:
+            yield text
     # Every second byte of UTF-16 is the number of an alphabet: 0 Latin, 3 Greek, 4 Cyrillic.
-    if 8 * sum(map(text.count, map(chr, range(8)))) > len(text):
+    if 8 * controls > length:
         raise UserError(f"{name} looks like UTF-16 without a byte order mark: {advice}.")
-    return text
 
 
 def read_text(path, largest=None, advice="convert it to UTF-8"):

@@ -15,6 +15,8 @@ if "XLA_FLAGS" not in os.environ:
 
 # Where in the Python each operation came from: a seventh of the time, for nobody.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+# Nothing is left in the user's own.
+os.environ["HMRNN_CACHE"] = tempfile.mkdtemp()
 # Started in the background, the suite and what it starts would ignore a Control-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,13 +1,15 @@
 """A command line in: configurations, overrides and help; an answer in one sentence."""
 
 import json
+import os
 import re
+import sys
 
 import pytest
 from command_lines import QUICKSTART, ROOT, hmrnn, is_one_sentence
 from ml_collections import ConfigDict
 
-from hmrnn_jax import commands
+from hmrnn_jax import cli, commands
 from hmrnn_jax.training import config_file, settings
 
 # Overrides
@@ -215,3 +217,43 @@ def test_each_sub_command_has_its_own_flags_and_an_example(capsys, name):
     flags = [line.split("=")[0].strip() for line in shown.splitlines() if line.startswith("  --")]
     own = [flag.lstrip("-") for flag in flags if not flag.startswith("--config.")]
     assert own == list(commands.find(name).flags) and len(own) <= 13 and "json" in own
+
+
+def test_a_training_says_at_once_that_it_starts(capsys):
+    for arguments, says in (
+        (["--config.nothing=1"], True),
+        (["--config.nothing=1", "--process=0"], True),
+        (["--config.nothing=1", "--process=1"], False),
+        (["--help"], False),
+    ):
+        hmrnn("train", *arguments)
+        assert capsys.readouterr().out.startswith("starting: ") == says
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """Where programs would be kept, by the variables of the environment that are given."""
+    monkeypatch.delitem(sys.modules, "jax")  # nothing is said to a JAX that is here already
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+
+    def place(**variables):
+        with pytest.MonkeyPatch.context() as patch:
+            for name in (*names, "TF_CPP_MIN_LOG_LEVEL"):
+                patch.setenv(name, "")  # so that it is put back
+                patch.delenv(name)
+            for name, value in variables.items():
+                patch.setenv(name, str(value))
+            cli.keep_programs()
+            return os.environ.get(names[0])
+
+    return place
+
+
+def test_programs_are_kept_in_the_users_cache_or_nowhere(kept, tmp_path):
+    folder = kept(HMRNN_CACHE=tmp_path / "cache")
+    assert os.path.dirname(folder) == str(tmp_path / "cache" / "programs") and os.path.isdir(folder)
+    assert kept(HMRNN_CACHE=tmp_path / "cache") == folder
+    assert kept(HMRNN_CACHE="off") is None
+    assert kept(HMRNN_CACHE=tmp_path, JAX_COMPILATION_CACHE_DIR="mine") == "mine"
+    (tmp_path / "file").write_text("")
+    assert kept(HMRNN_CACHE=tmp_path / "file") is None

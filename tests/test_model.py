@@ -181,6 +181,15 @@ def test_an_lstm_stack_shows_all_its_layers_to_the_output_module():
         np.testing.assert_allclose(out.states[k].h, x, rtol=0, atol=1e-6)
 
 
+def test_parameters_are_drawn_as_flax_draws_them():
+    """Though the network is not run for it, whose windows are of a length that remat divides."""
+    model = language_model(section(), 11)
+    key, ids = jax.random.key(3), jnp.zeros((1, 1), jnp.int32)
+    noise = jnp.zeros((1, 1, model.noise_width))
+    drawn = model.inference.init(key, ids, model.initial_carry(1), noise=noise)["params"]
+    jax.tree.map(np.testing.assert_array_equal, language.init_params(model, key), drawn)
+
+
 # From a configuration
 
 

@@ -1,6 +1,7 @@
 """A cell over time: deferred gradients, remat, unroll, precision and windows agree."""
 
 import functools
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ from oracles import lstm_step
 from hmrnn_jax import cells, recurrence
 from hmrnn_jax.cells import gru, hm_lstm, lstm, nested_lstm
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.recurrence import Policy, deferred
+from hmrnn_jax.recurrence import Policy, deferred, execution
 
 STEPS, BATCH, SYMBOLS = 8, 3, 4
 HM_LSTM = functools.partial(hm_lstm.Config, 3, (4, 5))
@@ -176,12 +177,48 @@ def test_bfloat16_touches_products_alone(name):
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (out, exact)), strict=True))
 
 
+def test_high_precision_is_jaxs_in_all_products_and_a_cpu_is_exact():
+    config = CONFIGS["hm_lstm none"]
+    arrays = jax.tree.map(lambda v: v.astype("float32") if v.dtype == float else v, problem(config))
+    high, exact = Policy(precision="high"), Policy()
+    for ours, whole in zip(
+        gradients(config, high, *arrays), gradients(config, exact, *arrays), strict=True
+    ):
+        assert_trees_close(ours, whole, 1e-6)
+    traced = str(jax.make_jaxpr(lambda *given: gradients(config, high, *given))(*arrays))
+    assert "Precision.HIGH," in traced and "Precision.HIGHEST" not in traced
+
+
+@pytest.mark.parametrize(
+    "device, told, precision",
+    [
+        ({"platform": "tpu"}, "", "bfloat16"),
+        ({"platform": "gpu", "compute_capability": "8.0"}, "", "bfloat16"),
+        ({"platform": "gpu", "compute_capability": "7.5"}, "amx_bf16", "float32"),
+        ({"platform": "gpu", "compute_capability": "gfx90a"}, "", "float32"),
+        ({"platform": "cpu"}, "flags : fpu avx512_bf16 sse", "bfloat16"),
+        ({"platform": "cpu"}, "flags : fpu amx_bf16", "bfloat16"),
+        ({"platform": "cpu"}, "flags : fpu avx2 avx512f", "float32"),
+        ({"platform": "cpu"}, None, "float32"),
+    ],
+)
+def test_the_native_precision_of_a_device(tmp_path, monkeypatch, device, told, precision):
+    monkeypatch.setattr(execution, "CPU_INFO", tmp_path / "cpuinfo")
+    if told is not None:
+        (tmp_path / "cpuinfo").write_text(told + "\n")
+    assert execution.native_precision(SimpleNamespace(**device)) == precision
+
+
 @pytest.mark.parametrize(
     "policy, message",
     [
         (Policy(remat=3), "remat is 3; it must divide the window, 8 steps"),
         (Policy(gradient="none"), "gradient is 'none'; it must be one of deferred, autodiff"),
-        (Policy(precision="half"), "precision is 'half'; it must be one of float32, bfloat16"),
+        (Policy(precision="high", backend="pallas"), "kernels multiply in float32 or bfloat16"),
+        (
+            Policy(precision="half"),
+            "precision is 'half'; it must be one of float32, high, bfloat16",
+        ),
     ],
 )
 def test_policies_that_cannot_be(policy, message):

@@ -17,6 +17,7 @@ from runs import newest, run
 from hmrnn_jax import cli, commands, defaults, parallel
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import text as evaluation
+from hmrnn_jax.recurrence import execution
 from hmrnn_jax.run import restore
 from hmrnn_jax.tasks import metrics
 from hmrnn_jax.training import config_file
@@ -118,12 +119,48 @@ def test_all_that_goes_to_the_devices_is_put_there(config, tmp_path, monkeypatch
     assert "update 6  validation" in said and "test bpc" in said
 
 
+def test_a_report_is_made_while_the_devices_have_the_next_update(quick, tmp_path, monkeypatch):
+    quick.steps, quick.report, quick.evaluation.every = 4, 1, 4
+    events, pmapped = [], parallel.pmapped
+
+    def watched(*arguments):
+        step = pmapped(*arguments)
+
+        def call(*given):
+            events.append("update")
+            return step(*given)
+
+        call.lower = step.lower
+        return call
+
+    monkeypatch.setattr(parallel, "pmapped", watched)
+    program.train(quick, tmp_path, lambda line: events.append(line[:9].strip()))
+    events = [event for event in events if event.startswith("update")]
+    assert events == ["update", "update", "update 1/", "update", "update 2/", "update"] + [
+        "update 3/", "update 4/", "update 4",
+    ]  # fmt: skip
+
+
 def test_symbols_between_two_reports_are_counted_exactly():
     """From 2^24 on float32 has no odd numbers."""
     sums = {name: np.float32(1) for name in ("nats", "gradient_norm")}
     sums["count"] = np.float32(2**23 + 1)
     task = SimpleNamespace(summary=lambda sums: {"count": int(sums["count"])})
     assert program._finite(task, [sums] * 43, 43, None, None)["count"] == 43 * (2**23 + 1)
+
+
+def test_a_run_keeps_the_precision_that_auto_was_where_it_began(quick, tmp_path, monkeypatch):
+    quick.steps, quick.model.precision = 1, "auto"
+    monkeypatch.setattr(execution, "native_precision", lambda device: "bfloat16")
+    _, said = run(quick, tmp_path)
+    assert "precision: bfloat16, which suits cpu" in said
+    monkeypatch.setattr(execution, "native_precision", lambda device: "float32")
+    quick.steps = 2
+    _, said = run(quick, tmp_path)
+    assert "precision: bfloat16, as the run in this folder has it" in said
+    assert "began: steps" in said and "began: model.precision" not in said
+    assert restore(tmp_path, parallel.make_mesh()).model.policy.precision == "bfloat16"
+    assert quick.model.precision == "auto"
 
 
 def test_a_restored_run_takes_the_back_end_of_the_device_that_it_is_on(

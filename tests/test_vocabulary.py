@@ -51,6 +51,7 @@ def test_long_texts_are_taken_in_parts(monkeypatch):
         unit: Vocabulary.of("naïve 漢字 a b", unit) for unit in ("characters", "bytes", "words")
     }
     monkeypatch.setattr(vocabulary_module, "_CHUNK", 3)
+    monkeypatch.setattr(vocabulary_module, "_PIECE", 3)
     for unit, vocabulary in whole.items():
         assert Vocabulary.of("naïve 漢字 a b", unit) == vocabulary
         assert vocabulary.decode(vocabulary.encode("naïve a 漢字 b")[0]) == "naïve a 漢字 b"

@@ -49,7 +49,7 @@ class Stream(Epochs):
     state. The fewer than `batch` symbols left over at the end of the text are not read.
 
     Args:
-      ids: int32 [N].
+      ids: int32 [N]; what stays in a file is read as it is asked for.
       batch: number of rows B of the whole run.
       window: steps T per batch.
       rows: the rows that this process owns; None for all of them.
@@ -69,12 +69,11 @@ class Stream(Epochs):
                 f" need at least {batch * window + 1:,}: use a longer text, or a smaller batch or"
                 " window."
             )
-        used, rows = batch * length, rows or slice(None)
+        rows = rows or slice(None)
         self.batch, self.window = batch, window
         self.steps_per_epoch = -(-length // window)
-        self._inputs = ids[:used].reshape(batch, length)[rows]
-        self._targets = ids[1 : used + 1].reshape(batch, length)[rows]
-        self._taught = None if taught is None else taught[:used].reshape(batch, length)[rows]
+        self._ids, self._taught = ids, taught
+        self._rows, self._row = np.arange(batch)[rows, None] * length, length  # where each begins
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step (from 0, without end): arrays [T, rows owned]."""
@@ -84,19 +83,24 @@ class Stream(Epochs):
 
     def _cut(self, start: int, end: int, length: int) -> Batch:
         """The batch of the columns from `start` to `end`, padded to `length`."""
-        columns = slice(start, end)
-        inputs, targets = self._inputs[:, columns].T, self._targets[:, columns].T
-        shape, steps = (length, inputs.shape[1]), inputs.shape[0]
+        end = min(end, self._row)
+        places = self._rows + np.arange(start, end + 1)
+        symbols = self._ids[places].T
+        shape, steps = (length, len(places)), end - start
         batch = Batch(
             np.zeros(shape, np.int32), np.zeros(shape, np.int32),
             np.zeros(shape, np.float32), np.zeros(shape, bool),
         )  # fmt: skip
-        batch.inputs[:steps], batch.targets[:steps], batch.mask[:steps] = inputs, targets, 1
+        batch.inputs[:steps], batch.targets[:steps], batch.mask[:steps] = (
+            symbols[:-1],
+            symbols[1:],
+            1,
+        )
         batch.resets[0] = start == 0
         if self._taught is None:
             return batch
         taught = np.zeros(shape, np.uint8)
-        taught[:steps] = self._taught[:, columns].T
+        taught[:steps] = self._taught[places[:, :-1]].T
         return batch._replace(taught=taught)
 
 
@@ -122,7 +126,6 @@ class VariableStream(Stream):
             raise UserError(f"window_quantum is {quantum}; it must be 1 or more.")
         self.seed, self.quantum = seed, quantum
         self._multiple = max(quantum, padding)
-        self._row = (len(ids) - 1) // batch
         self._first_steps, self._starts = [0], []  # of the epochs that were asked for so far
 
     def epoch(self, step):
@@ -203,14 +206,14 @@ class EvaluationStream:
             real = (place >= 0) & (place < self._end)
             place = np.where(real, place, 0)
             yield Batch(
-                inputs=np.where(real, self._ids[place], 0),
-                targets=np.where(real, self._ids[place + 1], 0),
+                inputs=np.where(real, self._ids[place], 0).astype(np.int32, copy=False),
+                targets=np.where(real, self._ids[place + 1], 0).astype(np.int32, copy=False),
                 mask=(real & (place >= self._start)).astype(np.float32),
                 resets=(t == 0) | (t == -first),
             )
 
 
-def _check_stream(ids, batch: int, window: int) -> np.ndarray:
+def _check_stream(ids, batch: int, window: int):
     if batch < 1 or window < 1:
         raise UserError(f"batch {batch} and window {window} must both be 1 or more.")
-    return np.asarray(ids, np.int32)
+    return ids if hasattr(ids, "__array__") else np.asarray(ids, np.int32)

@@ -29,6 +29,8 @@ MODULES = {
     "configs": "configs",
     "convert": "convert",
 }
+# Said at once of what is silent for seconds: importing JAX, reading the data, compiling.
+_FIRST = {"train": "starting: JAX and the data are loaded, then the first update is compiled"}
 _HELP = """HM-LSTM, Nested LSTM and ON-LSTM: trains them, and shows what they discovered.
 
     hmrnn train
@@ -55,6 +57,9 @@ def execute(argv, command=None, default=None):
         name = default
         if rest and (default is None or not rest[0].startswith("-")):
             name, *rest = rest
+    others = [word for word in rest if word.startswith("--process=") and word != "--process=0"]
+    if name in _FIRST and not others and not cli.HELP.intersection(rest):
+        print(_FIRST[name], flush=True)
     return cli.execute(find(name), [argv[0], *rest], MODULES)
 
 

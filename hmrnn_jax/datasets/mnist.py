@@ -5,12 +5,14 @@ import math
 import os
 
 import numpy as np
-import requests
-from etils import epath
+from etils import epath, epy
 
 from hmrnn_jax import files
 from hmrnn_jax.datasets.text import SPLITS, find_file
 from hmrnn_jax.errors import UserError
+
+with epy.lazy_imports():  # for downloads alone
+    import requests
 
 FOLDER = "mnist"
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # a mirror of the authors' page

@@ -2,13 +2,18 @@
 
 import dataclasses
 
+import numpy as np
 from etils import epath
 
 from hmrnn_jax import files
+from hmrnn_jax.datasets import encoded
 from hmrnn_jax.datasets.vocabulary import AS_BYTES, Vocabulary, check_unit
-from hmrnn_jax.errors import UserError
+from hmrnn_jax.errors import UserError, refusal
 
 SPLITS = ("train", "valid", "test")
+_LARGE = 1 << 25  # bytes from which a user's text is encoded in a stream, see `encoded`
+_UNPACKED = 8  # bytes that one of a gzipped file may become
+_COUNTED = 1 << 23  # symbols of such a text that n-gram models count
 
 
 @dataclasses.dataclass
@@ -17,12 +22,13 @@ class Corpus:
 
     Attributes:
       name: the published name, only ever for the published text itself.
-      splits: 'train', 'valid', 'test' -> ids int32 [N].
+      splits: 'train', 'valid', 'test' -> ids int32 [N]; of a large text `encoded.Ids`.
       vocabulary: what the ids mean; its symbols are those of the training split.
       source: where the text came from, for the log.
       unknown: split -> number of symbols that were mapped to the unknown symbol.
       ends: split -> bool [N], True at the last symbol of each word, where the words are known and
         the text does not show them.
+      note: where the ids are kept, for the log.
     """
 
     name: str
@@ -31,6 +37,18 @@ class Corpus:
     source: str
     unknown: dict
     ends: dict = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+    def counted(self):
+        """The training text as n-gram models count it, int32 [N], and what to call it.
+
+        They take hundreds of bytes a symbol, so of a text that is not held in memory it is the
+        beginning.
+        """
+        ids = self.splits["train"]
+        if isinstance(ids, np.ndarray) or len(ids) <= _COUNTED:
+            return np.asarray(ids), "same training text"
+        return ids[:_COUNTED], f"first {_COUNTED:,} {self.vocabulary.unit} of the training text"
 
     def describe(self) -> str:
         """A few lines for the log: name, source, sizes, unknown symbols."""
@@ -43,7 +61,7 @@ class Corpus:
         counts = ", ".join(f"{split} {n:,}" for split, n in self.unknown.items() if n)
         if counts:
             lines.append(f"{unit} never seen in training, read as unknown: {counts}")
-        return "\n".join(lines)
+        return "\n".join(lines + [self.note] * bool(self.note))
 
 
 def user_text(path, unit: str = "characters") -> Corpus:
@@ -56,7 +74,7 @@ def user_text(path, unit: str = "characters") -> Corpus:
       unit: 'characters', 'bytes' or 'words'.
 
     The vocabulary is the training split's and an unknown symbol, which stands for whatever
-    else valid and test hold.
+    else valid and test hold. A text of 32 MB or more is not held in memory, see `encoded`.
 
     Raises:
       UserError: no such path, a missing split, an empty split, words of which a split has
@@ -72,13 +90,26 @@ def user_text(path, unit: str = "characters") -> Corpus:
                 f"the folder {path} has no {' and no '.join(f'{s}.txt' for s in absent)}: put "
                 "train.txt, valid.txt and test.txt there, or give the path of a single file."
             )
-        texts = {split: read(file, unit) for split, file in found.items()}
-        files.check_size(sum(map(len, texts.values())), path)
     elif path.exists():
-        texts = split_in_order(read(path, unit), unit)
+        found = {"whole": path}
     else:
         raise UserError(f"there is no file or folder {path}: check the path of your text.")
+    if sum(map(_size, found.values())) >= _LARGE:
+        splits, vocabulary, unknown, note = encoded.encode(found, unit, str(path))
+        return Corpus("text", splits, vocabulary, str(path), unknown, note=note)
+    texts = {key: read(file, unit) for key, file in found.items()}
+    if "whole" in texts:
+        texts = split_in_order(texts["whole"], unit)
+    files.check_size(sum(map(len, texts.values())), path)
     return make_corpus("text", texts, unit, str(path), unknown=True)
+
+
+def _size(file):
+    """Bytes of a text, of a gzipped one about."""
+    try:
+        return file.stat().length * (_UNPACKED if file.name.endswith(".gz") else 1)
+    except OSError as error:
+        raise UserError(refusal(error)) from error
 
 
 def make_corpus(

@@ -19,7 +19,8 @@ UNKNOWN = {"characters": "\ufffd", "bytes": -1, "words": "<unk>"}
 _CODES = {"characters": 0x110000, "bytes": 0x100}
 _CHUNK = 1 << 22  # symbols looked up at once: numpy widens an index array to 8 bytes a symbol
 _MOST_WORDS = 1 << 22  # different ones; the softmax of so many takes gigabytes
-_WORD = re.compile(r"\n|\S+")
+_PIECE = 1 << 16  # characters split into words at once
+_SPACE = re.compile(r"\s")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +56,16 @@ class Vocabulary:
         Raises:
           UserError: bytes that are not UTF-8, or more than 4 million different words.
         """
+        return cls.of_parts([text], unit, unknown)
+
+    @classmethod
+    def of_parts(cls, parts, unit: str, unknown: bool = False) -> "Vocabulary":
+        """As `of`, of a text in parts between which no word goes on."""
         check_unit(unit)
-        text, found = as_unit(text, unit), set()
+        parts, found = (as_unit(part, unit) for part in parts), set()
         if unit == "words":
-            words = each_word(text)
-            while part := set(itertools.islice(words, _CHUNK)):
-                found |= part
+            for words in itertools.chain.from_iterable(map(_word_lists, parts)):
+                found.update(words)
                 if len(found) > _MOST_WORDS:
                     raise UserError(
                         f"the text has more than {_MOST_WORDS:,} different words: read it as"
@@ -68,7 +73,7 @@ class Vocabulary:
                     )
         else:
             seen = np.zeros(_CODES[unit], bool)
-            for codes in _codes(text):
+            for codes in itertools.chain.from_iterable(map(_codes, parts)):
                 seen[codes] = True
             found = np.flatnonzero(seen).tolist()
             found = set(map(chr, found)) if unit == "characters" else set(found)
@@ -115,7 +120,11 @@ class Vocabulary:
         """
         text = as_unit(text, self.unit)
         if self.unit == "words":
-            ids = np.fromiter((self._ids.get(word, -1) for word in each_word(text)), np.int32)
+            ids = [
+                np.fromiter(map(self._ids.get, words, itertools.repeat(-1)), np.int32, len(words))
+                for words in _word_lists(text)
+            ]
+            ids = np.concatenate([np.empty(0, np.int32), *ids])
         else:
             ids = np.empty(len(text), np.int32)
             for number, codes in enumerate(_codes(text)):
@@ -232,8 +241,17 @@ class Vocabulary:
 
 def each_word(text: str):
     """Yields the words of a text, and '<eos>' for each line end (see `files.each_line`)."""
-    for match in _WORD.finditer(files.universal_newlines(text)):
-        yield LINE_END if match[0] == "\n" else match[0]
+    return itertools.chain.from_iterable(_word_lists(text))
+
+
+def _word_lists(text: str):
+    """As `each_word`, in lists of few enough for the processor's cache."""
+    text, start = files.universal_newlines(text), 0
+    while start < len(text):
+        space = _SPACE.search(text, start + _PIECE)
+        end = space.start() if space else len(text)
+        yield text[start:end].replace("\n", f" {LINE_END} ").split()
+        start = end
 
 
 def _is_symbol(symbol, unit: str) -> bool:

@@ -213,7 +213,7 @@ def of_ngram(corpus, asked, ids):
     """
     newline = corpus.vocabulary.line_end
     asked = [one for one in asked if one.name not in ("detectors", "distance")]
-    model = InterpolatedNgram(corpus.vocabulary.size).fit(corpus.splits["train"])
+    model = InterpolatedNgram(corpus.vocabulary.size).fit(corpus.counted()[0])
     names = [one.name for one in asked]
 
     def read(ids):

@@ -5,11 +5,13 @@ import math
 import os
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import cells, ops, parallel, recurrence
 from hmrnn_jax.cells.base import is_stack, layers, widths
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.recurrence.execution import native_precision
 
 
 class GatedOutput(nn.Module):
@@ -167,6 +169,24 @@ def cells_from(config, input_size):
 
 
 def policy_from(config):
-    """The `recurrence.Policy` that a `config.model` describes; a run may be older than a field."""
+    """The `recurrence.Policy` that a `config.model` describes; a run may be older than a field.
+
+    The precision `auto` is that of the first device; a training has settled it before.
+    """
     fields = recurrence.Policy._fields
-    return recurrence.Policy(**{name: config[name] for name in fields if name in config})
+    choices = {name: config[name] for name in fields if name in config}
+    if choices.get("precision") == "auto":
+        choices["precision"] = native_precision(jax.local_devices()[0])
+    return recurrence.Policy(**choices)
+
+
+def init_params(model, key, *inputs, **more):
+    """The parameters of a Flax model, drawn with `key`, and nothing computed of its inputs.
+
+    `model.init` would run the network, each of its operations compiled by itself.
+
+    Args:
+      inputs, more: trees of arrays or shapes, as the model is called with.
+    """
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (inputs, more))
+    return model.lazy_init(key, *shapes[0], **shapes[1])["params"]

@@ -216,6 +216,6 @@ def _outer_products(to_values, operands, summed, precision, dtype):
         ops.operand(to_values, precision),
         ops.operand(operands, precision),
         (summed, ((), ())),
-        precision="highest" if precision == "float32" else "default",
+        precision=ops.of_jax(precision),
         preferred_element_type=dtype,
     )

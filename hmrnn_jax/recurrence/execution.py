@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from hmrnn_jax import ops, parallel
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.recurrence import tpu_kernel
 
+CPU_INFO = pathlib.Path("/proc/cpuinfo")
+_BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # of a CPU that multiplies them natively
 GRADIENTS = ("deferred", "autodiff")
 BACKENDS = ("auto", "scan", "pallas")
 
@@ -48,6 +51,11 @@ class Policy(NamedTuple):
         require("precision", self.precision, ops.PRECISIONS)
         if self.backend == "pallas" and self.gradient != "deferred":
             raise UserError("The pallas backend has deferred gradients only; choose that or scan.")
+        if self.backend == "pallas" and self.precision == "high":
+            raise UserError(
+                "The pallas kernels multiply in float32 or bfloat16; set model.precision to one of"
+                " these, or model.backend to auto or scan."
+            )
         if self.remat and steps % self.remat:
             raise UserError(f"remat is {self.remat}; it must divide the window, {steps} steps.")
 
@@ -63,6 +71,22 @@ class Policy(NamedTuple):
         if not _is_gpu(self):
             raise UserError(f"{self.device} has no kernels: set model.backend=scan, or auto.")
         gpu_arguments(config, self)
+
+
+def native_precision(device):
+    """The precision in which a device trains fastest, see `ops.product`.
+
+    `bfloat16` where it multiplies that natively: a TPU, a GPU of compute capability 8 or more, a
+    CPU with AMX or AVX512 for it; elsewhere `float32`, as rounding then costs more than it saves.
+    """
+    native = device.platform == "tpu"
+    if device.platform == "gpu":
+        with contextlib.suppress(ValueError, AttributeError):  # AMD's are names
+            native = float(device.compute_capability) >= 8
+    if device.platform == "cpu":
+        with contextlib.suppress(OSError):
+            native = not _BFLOAT16.isdisjoint(CPU_INFO.read_text().split())
+    return "bfloat16" if native else "float32"
 
 
 def choose_backend(config, policy, direction, *arguments):
@@ -83,6 +107,9 @@ def choose_backend(config, policy, direction, *arguments):
         return policy.backend
     if policy.gradient != "deferred" or not tpu_kernel.vmem_bytes(policy.device):
         report(f"{name}: scan, as {policy.device} has no kernel")
+        return "scan"
+    if policy.precision == "high":
+        report(f"{name}: scan, as kernels multiply in float32 or bfloat16")
         return "scan"
     needed, available = tpu_kernel.needs(policy.device, *arguments)
     chosen = "pallas" if needed <= available else "scan"

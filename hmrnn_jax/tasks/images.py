@@ -79,7 +79,7 @@ def init_params(model, key):
     """The model's parameters, drawn with `key`; shapes do not depend on batch or steps."""
     inputs = np.zeros((1, 1, model.cells[0].input_size), np.float32)
     batch = ImageBatch(inputs, np.zeros(1, np.int32), np.ones(1, np.float32))
-    return model.inference.init(key, batch)["params"]
+    return stack.init_params(model.inference, key, batch)
 
 
 def table(results):

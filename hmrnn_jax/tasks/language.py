@@ -15,7 +15,7 @@ from hmrnn_jax.batches.text import EvaluationStream, Stream, VariableStream
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.inference import activations, readings
-from hmrnn_jax.models import uncertainty
+from hmrnn_jax.models import stack, uncertainty
 from hmrnn_jax.models.language import language_model
 from hmrnn_jax.tasks import objectives
 from hmrnn_jax.tasks.metrics import BITS, cross_entropy, diagnostics, rates
@@ -144,9 +144,10 @@ def model_of(config, vocabulary):
 
 def init_params(model, key):
     """The model's parameters, drawn with `key`; shapes do not depend on batch or window."""
-    ids = jnp.zeros((1, 1), jnp.int32)
-    noise = jnp.zeros((1, 1, model.noise_width))
-    return model.init(key, ids, model.initial_carry(1), noise=noise)["params"]
+    ids = np.zeros((1, 1), np.int32)
+    noise = np.zeros((1, 1, model.noise_width), np.float32)
+    carry = jax.eval_shape(functools.partial(model.initial_carry, 1))
+    return stack.init_params(model.inference, key, ids, carry, noise=noise)
 
 
 class Penalties(NamedTuple):
@@ -316,7 +317,7 @@ def view(model, params, corpus, bpc, delay=0, length=540):
     Args:
       delay: steps after a segment's last one at which its boundary was taught.
     """
-    train, test = corpus.splits["train"], corpus.splits["test"]
+    (train, counted), test = corpus.counted(), corpus.splits["test"]
     size = corpus.vocabulary.size
     baseline = ngram.interpolated_ngram_bpc(train, test, size, order=4)
     z, _ = activations.of(model, params, test[:length])
@@ -324,7 +325,7 @@ def view(model, params, corpus, bpc, delay=0, length=540):
     text = corpus.vocabulary.symbol_strings(test[:length])
     return "\n".join(
         [
-            f"interpolated n-gram, 4 symbols of context, same training text: {baseline:.4f} bpc",
+            f"interpolated n-gram, 4 symbols of context, {counted}: {baseline:.4f} bpc",
             f"this model: {bpc:.4f} bpc",
             "",
             f"boundaries in the first {len(text)} {corpus.vocabulary.unit} of the test text:"

@@ -74,7 +74,7 @@ def init_params(model, key):
     """The model's parameters, drawn with `key`."""
     one = np.zeros((1, 1), np.int32)
     batch = pairs.PairBatch(one, one, one > 0, one > 0, one[0], one[0].astype(np.float32))
-    return model.inference.init(key, batch)["params"]
+    return stack.init_params(model.inference, key, batch)
 
 
 def model_of(config, vocabulary):

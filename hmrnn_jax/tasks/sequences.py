@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hmrnn_jax import parallel
 from hmrnn_jax.batches.sequences import BucketStream, EvaluationSequences
@@ -123,9 +124,10 @@ def model_of(config, scale):
 
 def init_params(model, key):
     """The model's parameters, drawn with `key`; shapes do not depend on batch or length."""
-    inputs = jnp.zeros((1, 1, model.columns))
-    noise = jnp.zeros((1, 1, model.noise_width))
-    return model.init(key, inputs, model.initial_carry(1), noise=noise)["params"]
+    inputs = np.zeros((1, 1, model.columns), np.float32)
+    noise = np.zeros((1, 1, model.noise_width), np.float32)
+    carry = jax.eval_shape(functools.partial(model.initial_carry, 1))
+    return stack.init_params(model.inference, key, inputs, carry, noise=noise)
 
 
 def _score(model, params, carry, batch, scalars, key):

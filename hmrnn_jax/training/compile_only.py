@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from hmrnn_jax import parallel, tasks
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.recurrence.execution import reported
+from hmrnn_jax.recurrence.execution import native_precision, reported
 from hmrnn_jax.training import hlo, optim, progress, settings
 from hmrnn_jax.training import state as train_state
 
@@ -69,6 +69,9 @@ def compiled_step(config, target):
     """
     settings.check(config)
     mesh = parallel.make_mesh(devices(target))
+    if config.model.precision == "auto":
+        config = config.copy_and_resolve_references()
+        config.model.precision = native_precision(mesh.devices.flat[0])
     task = tasks.make(config, mesh)
     plan = optim.Plan(config, task.stream)
     create = functools.partial(train_state.of_run, task, plan, config.seed)

@@ -20,7 +20,7 @@ from hmrnn_jax.training.metrics_log import Logger
 from hmrnn_jax.training.progress import Progress, devices, parameter_table, validation_line
 from hmrnn_jax.training.signals import Stopping
 from hmrnn_jax.training.titles import title
-from hmrnn_jax.training.workdir import check_new, open_run, set_aside
+from hmrnn_jax.training.workdir import check_new, open_run, set_aside, settle_precision
 
 _print = functools.partial(print, flush=True)
 
@@ -58,6 +58,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
     # 1. Data, devices, model: everything that can be wrong is found here.
     settings.check(config)
     mesh = parallel.make_mesh()
+    config, precision = settle_precision(config, workdir, mesh.devices.flat[0])
     task = tasks.make(config, mesh)
     stream = task.stream
     plan = optim.Plan(config, stream)
@@ -70,6 +71,8 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
     changed = parallel.from_first(open_run, workdir, config, task.encoding)
     say(parameter_table(state.params))
     say(devices())
+    if precision:
+        say(precision)
     say(task.describe())
     for line in changed:
         say(f"changed since the run began: {line}")
@@ -77,7 +80,19 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
     def whole(slope):
         return train_state.checkpoint(state, carry, plan, slope, mesh)
 
+    step = parallel.pmapped(
+        functools.partial(train_state.train_step, task.loss, plan.optimizer), mesh
+    )
+
+    def given(number):
+        """Batch and scalars of the update after `number`."""
+        scalars = {"learning_rate": plan.rate(number), "slope": plan.slope(number)}
+        scalars |= {"averaged": plan.averaged(number + 1)} | task.scalars(number)
+        batch = parallel.shard_batch(stream(number), mesh)
+        return batch, {name: _scalar(value, mesh) for name, value in scalars.items()}
+
     with Checkpoints(workdir, say=say) as checkpoints, contextlib.ExitStack() as context, trace:
+        choices, logged = context.enter_context(reported()), 0
         saved = checkpoints.restore(whole(0.0))
         if saved:
             state, carry = saved["state"], saved["carry"]
@@ -86,30 +101,38 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
         else:
             # From here on there is always a state to go on from, even if this process is killed.
             parallel.from_first(check_new, workdir)
-            checkpoints.save(0, whole(0.0))
-            checkpoints.wait()
+            # Writing waits for the disk: the update is compiled meanwhile.
+            with train_state.compiling(step, state, carry, *given(0)):
+                checkpoints.save(0, whole(0.0))
+                checkpoints.wait()
         first = int(state.step)
         logger = Logger(workdir, first)
         context.callback(logger.flush)
 
         # 3. The loop: update, now and then report, validate, save.
-        step = parallel.pmapped(
-            functools.partial(train_state.train_step, task.loss, plan.optimizer), mesh
-        )
         progress = Progress(task, first, plan.total)
         context.enter_context(stopping)
         pending = []  # metrics still on the devices: nothing is waited for before a report
-        choices, logged = context.enter_context(reported()), 0
+        due = None  # arguments of a report, made when the devices have the next update to do
+
+        def report(done, metrics, more):
+            nonlocal logged
+            for line in choices[logged:]:
+                say(f"recurrence: {line}")
+            logged = len(choices)
+            result = _finite(task, jax.device_get(metrics), done, config, checkpoints)
+            line, result = progress.report(done, result | more)
+            logger.log(done, result)
+            say(line)
+
         for done in range(first + 1, plan.total + 1):
             if plan.finished:
                 break
-            epoch, batch = stream.epoch(done - 1), parallel.shard_batch(stream(done - 1), mesh)
+            epoch = stream.epoch(done - 1)
             rate, slope, averaged = plan.rate(done - 1), plan.slope(done - 1), plan.averaged(done)
-            scalars = {"learning_rate": rate, "slope": slope, "averaged": averaged}
-            scalars |= task.scalars(done - 1)
-            scalars = {name: _scalar(value, mesh) for name, value in scalars.items()}
-            state, carry, metrics = trace(done, step, state, carry, batch, scalars)
+            state, carry, metrics = trace(done, step, state, carry, *given(done - 1))
             parallel.settle(metrics)
+            due = due and report(*due)
             pending.append(metrics)
 
             ends = stream.epoch(done) > epoch
@@ -120,15 +143,10 @@ def _train(config, workdir, say, profile, stopping, lock, watch):
             stop = parallel.any_process(bool(stopping)) if reporting else _alone(stopping)
             if reporting or stop:
                 lock.check()
-                for line in choices[logged:]:
-                    say(f"recurrence: {line}")
-                logged = len(choices)
-                result = _finite(task, jax.device_get(pending), done, config, checkpoints)
-                pending.clear()
-                more = {"epoch": epoch, "slope": slope, "learning_rate": rate}
-                line, result = progress.report(done, result | more)
-                logger.log(done, result)
-                say(line)
+                due = done, pending, {"epoch": epoch, "slope": slope, "learning_rate": rate}
+                pending = []
+            if validating or saving or stop:
+                due = report(*due)
             if validating:
                 params = state.average if averaged else state.params
                 result = task.evaluate(params, "valid", slope)

@@ -110,7 +110,9 @@ COMMON = {
     "model.sizes": kept(Wholes("Units of each layer, the lowest first.", 1, WIDEST)),
     "model.gradient": Choice("How gradients are computed; the numbers are the same.", GRADIENTS),
     "model.precision": Choice(
-        "Precision of the operands of products; sums are in float32.", ops.PRECISIONS
+        "Precision of products: high is bfloat16_3x or TF32; bfloat16 has sums in float32; auto is"
+        " that where it is native, else float32, settled as a run begins.",
+        ("auto", *ops.PRECISIONS),
     ),
     "model.backend": Choice(
         "Back end of the recurrence: a scan, kernels (pallas), or the faster one (auto).",

@@ -1,5 +1,8 @@
 """The state of a training run, how it begins and is saved, and its compiled step."""
 
+import contextlib
+import contextvars
+import threading
 from typing import Any
 
 import flax.struct
@@ -63,6 +66,23 @@ def checkpoint(state, carry, plan, slope, mesh):
     progress = parallel.replicate(plan.progress(), mesh)
     slope = parallel.scalar(np.float32(slope), mesh)
     return {"state": state, "carry": carry, "progress": progress, "slope": slope}
+
+
+@contextlib.contextmanager
+def compiling(step, *arguments):
+    """Compiles a jitted `step` for these arguments while the block runs; its first call then waits
+    for nothing. What cannot be compiled is told by that call."""
+
+    def work():
+        with contextlib.suppress(Exception):
+            step.lower(*arguments).compile()
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def train_step(loss, optimizer, state, carry, batch, scalars):

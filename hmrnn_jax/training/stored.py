@@ -7,11 +7,14 @@ import textwrap
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
+from etils import epy
 
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.training import manifest
 from hmrnn_jax.training.manifest import Damaged
+
+with epy.lazy_imports():  # half a second, when a checkpoint is first read or written
+    import orbax.checkpoint as ocp
 
 ITEM = "default"  # the folder that Orbax puts the tree in
 # What TensorStore says of files that are not what it wrote.

@@ -5,10 +5,11 @@ import json
 from etils import epath
 from ml_collections import ConfigDict
 
-from hmrnn_jax import defaults, files
+from hmrnn_jax import defaults, files, parallel
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.recurrence import execution
 from hmrnn_jax.training import metrics_log, settings
 
 # What the numbers of a run's data mean: one of these, or nothing.
@@ -65,6 +66,28 @@ def open_run(workdir, config, encoding):
     if fixed:
         _begin(folder, config, encoding)
     return lines
+
+
+def settle_precision(config, workdir, device):
+    """`(config, line for the log)`: a configuration whose `model.precision` is not `auto`.
+
+    Where a run is in the folder, `auto` is what that run has, so that it goes on as it began, on
+    whatever machine; else what suits the device, which is then written in the run's configuration.
+    So what is restored of a run always has the precision that it was trained in. The first process
+    decides for all. Without `auto`, `config` itself and an empty line.
+    """
+    if config.model.precision != "auto":
+        return config, ""
+    config = config.copy_and_resolve_references()
+    config.model.precision, why = parallel.from_first(_precision, workdir, device)
+    return config, f"precision: {config.model.precision}, {why}"
+
+
+def _precision(workdir, device):
+    saved = epath.Path(workdir) / "config.json"
+    if saved.exists():
+        return _load_config(saved).model.precision, "as the run in this folder has it"
+    return execution.native_precision(device), f"which suits {device.device_kind}"
 
 
 def check_new(workdir):

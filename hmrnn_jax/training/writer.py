@@ -4,10 +4,13 @@ import contextlib
 import threading
 
 import jax
-import orbax.checkpoint as ocp
+from etils import epy
 
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.training import manifest, stored
+
+with epy.lazy_imports():  # half a second, when a checkpoint is first read or written
+    import orbax.checkpoint as ocp
 
 
 class Writer:
