@@ -11,7 +11,7 @@ from hmrnn_jax.analysis.figures import style
 # Legible at half their size.
 LETTERS = {"font.size": 15, "axes.titlesize": 15, "legend.fontsize": 13, "lines.linewidth": 2.4}
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-MARKERS = "osD^vP*X"
+MARKERS = "osD^vP*X<>h"
 WORDS = {
     "bpc": "validation, bits a character",
     "accuracy": "validation, accuracy in %",

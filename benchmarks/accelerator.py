@@ -1,0 +1,219 @@
+"""What a GPU or TPU makes of this library, in one call of some minutes.
+
+    python benchmarks/accelerator.py --minutes=8 --output=runs/accelerator
+
+In this order, each as far as the minutes go: the kernels' loss and gradients beside the scan's, on
+the device; the train step of each back end at the sizes of Penn Treebank and text8, beside
+`torch.nn.LSTM` (cuDNN) where PyTorch is there; then Penn Treebank characters, 3 x 512, detectors
+taught and as in the paper, half of the time that is left each. A stage that fails is told, and the
+next goes on. The folder gets accelerator.json, and of each training its metrics and a state of at
+most 16 MiB, from which the same command goes on, see `small_state`. The last line printed is all of
+it as JSON. On a CPU it refuses, but for `--anywhere`.
+"""
+
+import argparse
+import functools
+import gc
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# Before JAX starts: leave GPU memory to PyTorch, which shares the device.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from benchmarks import convergence, convergence_jobs, peers, small_state, timing  # noqa: E402
+from benchmarks.convergence_report import outcome  # noqa: E402
+from benchmarks.problems import SIZES, Size, network, one_batch  # noqa: E402
+from benchmarks.train_step import ours, torch_peer  # noqa: E402
+from hmrnn_jax import cli, files  # noqa: E402
+from hmrnn_jax.errors import UserError  # noqa: E402
+from hmrnn_jax.training import loop, metrics_log  # noqa: E402
+from hmrnn_jax.training.signals import Stopping  # noqa: E402
+
+KERNELS = {"kernels": Size((128,) * 3, 64, 128, 50, batch=16, window=20)}
+STEPS = {
+    "scan f32": functools.partial(ours, backend="scan"),
+    "kernels f32": functools.partial(ours, backend="pallas"),
+    "scan bf16": functools.partial(ours, backend="scan", precision="bfloat16"),
+    "kernels bf16": functools.partial(ours, backend="pallas", precision="bfloat16"),
+    "ours lstm f32": functools.partial(ours, cell="lstm"),
+    "ours lstm bf16": functools.partial(ours, cell="lstm", precision="bfloat16"),
+    "torch lstm f32": functools.partial(torch_peer, bfloat16=False),
+    "torch lstm bf16": functools.partial(torch_peer, bfloat16=True),
+}
+TRAINED = ("ptb_512/hm_taught", "ptb_512/hm_paper")
+CLOSE = 1e-3  # relative difference of gradients in float32 that counts as equal
+RESERVE = 30  # seconds kept for validating, testing and saving at a training's end
+
+
+class Deadline(Stopping):
+    """True from a moment of `time.monotonic` on, as if SIGTERM had come then."""
+
+    def __init__(self, moment):
+        super().__init__()
+        self.moment = moment
+
+    def __bool__(self):
+        return super().__bool__() or time.monotonic() >= self.moment
+
+
+def measured(flags, say):
+    """All stages; returns what the JSON holds.
+
+    Raises:
+      UserError: there is no accelerator.
+    """
+    platform = jax.devices()[0].platform
+    if platform == "cpu" and not flags.anywhere:
+        raise UserError("There is no GPU or TPU here: run it on one, or give --anywhere.")
+    end = time.monotonic() + 60 * flags.minutes
+    flags.output.mkdir(parents=True, exist_ok=True)
+    everything = {"hardware": timing.hardware(), "minutes": flags.minutes, "stages": {}}
+    stages = {"kernels": functools.partial(compared, KERNELS["kernels"])}
+    stages |= {f"train step, {name}": functools.partial(timed, SIZES[name]) for name in flags.size}
+    for number, model in enumerate(flags.train):
+        own = functools.partial(train, flags, model, len(flags.train) - number)
+        stages[f"training, {model}"] = own
+    for name, stage in stages.items():
+        say(f"{name}: {max(0, end - time.monotonic()):.0f} s left")
+        start = time.monotonic()
+        try:
+            found = stage(end, say) if start < end else {"skipped": "no time is left"}
+        except Exception as error:  # whatever it is, the next stage may do
+            found = {"failed": f"{type(error).__name__}: {str(error).splitlines()[:1]}"}
+        everything["stages"][name] = found | {"seconds": round(time.monotonic() - start, 1)}
+        files.write_text(flags.output / "accelerator.json", json.dumps(everything, indent=1) + "\n")
+        gc.collect()
+        jax.clear_caches()
+    return everything
+
+
+def compared(size, end, say):
+    """Loss and gradients of the kernels, and of bfloat16, beside the float32 scan's."""
+    batch, found = one_batch(size), {}
+
+    def gradient(policy):
+        model, init, loss = network(size, "hm_lstm", "none", policy)
+        params = jax.jit(init)(jax.random.key(0))
+        carry = jax.tree.map(jnp.asarray, model.initial_carry(size.batch))
+        scalars = {"slope": jnp.float32(1)}
+        whole = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (value, _), gradients = whole(params, carry, batch, scalars, jax.random.key(1))
+        return jax.device_get((value, gradients))
+
+    base, base_gradients = gradient({"backend": "scan"})
+    for name, policy in {
+        "kernels f32": {"backend": "pallas"},
+        "scan bf16": {"backend": "scan", "precision": "bfloat16"},
+        "kernels bf16": {"backend": "pallas", "precision": "bfloat16"},
+    }.items():
+        try:
+            value, gradients = gradient(policy)
+        except (UserError, jax.errors.JaxRuntimeError, NotImplementedError) as error:
+            found[name] = {"failed": str(error).splitlines()[0]}
+            continue
+        worst = max(
+            float(np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-12))
+            for a, b in zip(*map(jax.tree.leaves, (gradients, base_gradients)), strict=True)
+        )
+        found[name] = {"loss": abs(float(value - base)), "gradient": worst}
+        if name.endswith("f32"):
+            found[name]["equal"] = worst <= CLOSE
+        say(f"{name}: {found[name]}")
+        if time.monotonic() > end:
+            break
+    return found
+
+
+def timed(size, end, say):
+    """Characters a second of each step, in turns; what cannot be built is told."""
+    found, steps = {}, {}
+    for name, build in STEPS.items():
+        if time.monotonic() > end:
+            found[name] = {"skipped": "no time is left"}
+            continue
+        start = time.monotonic()
+        try:
+            candidate = build(size)
+            candidate.step()
+        except (UserError, peers.Unavailable, RuntimeError, NotImplementedError) as error:
+            found[name] = {"failed": str(error).splitlines()[0]}
+            continue
+        say(f"{name}: built in {time.monotonic() - start:.0f} s")
+        steps[name] = candidate
+    rounds = {name: [] for name in steps}
+    for _ in range(5):
+        for name, candidate in steps.items():
+            if time.monotonic() < end or not rounds[name]:
+                rounds[name].append(timing.seconds_per_step(candidate.step, 0.3))
+    for name, seconds in rounds.items():
+        median = statistics.median(seconds)
+        found[name] = {"ms": 1000 * median, "characters_per_second": size.units / median}
+        found[name] |= {"least_ms": 1000 * min(seconds), "most_ms": 1000 * max(seconds)}
+        say(f"{name}: {size.units / median:,.0f} characters/s")
+    return found
+
+
+def train(flags, model, shares, end, say):
+    """Penn Treebank characters in one of so many `shares` of the time that is left."""
+    (job,) = convergence_jobs.plan(
+        convergence.parsed([f"--output={flags.output}", f"--only={model}", *flags.training])
+    )
+    moment = time.monotonic() + (end - time.monotonic()) / shares - flags.reserve
+    with tempfile.TemporaryDirectory() as folder:
+        small = flags.output / f"{job.model}.state"
+        if small.exists():
+            small_state.unpack(small, job.config, folder)
+        result = loop.train(
+            job.config, folder, lambda text: "\n" in text or say(text), stopping=Deadline(moment)
+        )
+        rows = metrics_log.read_metrics(Path(folder, metrics_log.NAME))
+        found = outcome(rows, convergence_jobs.GROUPS[job.group])
+        found = {k: v for k, v in found.items() if k != "tests"}
+        speeds = [row["chars_per_second"] for row in rows if "chars_per_second" in row]
+        found["characters_per_second"] = statistics.median(speeds) if speeds else None
+        found["ended"] = result is not None
+        found["state_bytes"] = small_state.pack(folder, small)
+        log = flags.output / f"{job.model}.metrics.jsonl"
+        kept = files.read_text(log) if log.exists() else ""
+        new = "".join(json.dumps(row) + "\n" for row in rows)
+        files.write_text(log, kept + new)
+    return found
+
+
+def parsed(arguments=None):
+    """The flags of a command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add, names = parser.add_argument, convergence.studies.patterns
+    add("--minutes", type=float, default=8.0, help="of all stages (8)")
+    add("--output", type=Path, default=Path("runs/accelerator"), help="folder (runs/accelerator)")
+    add("--size", type=names, default=["ptb", "text8"], help="of benchmarks.problems (ptb,text8)")
+    add(
+        "--train", type=names, default=list(TRAINED),
+        help=f"of benchmarks/convergence.py ({','.join(TRAINED)})",
+    )  # fmt: skip
+    add(
+        "--training", type=str.split, default=["--precision=bfloat16"],
+        help="flags of benchmarks/convergence.py for the trainings (--precision=bfloat16)",
+    )  # fmt: skip
+    add("--reserve", type=float, default=RESERVE, help=f"seconds for a training's end ({RESERVE})")
+    add("--anywhere", action="store_true", help="on a CPU too")
+    return parser.parse_args(arguments)
+
+
+def main(flags, say):
+    """Runs all stages and says the line of JSON."""
+    say(json.dumps(measured(flags, say)))
+
+
+if __name__ == "__main__":
+    cli.start(lambda: main(parsed(), lambda text: print(text, flush=True)))
