@@ -140,7 +140,9 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
                 say(f"recurrence: {line}")
             logged = len(choices)
             result = _finite(task, jax.device_get(metrics), done, config, checkpoints)
-            logger.log(done, progress.report(done, result | more))
+            line, result = progress.report(done, result | more)
+            logger.log(done, result)
+            progress.tell(done, line)
 
         for done in range(first + 1, plan.total + 1):
             if plan.finished:

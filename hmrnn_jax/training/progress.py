@@ -87,7 +87,7 @@ class Progress:
         self.time = time.perf_counter()
 
     def report(self, done, result):
-        """Tells of the updates since the last report; returns the result with speed."""
+        """`(line, result with speed)` for the updates since the last report; see `tell`."""
         now = time.perf_counter()
         # The first interval holds the compilation: no speed is claimed for it.
         left = None
@@ -105,14 +105,17 @@ class Progress:
             _rates("fires", result, "rate"),
             _rates("live", result, "live"),
         ]
-        line = "  ".join(filter(None, parts))
+        result = {("train/" + k if k in TRAIN_AND_VALID else k): v for k, v in result.items()}
+        return "  ".join(filter(None, parts)), result
+
+    def tell(self, done, line):
+        """Says the line of a report, or puts it in the live line; once it is logged."""
         if self._bar is None:
             self.say(f"update {done:,}/{self.total:,}  {line}")
         else:
             self._bar.set_postfix_str(line, refresh=False)
             self._bar.update(done - self._bar.n)
             self._bar.refresh()
-        return {("train/" + k if k in TRAIN_AND_VALID else k): v for k, v in result.items()}
 
 
 def _rates(word, result, kind):
