@@ -42,7 +42,7 @@ from benchmarks.compare import positive, whole  # noqa: E402
 from hmrnn_jax import cli, datasets  # noqa: E402
 from hmrnn_jax.errors import BAD_INPUT, UserError  # noqa: E402
 from hmrnn_jax.evaluation import syntax  # noqa: E402
-from hmrnn_jax.run import load  # noqa: E402
+from hmrnn_jax.opening import load  # noqa: E402
 from hmrnn_jax.training import loop  # noqa: E402
 from hmrnn_jax.training.signals import Stopping  # noqa: E402
 

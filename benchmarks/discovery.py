@@ -34,7 +34,7 @@ from benchmarks.compare import whole  # noqa: E402
 from hmrnn_jax import cli, parallel  # noqa: E402
 from hmrnn_jax.errors import BAD_INPUT, UserError  # noqa: E402
 from hmrnn_jax.evaluation import text  # noqa: E402
-from hmrnn_jax.run import restore  # noqa: E402
+from hmrnn_jax.opening import restore  # noqa: E402
 from hmrnn_jax.training import loop, metrics_log  # noqa: E402
 from hmrnn_jax.training.signals import Stopping  # noqa: E402
 

@@ -8,8 +8,7 @@ import numpy as np
 from etils import epath
 
 from benchmarks.discovery_jobs import HEADLINE
-from hmrnn_jax import files, parallel
-from hmrnn_jax import run as runs
+from hmrnn_jax import files, opening, parallel
 from hmrnn_jax.datasets.chinese import FOLDER
 from hmrnn_jax.evaluation import phrases, sequences, syntax, text
 from hmrnn_jax.inference import reading, readings
@@ -32,7 +31,7 @@ def scored(folder, job, flags):
 def score(folder, job, flags):
     """Scores the boundaries of a part by all readings, see `evaluation`, and keeps the rows."""
     start, found = time.perf_counter(), {}
-    run = runs.restore(str(folder), parallel.make_mesh())
+    run = opening.restore(str(folder), parallel.make_mesh())
     figure = folder / f"boundaries-{flags.part}.png"
     if job.config.task == "strokes":
         held_out = sequences.held_out(run, flags.part)

@@ -32,8 +32,7 @@ import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
-from hmrnn_jax import cli, defaults, files, parallel, recurrence  # noqa: E402
-from hmrnn_jax import run as runs  # noqa: E402
+from hmrnn_jax import cli, defaults, files, opening, parallel, recurrence  # noqa: E402
 from hmrnn_jax.analysis.figures import style  # noqa: E402
 from hmrnn_jax.analysis.figures.curves import LETTERS  # noqa: E402
 from hmrnn_jax.evaluation import text  # noqa: E402
@@ -290,7 +289,7 @@ def main(arguments=None):
         print(line, file=sys.stderr, flush=True)
 
     if flags.workdir:
-        run = runs.restore(flags.workdir, parallel.make_mesh(jax.devices()[:1]))
+        run = opening.restore(flags.workdir, parallel.make_mesh(jax.devices()[:1]))
         params, (ids, *_) = run.plain, text.split(run, "test")
         policy = run.model.policy._replace(precision=flags.precision)
         model, title = run.model.clone(policy=policy), run.title

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from hmrnn_jax.functional import init as init
     from hmrnn_jax.functional import initial_state as initial_state
     from hmrnn_jax.functional import unroll as unroll
+    from hmrnn_jax.opening import load as load
     from hmrnn_jax.ops import straight_through as straight_through
     from hmrnn_jax.recurrence import Policy as Policy
     from hmrnn_jax.recurrence import Unrolled as Unrolled
     from hmrnn_jax.run import Run as Run
-    from hmrnn_jax.run import load as load
     from hmrnn_jax.training.loop import train as train
 
 __version__ = "0.2.0"
@@ -53,7 +53,7 @@ _HOMES = {
     "UserError": "errors",
     "init": "functional",
     "initial_state": "functional",
-    "load": "run",
+    "load": "opening",
     "straight_through": "ops",
     "train": "training.loop",
     "unroll": "functional",

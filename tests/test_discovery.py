@@ -165,7 +165,7 @@ def work(monkeypatch):
 
     for module, name, double in (
         (discovery.loop, "train", train),
-        (discovery_scores.runs, "restore", restore),
+        (discovery_scores.opening, "restore", restore),
         (discovery_scores.text, "show_boundaries", show),
     ):
         # With the signature of what they stand for.

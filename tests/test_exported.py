@@ -15,7 +15,8 @@ from hmrnn_jax import defaults, parallel, pretrained
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.run import Run, describe
+from hmrnn_jax.opening import describe
+from hmrnn_jax.run import Run
 from hmrnn_jax.tasks import language, sequences
 from hmrnn_jax.training import exported
 

@@ -12,7 +12,7 @@ from hmrnn_jax.analysis import boundaries, ngram, scores
 from hmrnn_jax.analysis.segmenters import word_scores
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.run import load
+from hmrnn_jax.opening import load
 from hmrnn_jax.tasks import language, objectives
 
 WORDS = "the cat sat on a mat and then it went to see who was there by sun light again".split()

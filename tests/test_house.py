@@ -42,6 +42,7 @@ FLOORS = (
     ),
     ("training",),
     ("run",),
+    ("opening",),
     ("evaluation",),
     ("cli",),
     ("commands",),

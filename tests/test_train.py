@@ -18,8 +18,8 @@ from runs import newest, run
 from hmrnn_jax import cli, commands, defaults, parallel
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import text as evaluation
+from hmrnn_jax.opening import restore
 from hmrnn_jax.recurrence import execution
-from hmrnn_jax.run import restore
 from hmrnn_jax.tasks import metrics
 from hmrnn_jax.training import config_file
 from hmrnn_jax.training import loop as program

@@ -4,7 +4,7 @@ import os
 
 from hmrnn_jax import files, parallel, pretrained
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.run import describe, from_official, restore
+from hmrnn_jax.opening import describe, from_official, restore
 from hmrnn_jax.training import exported
 from hmrnn_jax.training.fields import Choice, Switch, Text, Whole
 from hmrnn_jax.training.settings import SEEDS

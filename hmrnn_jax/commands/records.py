@@ -8,7 +8,7 @@ from hmrnn_jax.analysis.figures import curves as figures
 from hmrnn_jax.cli import JSON, Command
 from hmrnn_jax.commands.base import LANGUAGE, RUN, file, open_run, output, place, say
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.run import to_official
+from hmrnn_jax.opening import to_official
 from hmrnn_jax.training import exported, metrics_log
 from hmrnn_jax.training.fields import Choice, Names
 from hmrnn_jax.training.titles import titles
