@@ -28,12 +28,17 @@ from hmrnn_jax.recurrence.execution import cpu_loops
 
 
 def applies(config, policy):
-    """Whether a cell has COPYs to leave out, and the policy is to leave them out."""
+    """Whether a cell has COPYs to leave out, and the policy is to leave them out.
+
+    Without FLUSH a layer may COPY while its own boundary is 1, its gates then follow the layer
+    above.
+    """
     return (
         policy.skip_copies
         and cpu_loops(policy)
         and isinstance(config, hm_lstm.Config)
         and config.depth > 1
+        and config.flush
         and config.boundary != "soft"
         and config.layer_norm != "ba"
     )
@@ -144,10 +149,10 @@ def inputs_of(config, number, state, below):
     return Inputs(state.h[number], state.c[number], p, q, above, h)
 
 
-def is_active(config, inputs):
+def is_active(inputs):
     """The columns `[B]` in which a layer above the first does not COPY."""
     found = inputs.q == 1
-    return found | (inputs.p == 1) if config.flush and inputs.p is not None else found
+    return found if inputs.p is None else found | (inputs.p == 1)
 
 
 def operands_of(layer, inputs, gates, **more):
@@ -222,7 +227,7 @@ def forward_step(config, precision, resident, state, xs):
                 return (new.h, new.c), (s, recurrent), ()
 
             (new_h, new_c), value, _ = active.packed_where(
-                is_active(config, inputs), advanced, inputs, (), (inputs.h, inputs.c)
+                is_active(inputs), advanced, inputs, (), (inputs.h, inputs.c)
             )
             if layer.rows:
                 new_z, new_x = detected(config, precision, slope, noise, layer.rows, inputs, new_h)

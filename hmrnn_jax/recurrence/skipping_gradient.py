@@ -81,7 +81,7 @@ def _skipping_backward(config, policy, residuals, cotangents):
         for number in range(1, config.depth):
             inputs = Inputs(None, None, z[number] if number < config.depth - 1 else None)
             inputs = inputs._replace(q=states.z[number - 1])
-            chosen = active.is_packed(skipping.is_active(config, inputs))
+            chosen = active.is_packed(skipping.is_active(inputs))
             rows = [_flat(v) for v in (*packed[number - 1], chosen)]
             found.append(active.outer_products(*rows, precision, kernels["layer1"].dtype))
     biases_gradient, vectors_gradient = {}, {}
@@ -259,11 +259,11 @@ def _of_active(config, precision, layer, transposed, inputs, known, values, grad
         to_p = -jnp.sum(stretch.copied_c * to_c + stretch.copied_h * to_h, axis=0)
         to_q = to_p + jnp.sum(stretch.kept * to_c, axis=0)
     copied = Inputs(
-        to_h, to_c, (to_p if config.flush else zeros) if inputs.p is not None else None, to_q,
+        to_h, to_c, None if inputs.p is None else to_p, to_q,
         *(None if v is None else jnp.zeros_like(v) for v in (inputs.above, inputs.below)),
     )  # fmt: skip
     return active.packed_where(
-        skipping.is_active(config, inputs), reverse, (inputs, known[:2], gradients), values,
+        skipping.is_active(inputs), reverse, (inputs, known[:2], gradients), values,
         (copied, stretch), axis=0,
     )  # fmt: skip
 
