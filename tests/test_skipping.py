@@ -136,6 +136,18 @@ def test_where_nothing_can_be_left_out_it_is_not_tried(changes, policy):
     assert not skipping.applies(config, Policy(**({"skip_copies": True} | policy)))
 
 
+def test_a_state_of_half_precision_takes_the_dense_path():
+    config = hm_lstm.Config(3, (4, 6))
+    params, x = hm_lstm.init(jax.random.key(0), config), jnp.ones((3, 40, 3))
+    state = recurrence.initial_state(config, 40, jnp.bfloat16)
+    dense, skipped = (
+        recurrence.unroll(config, params, state, x, policy=Policy(skip_copies=skip)).states.h[1]
+        for skip in (False, True)
+    )
+    assert skipped.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(skipped, np.float32), np.asarray(dense, np.float32))
+
+
 @pytest.mark.parametrize("count", (0, 1, 10, 11, 20, 21, 40))
 def test_what_is_kept_lies_where_it_is_said_to(count):
     """Whatever the capacity: the sum over the kept columns is that over the active ones."""

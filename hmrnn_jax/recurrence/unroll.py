@@ -100,7 +100,9 @@ def unroll(
     weights = (kernels, biases, cell.vectors(config, params), tables)
     window = (hoisted, (forward.features_first(per_step or {}, 1), resets))
     way = _RUN[policy.gradient]
-    if way is deferred.deferred and skipping.applies(config, policy):
+    # A state of another dtype than the parameters is rounded at every step: the dense path does so.
+    one_dtype = {v.dtype for v in jax.tree.leaves((kernels, state))} == {x.dtype}
+    if way is deferred.deferred and one_dtype and skipping.applies(config, policy):
         way = skipping_gradient.skipping_copies
     run = functools.partial(way, config, policy)
     if policy.remat:
