@@ -5,7 +5,8 @@
 In this order, each as far as the minutes go: the kernels' loss and gradients beside the scan's, on
 the device; the train step of each back end at the sizes of Penn Treebank and text8, beside
 `torch.nn.LSTM` (cuDNN) where PyTorch is there; then Penn Treebank characters, 3 x 512, detectors
-taught and as in the paper, half of the time that is left each. A stage that fails is told, and the
+taught and as in the paper, half of the time that is left each: after two thirds of it the learning
+rate drops, and the updates end with it. A stage that fails is told, and the
 next goes on. The folder gets accelerator.json, and of each training its metrics and a state of at
 most 16 MiB, from which the same command goes on, see `small_state`. The last line printed is all of
 it as JSON. On a CPU it refuses, but for `--anywhere`.
@@ -30,8 +31,14 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks import convergence, convergence_jobs, peers, small_state, timing  # noqa: E402
-from benchmarks.convergence_report import outcome  # noqa: E402
+from benchmarks import (  # noqa: E402
+    convergence,
+    convergence_jobs,
+    convergence_report,
+    peers,
+    small_state,
+    timing,
+)
 from benchmarks.problems import SIZES, Size, network, one_batch  # noqa: E402
 from benchmarks.train_step import ours, torch_peer  # noqa: E402
 from hmrnn_jax import cli, files  # noqa: E402
@@ -53,6 +60,8 @@ STEPS = {
 TRAINED = ("ptb_512/hm_taught", "ptb_512/hm_paper")
 CLOSE = 1e-3  # relative difference of gradients in float32 that counts as equal
 RESERVE = 30  # seconds kept for validating, testing and saving at a training's end
+AGAIN = 30  # seconds to take a training up again and to validate it
+SURE = 0.8  # of the updates that would fit, those that are asked for
 
 
 class Deadline(Stopping):
@@ -78,7 +87,9 @@ def measured(flags, say):
     end = time.monotonic() + 60 * flags.minutes
     flags.output.mkdir(parents=True, exist_ok=True)
     everything = {"hardware": timing.hardware(), "minutes": flags.minutes, "stages": {}}
-    stages = {"kernels": functools.partial(compared, KERNELS["kernels"])}
+    stages = (
+        {} if flags.no_kernels else {"kernels": functools.partial(compared, KERNELS["kernels"])}
+    )
     stages |= {f"train step, {name}": functools.partial(timed, SIZES[name]) for name in flags.size}
     for number, model in enumerate(flags.train):
         own = functools.partial(train, flags, model, len(flags.train) - number)
@@ -164,30 +175,58 @@ def timed(size, end, say):
 
 
 def train(flags, model, shares, end, say):
-    """Penn Treebank characters in one of so many `shares` of the time that is left."""
+    """Penn Treebank characters in one of so many `shares` of the time that is left.
+
+    How many updates fit is known after two thirds of it: the rest are made at the lower rate.
+    """
     (job,) = convergence_jobs.plan(
         convergence.parsed([f"--output={flags.output}", f"--only={model}", *flags.training])
     )
-    moment = time.monotonic() + (end - time.monotonic()) / shares - flags.reserve
+    job.config.report = 20  # updates that the device may be ahead when the time is up
+    start = time.monotonic()
+    moment = start + (end - start) / shares - flags.reserve
     with tempfile.TemporaryDirectory() as folder:
         small = flags.output / f"{job.model}.state"
         if small.exists():
             small_state.unpack(small, job.config, folder)
-        result = loop.train(
-            job.config, folder, lambda text: "\n" in text or say(text), stopping=Deadline(moment)
-        )
-        rows = metrics_log.read_metrics(Path(folder, metrics_log.NAME))
-        found = outcome(rows, convergence_jobs.GROUPS[job.group])
+
+        def until(config, moment):
+            return loop.train(
+                config, folder, lambda line: "\n" in line or say(line), stopping=Deadline(moment)
+            )
+
+        def rows():
+            return metrics_log.read_metrics(Path(folder, metrics_log.NAME))
+
+        result = until(job.config, start + 2 / 3 * (moment - start))
+        if result is None and (left := that_fit(rows(), moment - time.monotonic())):
+            result = until(ending(job.config, rows()[-1]["step"], left), moment)
+        found = convergence_report.outcome(rows(), convergence_jobs.GROUPS[job.group])
         found = {k: v for k, v in found.items() if k != "tests"}
-        speeds = [row["chars_per_second"] for row in rows if "chars_per_second" in row]
+        speeds = [row["chars_per_second"] for row in rows() if "chars_per_second" in row]
         found["characters_per_second"] = statistics.median(speeds) if speeds else None
         found["ended"] = result is not None
         found["state_bytes"] = small_state.pack(folder, small)
         log = flags.output / f"{job.model}.metrics.jsonl"
         kept = files.read_text(log) if log.exists() else ""
-        new = "".join(json.dumps(row) + "\n" for row in rows)
+        new = "".join(json.dumps(row) + "\n" for row in rows())
         files.write_text(log, kept + new)
     return found
+
+
+def that_fit(rows, seconds):
+    """Updates that fit into `seconds`, at the pace of those made; 0 if it is not known."""
+    made = convergence_report.clock(rows)
+    last = max(made, default=0)
+    return max(0, int(SURE * (seconds - AGAIN) * last / made[last])) if last and made[last] else 0
+
+
+def ending(config, done, left):
+    """A training's last `left` updates: validated thrice, after the first third at a lower rate."""
+    config = config.copy_and_resolve_references()
+    config.update(steps=done + left, drops=1, drop_by=done / (done + left))
+    config.evaluation.every = -(-(done + left) // max(1, 3 * (done + left) // left))
+    return config
 
 
 def parsed(arguments=None):
@@ -206,6 +245,7 @@ def parsed(arguments=None):
         help="flags of benchmarks/convergence.py for the trainings (--precision=bfloat16)",
     )  # fmt: skip
     add("--reserve", type=float, default=RESERVE, help=f"seconds for a training's end ({RESERVE})")
+    add("--no-kernels", action="store_true", help="leave out the comparison of kernels and scan")
     add("--anywhere", action="store_true", help="on a CPU too")
     return parser.parse_args(arguments)
 

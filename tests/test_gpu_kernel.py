@@ -1,4 +1,4 @@
-"""The GPU kernels lower for CUDA on a machine without a GPU; none has run on one."""
+"""The GPU kernels lower for CUDA on a machine without a GPU, and are chosen where they pay."""
 
 import contextlib
 
@@ -10,6 +10,7 @@ import pytest
 from hmrnn_jax import recurrence
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.recurrence import execution
 from hmrnn_jax.recurrence.execution import reported
 
 GPU = "GPU NVIDIA H200"
@@ -50,9 +51,23 @@ def test_a_layer_is_one_kernel_each_way(sizes, precision):
     assert len(notes) == 2 and all("a layer's kernels" in note for note in notes)
 
 
-def test_auto_stays_with_what_has_been_timed():
+def test_auto_takes_them_as_far_as_they_have_been_timed():
     text, notes = lowered(hm_lstm.Config(16, (32, 32)), backend="auto")
-    assert "triton" not in text and "no time has been measured on a GPU" in notes[0]
+    assert text.count("__gpu$xla.gpu.triton") == 4
+    assert all("a layer's kernels" in note for note in notes)
+    for config, choice in (
+        (hm_lstm.Config(16, (32, 2048)), {}),
+        (hm_lstm.Config(16, (32, 32)), {"gradient": "autodiff"}),
+        (lstm.Config(16, 32), {}),
+    ):
+        policy = recurrence.Policy(backend="auto", device_kind=GPU, **choice)
+        assert execution.gpu_arguments(config, policy) == {}
+
+
+def test_products_of_the_kernels_are_of_any_precision():
+    assert "triton" in lowered(hm_lstm.Config(16, (32, 32)), precision="high")[0]
+    with pytest.raises(UserError, match="multiply in float32 or bfloat16"):
+        recurrence.Policy(backend="pallas", precision="high", device_kind="TPU v5e").check(10)
 
 
 def test_other_cells_have_none():

@@ -12,6 +12,7 @@ from hmrnn_jax.recurrence import tpu_kernel
 
 CPU_INFO = pathlib.Path("/proc/cpuinfo")
 _BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # of a CPU that multiplies them natively
+_WIDEST = 1024  # rows of a layer whose GPU kernels have been timed beside the scan
 GRADIENTS = ("deferred", "autodiff")
 BACKENDS = ("auto", "scan", "pallas")
 
@@ -28,7 +29,7 @@ class Policy(NamedTuple):
       backend: `scan`; `pallas`, with deferred gradients only: the whole window as one TPU
         kernel, see `tpu_kernel`, or on a GPU the layers' steps around their products
         as one each, see `gpu_kernel`; `auto`, the TPU kernel where the chip has room
-        for it, else `scan`.
+        for it, the GPU's where they have been found faster, else `scan`.
       device_kind: what it is traced for, see `parallel.device_kind`. Where it is empty, tracing
         asks; give it for a program that will run elsewhere.
       skip_copies: on CPUs, with deferred gradients, the columns in which a layer of an HM-LSTM
@@ -51,7 +52,7 @@ class Policy(NamedTuple):
         require("precision", self.precision, ops.PRECISIONS)
         if self.backend == "pallas" and self.gradient != "deferred":
             raise UserError("The pallas backend has deferred gradients only; choose that or scan.")
-        if self.backend == "pallas" and self.precision == "high":
+        if self.backend == "pallas" and self.precision == "high" and not _is_gpu(self):
             raise UserError(
                 "The pallas kernels multiply in float32 or bfloat16; set model.precision to one of"
                 " these, or model.backend to auto or scan."
@@ -98,10 +99,8 @@ def choose_backend(config, policy, direction, *arguments):
     """
     name = f"{type(config).__module__.rpartition('.')[2]}, {direction}"
     if _is_gpu(policy) and policy.backend != "scan":
-        choice = "scan, as no time has been measured on a GPU; model.backend=pallas has kernels"
-        if policy.backend == "pallas":
-            choice = "scan of a layer's kernels and products"
-        report(f"{name}: {choice}")
+        kernels = gpu_arguments(config, policy)
+        report(f"{name}: scan" + (" of a layer's kernels and products" if kernels else ""))
         return "scan"
     if policy.backend != "auto":
         return policy.backend
@@ -130,10 +129,13 @@ def cpu_loops(policy):
 
 
 def gpu_arguments(config, policy):
-    """Further arguments of the cell's step: a GPU's kernels, where they are asked for."""
-    if not _is_gpu(policy) or policy.backend != "pallas":
+    """Further arguments of the cell's step: a GPU's kernels, where they are asked for or faster."""
+    if not _is_gpu(policy) or policy.backend == "scan":
         return {}
-    if not config.replays:
+    if policy.backend == "auto":
+        if policy.gradient != "deferred" or not config.replays or max(config.sizes) > _WIDEST:
+            return {}
+    elif not config.replays:
         raise UserError(
             "For GPUs only the HM-LSTM has kernels: set model.backend=scan, or auto, for this cell."
         )
