@@ -21,6 +21,7 @@ os.environ["HMRNN_CACHE"] = tempfile.mkdtemp()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from command_lines import hmrnn  # noqa: E402
 from etils import epath  # noqa: E402
@@ -31,6 +32,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or tempfile.mkdtemp()
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+WORDS = "the cat sat on a mat and then it went to see who was there by sun light again".split()
 
 
 def pytest_collection_modifyitems(items):
@@ -102,3 +105,52 @@ def folder(request, tmp_path):
         if request.param == "local"
         else request.getfixturevalue("bucket")
     )
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+# A small training of characters
+
+
+@pytest.fixture
+def two_devices(monkeypatch):
+    """Two of the suite's eight virtual devices: two cores run those in reasonable time."""
+    from hmrnn_jax import parallel
+
+    make_mesh = parallel.make_mesh
+    monkeypatch.setattr(parallel, "make_mesh", lambda: make_mesh(jax.devices()[:2]))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A stream of words from a fixed list, without separators."""
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text("".join(np.random.default_rng(0).choice(WORDS, 6000)))
+    return path
+
+
+@pytest.fixture
+def config(text):
+    from hmrnn_jax import defaults
+
+    config = defaults.text()
+    config.data.name, config.data.path = "text", str(text)
+    config.model.sizes, config.model.output, config.model.embedding = (16, 12, 8), 16, 8
+    config.batch = config.evaluation.batch = 8
+    config.window = config.evaluation.window = 20
+    config.evaluation.warmup, config.evaluation.every = 20, 6
+    config.steps, config.report = 12, 4
+    config.slope.increment = 0.5
+    config.learning_rate = 1e-2
+    return config
+
+
+@pytest.fixture
+def quick(config):
+    """A model that compiles sooner, where what is kept of a run matters and not what it learns."""
+    config.model.cell, config.model.sizes, config.model.head = "lstm", (8,), "plain"
+    return config

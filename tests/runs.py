@@ -1,5 +1,8 @@
 """Trainings within a test, and what they leave."""
 
+import jax
+import numpy as np
+
 from hmrnn_jax.training import loop as program
 from hmrnn_jax.training.checkpoint import Checkpoints
 
@@ -15,3 +18,12 @@ def newest(workdir):
     """The trees of the newest and of the best checkpoint."""
     with Checkpoints(workdir, read_only=True) as checkpoints:
         return checkpoints._newest("latest", None), checkpoints._newest("best", None)
+
+
+def latest(workdir):
+    """The newest whole state on disk, as plain arrays."""
+    return newest(workdir)[0]
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -43,12 +43,6 @@ def test_every_cell_is_here():
     assert set(CONFIGS) == set(cells.MODULES)
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def problem(config, params=np.float64, carry=np.float64, batch=BATCH, steps=STEPS):
     """Parameters, state, inputs and the keywords of `unroll`; fixed random numbers."""
     rng = np.random.default_rng(0)

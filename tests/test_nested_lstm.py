@@ -57,12 +57,6 @@ def step_of_any(params, h, c, x, proposal, level=1):
     return o * np.tanh(new[0]), new
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 PROPOSALS = {"identity": lambda s: s, "tanh": np.tanh}
 
 

@@ -52,12 +52,6 @@ def on_lstm_step(config, params, h, c, x):
     return new_h, new_c, 1 - master_f.sum() / n, master_i.sum() / n
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 # cumax
 
 

@@ -10,12 +10,6 @@ from fixtures import assert_close, load, names
 from hmrnn_jax import ops
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def derivative(x, slope, mode="step", noise=None):
     """dz/dx of the detector, one number for each x."""
     _, pullback = jax.vjp(lambda v: ops.boundary(v, slope, mode, noise), x)

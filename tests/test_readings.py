@@ -1,26 +1,15 @@
-"""Boundaries read of any language model: curves by hand, rules, lengths, streams, controls."""
+"""Boundaries read of any language model: curves by hand, rules, lengths, streams."""
 
-import dataclasses
 import functools
-import io
-import json
 
 import jax
 import numpy as np
 import pytest
 
-from hmrnn_jax import defaults, parallel
-from hmrnn_jax import run as runs
-from hmrnn_jax.analysis import comparison, scores
 from hmrnn_jax.analysis.ngram import InterpolatedNgram
-from hmrnn_jax.analysis.segmenters import within_lines, word_scores
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm, on_lstm
-from hmrnn_jax.datasets import treebank
-from hmrnn_jax.datasets.text import Corpus
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.evaluation import phrases as phrases_of
-from hmrnn_jax.evaluation import text as evaluation
 from hmrnn_jax.inference import reading, readings
 from hmrnn_jax.inference.readings import Reading
 from hmrnn_jax.inference.stream import Stream
@@ -258,168 +247,3 @@ def test_a_stream_cannot_look_far_ahead():
         Stream(model, params, VOCABULARY, by=Reading.of("line_break"))
     with pytest.raises(UserError, match="no boundary detectors"):
         Stream(model, params, VOCABULARY)
-
-
-# Runs
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """A run of an LSTM, and its corpus of words without spaces."""
-    rng = np.random.default_rng(5)
-    words = ["ab", "cde", "a", "bcd"]
-    texts, ends = {}, {}
-    for split, lines in (("train", 60), ("valid", 40), ("test", 12)):
-        sentences = [rng.choice(words, rng.integers(1, 6)) for _ in range(lines)]
-        texts[split] = "".join("".join(line) + "\n" for line in sentences)
-        marks = "".join("".join("0" * (len(w) - 1) + "1" for w in s) + "0" for s in sentences)
-        ends[split] = np.array(list(marks)) == "1"
-    splits = {split: VOCABULARY.encode(text)[0] for split, text in texts.items()}
-    corpus = Corpus("made", splits, VOCABULARY, "", {}, ends)
-    monkeypatch.setattr(language, "corpus", lambda config: corpus)
-    model, params = make("lstm")
-    config = defaults.text()
-    config.data.name = "brent_text"
-    return runs.Run(
-        "mine", config, VOCABULARY, model, params, 1.0, parallel.make_mesh(jax.devices()[:1])
-    )
-
-
-def test_words_of_a_split_are_scored_by_every_reading_beside_every_control(run, tmp_path):
-    *inputs, _ = evaluation.split(run, "test")
-    ends = evaluation.word_ends(run, "test")
-    shown = evaluation.show_boundaries(
-        run, "test", inputs, ends, tmp_path / "a.png", reading="line_end", segment_length=3,
-        every_reading=True,
-    )  # fmt: skip
-    rows = {(row["reading"], row["layer"], row["control"]): row for row in shown.data["rows"]}
-    assert len(rows) == len(shown.data["rows"]) and shown.data["rows"][0]["reading"] == "line_end"
-    json.dumps(shown.data["rows"])
-    ids, newline = inputs[0], inputs[0] == NEWLINE
-    valid = language.corpus(run.config).splits["valid"]
-    fresh = list(runs.untrained(run))
-    ngram = InterpolatedNgram(6, 4).fit(language.corpus(run.config).splits["train"])
-
-    def found(read):
-        one = Reading.of("line_end", 3).calibrated(read(valid), valid == NEWLINE)
-        return one.boundaries(read(ids), newline)[0]
-
-    def of(run):
-        return lambda ids: reading.curves(run.model, run.plain, ids, ("line_end",), NEWLINE)[
-            "line_end"
-        ]
-
-    zs = {None: [found(of(run))], "untrained": [found(of(one)) for one in fresh]}
-    zs["ngram"] = [found(lambda ids: ngram.curves(ids, ["line_end"], NEWLINE)["line_end"])]
-    for control, several in zs.items():
-        row, mask = rows["line_end", 1, control], within_lines(newline)
-        both = [word_scores(z, ends, newline) for z in several]
-        expected = {
-            "rate": np.mean([z[mask].mean() for z in several]),
-            "precision": np.mean([b[0] for _, b in both]),
-            "recall": np.mean([b[1] for _, b in both]),
-            "f1": np.mean([b[2] for _, b in both]),
-            "word_f1": np.mean([w[2] for w, _ in both]),
-        }
-        assert {key: row[key] for key in expected} == pytest.approx(expected)
-    assert {control for _, _, control in rows} == {*comparison.CONTROLS, None, scores.EVERY}
-    every = rows[None, None, "every"]
-    assert every["recall"] == every["rate"] == 1
-    assert "against words" in shown and "line_end            1" in shown
-    asked = readings.available(run.model, NEWLINE)
-    assert {reading for reading, _, control in rows if control is None} == set(asked)
-
-
-def test_segments_by_a_reading_are_written_and_streamed(run, tmp_path, monkeypatch):
-    *inputs, _ = evaluation.split(run, "test")
-    path = tmp_path / "segments.jsonl"
-    said = evaluation.segment(run, inputs, path, reading="entropy", length=3)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert "".join(row["text"] for row in rows) == VOCABULARY.decode(inputs[0])
-    assert len(rows) == pytest.approx(len(inputs[0]) / 3, rel=0.3)
-    assert "segments of 1 layer:" in said and "entropy, peaks, segments of about 3" in said
-    # A text's lines end segments.
-    assert all(row["text"].find("\n") in (-1, len(row["text"]) - 1) for row in rows)
-    source = io.BytesIO(VOCABULARY.decode(inputs[0]).encode())
-    lines = list(evaluation.stream_segments(run, source, reading="entropy", length=3))
-    assert [json.loads(line) for line in lines] == rows
-    # The run's own length, and what is said where there is no text to set it on.
-    run.config.boundaries.lengths = (4.0,)
-    assert runs.readings_of(run, ["entropy"])[0].length == 4
-    monkeypatch.setattr(language, "corpus", lambda config: language.datasets.load("nothing"))
-    with pytest.raises(UserError, match="not to be had: there is no corpus 'nothing'.*length of 0"):
-        evaluation.segment(run, inputs, path, reading="entropy")
-    assert "entropy, peaks" in evaluation.segment(run, inputs, path, reading="entropy", length=0)
-
-
-def test_rows_of_one_reading_by_hand():
-    gold, z = np.array([[0, 1, 0, 1, 0, 0], [0, 1, 1, 0, 0, 0]], bool)
-    mask, newline = np.array([1, 1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 0, 1], bool)
-    found = [comparison.Found("entropy", 1, z, (gold, z), gold)]
-    rows = comparison.compare(found, gold, mask, newline, around=True)
-    own, *_, untrained, ngram, every = rows
-    assert own == {
-        "reading": "entropy", "layer": 1, "control": None, "rate": 0.5, "precision": 0.5,
-        "recall": 0.5, "f1": 0.5, "word_f1": pytest.approx(1 / 3), "f1_earlier": 0.5,
-        "f1_later": pytest.approx(2 / 3),
-    }  # fmt: skip
-    assert (untrained["f1"], untrained["seeds"]) == (0.75, 2)
-    assert untrained["f1_std"] == pytest.approx(np.std([1, 0.5], ddof=1))
-    assert (ngram["f1"], ngram["word_f1"], every["control"]) == (1, 1, "every")
-    table = comparison.table(rows, "the end of a word").splitlines()
-    assert table[2].split()[:3] == ["entropy", "1", "0.500"]
-    assert "75.0±35.4" in table[2] and table[3].startswith("every symbol")
-
-
-# Layers above the words
-
-
-BANK = """(S (NP (DT The) (NN cat)) (VP (VBD sat) (PP (IN on) (NP (DT a) (NN bed)))) (. .))
-(S (NP (NNS Dogs)) (VP (VBP eat) (NP (CD 12) (NN cakes))))
-"""
-
-
-def test_ends_of_constituents_lie_at_the_spaces_after_them(tmp_path):
-    (tmp_path / "a.mrg").write_text(BANK)
-    bank = treebank.read_trees(tmp_path / "a.mrg")
-    vocabulary = Vocabulary("characters", tuple("\n abcdeghiknostuN"))  # has no f, and no r
-    text, words, phrases = phrases_of.text_of(bank.sentences, vocabulary)
-    assert text == "the cat sat on a bed\ndogs eat N cakes\n"
-    assert [i for i, end in enumerate(words) if end] == [
-        i for i, c in enumerate(text) if c in " \n"
-    ]
-    # "the cat" alone: longer ones end with their sentence, "dogs" is one word.
-    assert np.flatnonzero(phrases).tolist() == [7]
-
-
-def test_layers_are_scored_at_ends_of_words_alone(run, tmp_path):
-    model, params = make("hm_lstm")
-    run = dataclasses.replace(run, model=model, params=params)
-    run.config.boundaries.delay = 1
-    shown = phrases_of.of_utterances(run, "test")
-    corpus = language.corpus(run.config)
-    kept = corpus.splits["test"] != NEWLINE
-    last = np.append(~kept[1:], False)[kept]
-    words = corpus.ends["test"][kept]
-    z = reading.boundaries(model, params, corpus.splits["test"][kept])
-    z = np.pad(z[:, 1:], ((0, 0), (0, 1)))  # a segment ended a step before
-    rows = {(row["layer"], row["control"]): row for row in shown.data["rows"]}
-    assert {row["against"] for row in shown.data["rows"]} == {"utterances"}
-    for layer, fired in enumerate(z, start=1):
-        hits = np.sum(fired[words & last])
-        assert rows[layer, None]["rate"] == pytest.approx(fired[words].mean())
-        assert rows[layer, None]["precision"] == pytest.approx(hits / max(fired[words].sum(), 1))
-        assert rows[layer, "untrained"]["seeds"] == 5
-    assert rows[None, "every"]["precision"] == pytest.approx(last.sum() / words.sum())
-    corpus.ends.clear()
-    with pytest.raises(UserError, match="words are known"):
-        phrases_of.of_utterances(run, "test")
-    (tmp_path / "a.mrg").write_text("(S (NP (DT a) (NN bed)) (VP (VBD ed)))\n" * 2)
-    bank = treebank.read_trees(tmp_path / "a.mrg")
-    with pytest.raises(UserError, match="' '"):  # that the model has never seen
-        phrases_of.of_treebank(run, bank)
-    vocabulary = Vocabulary("characters", tuple("\n abed"))
-    shown = phrases_of.of_treebank(dataclasses.replace(run, encoding=vocabulary), bank)
-    rows = [row for row in shown.data["rows"] if row["control"] == "every"]
-    every = {row["against"]: row["precision"] for row in rows}
-    assert every == pytest.approx({"constituents": 1 / 2, "sentences": 1 / 3})

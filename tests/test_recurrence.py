@@ -45,12 +45,6 @@ CONFIGS = {
 AUTODIFF = Policy(gradient="autodiff")
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 @functools.cache
 def problem(config):
     """Parameters, state, table, ids, resets and noise, float64 or int."""

@@ -43,12 +43,6 @@ CASES = {
 }
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def problem(config, batch, steps=24):
     """Parameters, a state with all pairs of boundaries, inputs, and the other arguments."""
     rng = np.random.default_rng(5)
