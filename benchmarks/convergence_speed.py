@@ -58,8 +58,7 @@ def train_step(config):
 
     def step():
         done = next(numbers) % BATCHES
-        scalars = {"learning_rate": plan.rate(done), "slope": plan.slope(done)}
-        scalars |= {"averaged": 0.0} | task.scalars(done)
+        scalars = plan.scalars(done) | task.scalars(done)
         scalars = {k: parallel.scalar(np.float32(v), mesh) for k, v in scalars.items()}
         batch = parallel.shard_batch(task.stream(done), mesh)
         held[0], held[1], metrics = update(held[0], held[1], batch, scalars)

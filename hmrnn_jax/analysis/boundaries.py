@@ -148,7 +148,7 @@ def score_against_spaces(z, text, shifts=(0, 1), seeds=range(10), spaces=None, u
     return score_against(z, gold, shifts, seeds, every_step=False, untrained=untrained)
 
 
-def segments(text_symbols, z_layer, layer):
+def segments(text_symbols, z_layer, layer, begin=0):
     """The segments between one layer's boundaries; together they are the whole text.
 
     A segment ends after a symbol at which the layer fires, the last one at the
@@ -160,6 +160,7 @@ def segments(text_symbols, z_layer, layer):
       text_symbols: str or sequence of T str symbols.
       z_layer: `[T]` 0/1 array, the boundaries of this layer.
       layer: its number, copied into every segment.
+      begin: number of symbols before these, from which offsets count on.
 
     Yields:
       Dicts `{"start", "end", "text", "layer"}`; offsets in symbols, start
@@ -174,7 +175,8 @@ def segments(text_symbols, z_layer, layer):
         ends.append(len(symbols))
     start = 0
     for end in ends:
-        yield {"start": start, "end": end, "text": "".join(symbols[start:end]), "layer": layer}
+        text = "".join(symbols[start:end])
+        yield {"start": begin + start, "end": begin + end, "text": text, "layer": layer}
         start = end
 
 

@@ -231,11 +231,10 @@ class Stream:
                 " push its rest, or convert it."
             )
         last = self._take(self._pending, final=True)
-        rest = [
-            self._moved(row, self._read - len(symbols))
-            for number, symbols in enumerate(self._open, 1)
-            for row in boundaries.segments(symbols, np.zeros(len(symbols), np.int8), number)
-        ]
+        rest = []
+        for number, symbols in enumerate(self._open, 1):
+            none, first = np.zeros(len(symbols), np.int8), self._read - len(symbols)
+            rest += boundaries.segments(symbols, none, number, first)
         self.reset()
         return last._replace(segments=last.segments + rest)
 
@@ -295,14 +294,9 @@ class Stream:
         if not ends.any():
             return []
         done = int(np.flatnonzero(ends)[-1]) + 1
-        rows = boundaries.segments(waiting[:done], ends[:done], number)
-        rows = [self._moved(row, first) for row in rows]
+        rows = list(boundaries.segments(waiting[:done], ends[:done], number, first))
         del waiting[:done]
         return rows
-
-    @staticmethod
-    def _moved(row, by):
-        return row | {"start": row["start"] + by, "end": row["end"] + by}
 
     def save(self, path):
         """Writes where the stream stands to `path`, a plain `.npz`, whole or not at all.

@@ -98,11 +98,10 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
         functools.partial(train_state.train_step, task.loss, plan.optimizer), mesh
     )
 
-    def given(number):
-        """Batch and scalars of the update after `number`."""
-        scalars = {"learning_rate": plan.rate(number), "slope": plan.slope(number)}
-        scalars |= {"averaged": plan.averaged(number + 1)} | task.scalars(number)
+    def given(number, planned):
+        """Batch and scalars of the update after `number`, on the devices."""
         batch = parallel.shard_batch(stream(number), mesh)
+        scalars = planned | task.scalars(number)
         return batch, {name: _scalar(value, mesh) for name, value in scalars.items()}
 
     with Checkpoints(workdir, say=say) as checkpoints, contextlib.ExitStack() as context, trace:
@@ -118,7 +117,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
             # From here on there is always a state to go on from, even if this process is killed.
             parallel.from_first(check_new, workdir)
             # Writing waits for the disk: the update is compiled meanwhile.
-            with train_state.compiling(step, state, carry, *given(0)):
+            with train_state.compiling(step, state, carry, *given(0, plan.scalars(0))):
                 checkpoints.save(0, whole(0.0))
                 checkpoints.wait()
         first = int(state.step)
@@ -148,8 +147,9 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
             if plan.finished:
                 break
             epoch = stream.epoch(done - 1)
-            rate, slope, averaged = plan.rate(done - 1), plan.slope(done - 1), plan.averaged(done)
-            state, carry, metrics = trace(done, step, state, carry, *given(done - 1))
+            planned = plan.scalars(done - 1)
+            rate, slope = planned["learning_rate"], planned["slope"]
+            state, carry, metrics = trace(done, step, state, carry, *given(done - 1, planned))
             parallel.settle(metrics)
             due = due and report(*due)
             pending.append(metrics)
@@ -168,7 +168,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
             if validating or saving or stop:
                 due = report(*due)
             if validating:
-                params = state.average if averaged else state.params
+                params = state.average if planned["averaged"] else state.params
                 result = task.evaluate(params, "valid", slope)
                 best = plan.update(task.score(result), done)
                 logger.log(done, {f"valid/{name}": value for name, value in result.items()})

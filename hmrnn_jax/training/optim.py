@@ -263,6 +263,14 @@ class Plan:
         """Iterates in the average after update `done`; 0 while there is none."""
         return self.schedule.averaged(done)
 
+    def scalars(self, done):
+        """What the update after `done` takes of it: `learning_rate`, `slope`, `averaged`."""
+        return {
+            "learning_rate": self.rate(done),
+            "slope": self.slope(done),
+            "averaged": self.averaged(done + 1),
+        }
+
     @property
     def finished(self):
         """Whether the validations so far end the run."""
