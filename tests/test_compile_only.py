@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from test_configs import PUBLISHED, load
@@ -167,6 +168,22 @@ def narrow(config, folder):
     config.batch = config.evaluation.batch = 8
 
 
+@pytest.fixture(scope="module")
+def once():
+    """Narrow, many configurations are one program, which is compiled at its first one."""
+    compiled, compile = {}, jax.stages.Lowered.compile
+
+    def first(lowered):
+        program = lowered.as_text()
+        if program not in compiled:
+            compiled[program] = compile(lowered)
+        return compiled[program]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.stages.Lowered, "compile", first)
+        yield
+
+
 def assert_compiles(config):
     """For eight chips, with one kernel each way for every recurrence that says it takes one."""
     compiled, notes, _ = compiled_step(config, "v5e:2x4")
@@ -185,7 +202,7 @@ CONFIGURATIONS = [("quickstart", None), *((name, argument) for name, argument, *
 
 @needs_libtpu
 @pytest.mark.parametrize(("name", "argument"), CONFIGURATIONS)
-def test_every_configuration_compiles_for_a_tpu(name, argument, folder):
+def test_every_configuration_compiles_for_a_tpu(name, argument, folder, once):
     config = load(name).get_config(*filter(None, [argument])).unlock()
     narrow(config, folder)
     assert_compiles(config)
