@@ -128,7 +128,7 @@ def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True):
     heading = f"{name}: {counts} over {steps} symbols; ‖h‖ scaled per layer"
     for down, words, look in (
         (0.22, title, {"fontsize": 12, "fontweight": "bold"}),
-        (0.5, heading, {"fontsize": 10.5, "color": "#444444"}),
+        (0.5, heading, {"fontsize": 10, "color": "#444444"}),
     ):
         x, y = left / size[0], 1 - down / size[1]
         figure.text(x, y, words, va="center", parse_math=False, **look)
