@@ -68,3 +68,6 @@ const MEANINGS = {
 };
 const percent = (share) => (100 * share).toFixed(1);
 const counted = (number) => Math.round(number).toLocaleString("en");
+/** Decimals that tell low from high, `least` or more. */
+const places = (low, high, least) => Math.max(least, Math.min(6, 1 - Math.floor(Math.log10(high - low || 1))));
+const signed = (digits) => digits.replace("-", "\u2212");

@@ -1,6 +1,6 @@
 // Sequences of numbers: ink coloured by segment with playback of the pen, or curves with segments below.
 
-const LEFT = 118, INK_ROOM = 110, PLAY = 4; // pixels left of the drawing, of a line of ink; ms a step
+const LEFT = 118, INK_ROOM = 110, BAND = 16, PLAY = 16; // pixels left of the drawing, of a line of ink, of a band; ms a step
 
 function sequenceView(data, main) {
   const all = data.sequences.map((one) => {
@@ -81,7 +81,7 @@ function sequenceView(data, main) {
       const begun = performance.now();
       const first = Number(card.at.value) >= card.one.T - 1 ? 0 : Number(card.at.value);
       const frame = (now) => {
-        const t = Math.min(card.one.T - 1, first + Math.floor((now - begun) / (4 * PLAY)));
+        const t = Math.min(card.one.T - 1, first + Math.floor((now - begun) / PLAY));
         card.at.value = t;
         card.timer = t + 1 < card.one.T ? requestAnimationFrame(frame) : 0;
         if (!card.timer) card.play.textContent = "▶ Play";
@@ -98,8 +98,8 @@ function sequenceView(data, main) {
     const x = (step) => LEFT + (step * (width - LEFT - 8)) / one.T;
     const inks = data.handwriting ? inkScale(one, width) : null;
     const upper = inks ? layers.length * (inks.high + 14) + 6 : 64 * one.values.length;
-    const bands = inks ? 0 : 12 * layers.length, curve = 50;
-    const total = upper + bands + 10 + curve + 12 + (state.norms ? 12 * one.norms.length + 6 : 0);
+    const bands = inks ? 0 : BAND * layers.length, curve = 50;
+    const total = upper + bands + 10 + curve + 12 + (state.norms ? BAND * one.norms.length + 6 : 0);
     const pen = context(canvas, width, total);
     card.strips = upper;
     pen.textBaseline = "middle";
@@ -107,7 +107,7 @@ function sequenceView(data, main) {
     if (inks) layers.forEach((k, row) => drawInk(pen, one, state.z[k][s], k, row * (inks.high + 14) + 8, inks, t));
     else {
       one.values.forEach((values, d) => drawCurve(pen, values, 64 * d + 4, 54, x, data.columns[d], colour("ink")));
-      layers.forEach((k, row) => drawBands(pen, state.z[k][s], k, upper + 12 * row, x));
+      layers.forEach((k, row) => drawBands(pen, state.z[k][s], k, upper + BAND * row, x));
     }
     const top = upper + bands + 10;
     drawCurve(pen, one.surprise, top, curve, x, "Surprise", colour("line1"), state.levels[0], state.z[layers[0]]?.[s]);
@@ -129,13 +129,13 @@ function sequenceView(data, main) {
       }
     }
     if (state.norms) one.norms.forEach((row, k) => {
-      const [low, high] = middling(row), y = top + curve + 14 + 12 * k;
+      const [low, high] = middling(row), y = top + curve + 14 + BAND * k;
       pen.fillStyle = colour("soft");
-      pen.fillText(`Norm of layer ${k + 1}`, LEFT - 10, y + 5);
+      pen.fillText(`Norm of layer ${k + 1}`, LEFT - 10, y + 6);
       pen.fillStyle = colour("heat");
       for (let step = 0; step < one.T; step++) {
         pen.globalAlpha = 0.05 + 0.95 * Math.max(0, Math.min(1, (row[step] - low) / (high - low)));
-        pen.fillRect(x(step), y, x(step + 1) - x(step) + 0.3, 10);
+        pen.fillRect(x(step), y, x(step + 1) - x(step) + 0.3, BAND - 3);
       }
       pen.globalAlpha = 1;
     });
@@ -145,7 +145,9 @@ function sequenceView(data, main) {
       const at = segmentsOf(state.z[k][s]).findIndex(([, end]) => t < end);
       return `layer ${k + 1}: segment ${at + 1}`;
     });
-    card.told.textContent = `step ${t + 1} of ${one.T}, ${where.join(", ")}, surprise ${one.surprise[t].toFixed(2)} nats`;
+    // Of the step after, which the last has not.
+    if (t + 1 < one.T) where.push(`surprise ${signed(one.surprise[t].toFixed(2))} nats`);
+    card.told.textContent = [`step ${t + 1} of ${one.T}`, ...where].join(", ");
     canvas.setAttribute("aria-label", `${one.name}: ${card.told.textContent}`);
   }
 
@@ -184,10 +186,10 @@ function sequenceView(data, main) {
   function drawBands(pen, z, k, top, x) {
     const tints = layerColours(k);
     pen.fillStyle = colour("soft");
-    pen.fillText(`Layer ${k + 1}`, LEFT - 10, top + 5);
+    pen.fillText(`Layer ${k + 1}`, LEFT - 10, top + 6);
     segmentsOf(z).forEach(([start, end], number) => {
       pen.fillStyle = k % 3 ? tints[number % 2] : colour(number % 2 ? "line1" : "layer1b");
-      pen.fillRect(x(start), top, Math.max(1, x(end) - x(start) - 1), 9);
+      pen.fillRect(x(start), top, Math.max(1, x(end) - x(start) - 1), BAND - 4);
     });
   }
 
@@ -196,7 +198,7 @@ function sequenceView(data, main) {
     pen.fillStyle = colour("soft");
     pen.fillText(name, LEFT - 10, top + tall / 2 - 8);
     pen.fillStyle = colour("faint");
-    pen.fillText(`${low.toPrecision(2)} – ${high.toPrecision(2)}`, LEFT - 10, top + tall / 2 + 8);
+    pen.fillText(`${signed(low.toPrecision(2))} to ${signed(high.toPrecision(2))}`, LEFT - 10, top + tall / 2 + 8);
     Object.assign(pen, { strokeStyle: colour("rule"), lineWidth: 1 });
     pen.strokeRect(LEFT - 0.5, top + 0.5, x(values.length) - LEFT, tall - 1);
     Object.assign(pen, { strokeStyle: hue, lineWidth: 1.3 });

@@ -246,7 +246,7 @@ function textView(data, main, inspector) {
       const y = (v) => top + 6 + (tall - 12) * (1 - (v - low) / (high - low));
       pen.fillText(NAMES[state.curve], LABELS - 12, top + 12);
       pen.fillStyle = faint;
-      pen.fillText(`${low.toFixed(1)} – ${high.toFixed(1)}`, LABELS - 12, top + 30);
+      pen.fillText([low, high].map((end) => signed(end.toFixed(places(low, high, 1)))).join(" to "), LABELS - 12, top + 30);
       pen.strokeStyle = colour("rule");
       pen.strokeRect(LABELS - 0.5, top + 0.5, (to - from) * step, tall);
       for (const k of layers) {

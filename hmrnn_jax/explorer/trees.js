@@ -102,7 +102,7 @@ function treeView(data, distances, lines) {
     const rods = words.map((_, w) => {
       const long = 4 + 44 * ((own[w] - least) / (most - least));
       return `<rect x="${(centres[w] - 9).toFixed(1)}" y="${bars}" width="18" height="${long.toFixed(1)}"/>` +
-        `<text class="small" x="${centres[w].toFixed(1)}" y="${bars + long + 13}">${own[w].toFixed(2)}</text>`;
+        `<text class="small" x="${centres[w].toFixed(1)}" y="${bars + long + 13}">${own[w].toFixed(places(least, most, 2))}</text>`;
     }).join("");
     const wide = right + 16, high = bars + 66;
     return `<svg viewBox="0 0 ${wide} ${high}" width="${wide}" height="${high}" role="img" aria-label="Tree and distances">` +

@@ -10,6 +10,7 @@ from hmrnn_jax.inference import activations
 from hmrnn_jax.training import settings
 
 SHOWN = 270  # symbols of the validation text, as in the HM-LSTM's paper
+_ROW = 45  # in a row of the figure, which TensorBoard shows some 340 pixels wide
 # Looking compiles another program, some seconds: not for a run that is a trial.
 FIRST = 100
 _KINDS = (bool, int, float, str)
@@ -80,7 +81,7 @@ class Board:
             symbols = task.encoding.symbol_strings(ids)
             view = f"```\n{text_view(symbols, z)}\n```"
             self._writer.add_text("boundaries", view, step)
-            figure = draw_boundaries(symbols, z, norms, f"{title}, update {step:,}")
+            figure = draw_boundaries(symbols, z, norms, f"{title}, update {step:,}", _ROW)
             self._writer.add_figure("boundaries", figure, step, close=False)
 
     def close(self):

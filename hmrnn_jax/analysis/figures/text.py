@@ -87,7 +87,7 @@ def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True):
         box = (left / size[0], y / size[1], 1 - (left + right) / size[0], height / size[1])
         axes = figure.add_axes(box)
         axes.set_xlim(0, across)
-        axes.tick_params(length=0, labelsize=8)
+        axes.tick_params(length=0, labelsize=10)
         axes.set_xticks([])
         return axes
 
@@ -101,7 +101,7 @@ def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True):
             y = 1 - (height + gap / 2) / size[1] - (top + row * row_height) / size[1]
             x = (left + (position + 0.5) / across * (size[0] - left - right)) / size[0]
             figure.text(
-                x, y, symbol, family=fonts, fontsize=9, ha="center", va="center", parse_math=False
+                x, y, symbol, family=fonts, fontsize=11, ha="center", va="center", parse_math=False
             )
         norms = place(row, height + gap, line * layers)
         image = norms.imshow(
@@ -122,13 +122,13 @@ def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True):
     box = (1 - 0.62 / size[0], 1 - (top + scale_height) / size[1], 0.13 / size[0])
     scale = figure.colorbar(image, cax=figure.add_axes((*box, scale_height / size[1])))
     scale.set_ticks([0, 1], labels=["0", "max"])
-    scale.ax.tick_params(length=0, labelsize=8)
+    scale.ax.tick_params(length=0, labelsize=10)
     scale.outline.set_visible(False)
     name, counts = numbers(fired, updates)
     heading = f"{name}: {counts} over {steps} symbols; ‖h‖ scaled per layer"
     for down, words, look in (
-        (0.25, title, {"fontsize": 11, "fontweight": "bold"}),
-        (0.5, heading, {"fontsize": 9, "color": "#444444"}),
+        (0.22, title, {"fontsize": 12, "fontweight": "bold"}),
+        (0.5, heading, {"fontsize": 10, "color": "#444444"}),
     ):
         x, y = left / size[0], 1 - down / size[1]
         figure.text(x, y, words, va="center", parse_math=False, **look)
