@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from hmrnn_jax import defaults, parallel
+from hmrnn_jax import datasets, defaults, parallel
 from hmrnn_jax.analysis import parsing, scores
 from hmrnn_jax.analysis.segmenters import within_lines, word_scores
 from hmrnn_jax.cells import hm_lstm, on_lstm
@@ -17,7 +17,7 @@ from hmrnn_jax.evaluation import syntax, text
 from hmrnn_jax.inference import activations, generate_text
 from hmrnn_jax.models.language import LanguageModel
 from hmrnn_jax.run import Run
-from hmrnn_jax.tasks import language
+from hmrnn_jax.tasks import language, sequences
 from hmrnn_jax.training import titles
 
 SENTENCES = "the cat sat on a mat\nthe dog <unk> ( a cat )\n"
@@ -52,15 +52,17 @@ def test_a_run_is_called_by_its_model_and_data_not_its_folder():
     own.data.name, own.data.path = "text", "my/poems.txt"
     own.model.cell, own.model.sizes = "nested_lstm", (600,)
     logic.model.sizes = (400, 300)
-    assert titles.title(ptb) == "HM-LSTM 3 x 512 on ptb_char"
+    assert titles.title(ptb) == "HM-LSTM 3 x 512 on Penn Treebank characters"
     assert titles.title(own) == "Nested LSTM 600 on poems.txt"
-    assert titles.title(logic) == "ON-LSTM 400 + 300 on logic"
+    assert titles.title(logic) == "ON-LSTM 400 + 300 on logical inference"
+    named = set(datasets.NAMES) | set(sequences.NAMES) | {"logic", "images"}
+    assert set(titles.DATA) == named - {"text", "signals"}
     assert titles.titles({"a": ptb, "b": own}) == {"a": titles.title(ptb), "b": titles.title(own)}
     other = defaults.text()
     other.data.name, other.clip, other.detector_rate = "ptb_char", 1.0, 1.0
     assert titles.titles({"a": ptb, "b": other}) == {
-        "a": "HM-LSTM 3 x 512 on ptb_char, clip 0.25, detector_rate 0.1",
-        "b": "HM-LSTM 3 x 512 on ptb_char, clip 1.0, detector_rate 1.0",
+        "a": "HM-LSTM 3 x 512 on Penn Treebank characters, clip 0.25, detector_rate 0.1",
+        "b": "HM-LSTM 3 x 512 on Penn Treebank characters, clip 1.0, detector_rate 1.0",
     }
     # Nothing or much differs: then the folders tell them apart.
     again = titles.titles({"runs/a": ptb, "runs/b": ptb.copy_and_resolve_references()})
