@@ -22,7 +22,7 @@ from hmrnn_jax.errors import UserError
 # Three colours, so that two segments differ even across one too short to be seen.
 SEGMENT_COLOURS = style.COLOURS[:3]
 _INK, _MARK = "#000000", "#444444"
-_NOTE = "the colour changes after every boundary z = 1; open circles: pen lifted"
+_NOTE = "the colour changes after every boundary; open circles: pen lifted"
 MOST_LINES = 64
 _WIDEST, _TALLEST = 12.5, 90.0  # inches of ink on a page
 _BODY = 0.5  # inches of a line from the lower to the upper edge of its letters

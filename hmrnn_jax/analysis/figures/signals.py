@@ -66,7 +66,7 @@ def signal_figure(path, values, columns, z=(), events=None, changes=None, h_norm
     shown = min(steps, _MOST_STEPS)
     if shown < steps:
         title = " ".join([title, f"(first {shown:,} of {steps:,} steps)"]).strip()
-    note = ["the tone changes after every boundary z = 1"] if len(fired) else []
+    note = ["the tone changes after every boundary"] if len(fired) else []
     if changes is not None:
         note.append("dashed: true change points")
     if h_norms is not None:
