@@ -2,14 +2,14 @@
 
     python benchmarks/accelerator.py --minutes=8 --output=runs/accelerator
 
-In this order, each as far as the minutes go: the kernels' loss and gradients beside the scan's, on
-the device; the train step of each back end at the sizes of Penn Treebank and text8, beside
+In this order, each as far as the minutes go: the kernels' loss and gradients beside the scan's,
+on the device; the train step of each back end at the sizes of Penn Treebank and text8, beside
 `torch.nn.LSTM` (cuDNN) where PyTorch is there; then Penn Treebank characters, 3 x 512, detectors
-taught and as in the paper, half of the time that is left each: after two thirds of it the learning
-rate drops, and the updates end with it. A stage that fails is told, and the
-next goes on. The folder gets accelerator.json, and of each training its metrics and a state of at
-most 16 MiB, from which the same command goes on, see `small_state`. The last line printed is all of
-it as JSON. On a CPU it refuses, but for `--anywhere`.
+taught and as in the paper, half of the time that is left each: after two thirds of it the
+learning rate drops, and the updates end with it. A stage that fails is told, and the next goes
+on. The folder gets accelerator.json, and of each training its metrics and a state of at most 16
+MiB, from before its rate drops, from which the same command goes on, see `small_state`. The last
+line printed is all of it as JSON. On a CPU it refuses, but for `--anywhere`.
 """
 
 import argparse
@@ -57,6 +57,19 @@ STEPS = {
     "torch lstm f32": functools.partial(torch_peer, bfloat16=False),
     "torch lstm bf16": functools.partial(torch_peer, bfloat16=True),
 }
+# Steps that `--steps` may ask for besides.
+MORE = {
+    "scan layer norm f32": functools.partial(ours, backend="scan", layer_norm="sum"),
+    "kernels layer norm f32": functools.partial(ours, backend="pallas", layer_norm="sum"),
+    "scan layer norm bf16": functools.partial(
+        ours, backend="scan", layer_norm="sum", precision="bfloat16"
+    ),
+    "kernels layer norm bf16": functools.partial(
+        ours, backend="pallas", layer_norm="sum", precision="bfloat16"
+    ),
+    "scan high": functools.partial(ours, backend="scan", precision="high"),
+    "kernels high": functools.partial(ours, backend="pallas", precision="high"),
+}
 TRAINED = ("ptb_512/hm_taught", "ptb_512/hm_paper")
 CLOSE = 1e-3  # relative difference of gradients in float32 that counts as equal
 RESERVE = 30  # seconds kept for validating, testing and saving at a training's end
@@ -90,7 +103,13 @@ def measured(flags, say):
     stages = (
         {} if flags.no_kernels else {"kernels": functools.partial(compared, KERNELS["kernels"])}
     )
-    stages |= {f"train step, {name}": functools.partial(timed, SIZES[name]) for name in flags.size}
+    steps = STEPS
+    if flags.steps:
+        steps = {
+            n: (STEPS | MORE)[n] for n in convergence.studies.chosen([*STEPS, *MORE], flags.steps)
+        }
+    for name in flags.size:
+        stages[f"train step, {name}"] = functools.partial(timed, SIZES[name], steps)
     for number, model in enumerate(flags.train):
         own = functools.partial(train, flags, model, len(flags.train) - number)
         stages[f"training, {model}"] = own
@@ -145,10 +164,10 @@ def compared(size, end, say):
     return found
 
 
-def timed(size, end, say):
+def timed(size, candidates, end, say):
     """Characters a second of each step, in turns; what cannot be built is told."""
     found, steps = {}, {}
-    for name, build in STEPS.items():
+    for name, build in candidates.items():
         if time.monotonic() > end:
             found[name] = {"skipped": "no time is left"}
             continue
@@ -199,6 +218,8 @@ def train(flags, model, shares, end, say):
             return metrics_log.read_metrics(Path(folder, metrics_log.NAME))
 
         result = until(job.config, start + 2 / 3 * (moment - start))
+        # Before the rate drops: a further call goes on from here.
+        state_bytes = small_state.pack(folder, small)
         if result is None and (left := that_fit(rows(), moment - time.monotonic())):
             result = until(ending(job.config, rows()[-1]["step"], left), moment)
         found = convergence_report.outcome(rows(), convergence_jobs.GROUPS[job.group])
@@ -206,7 +227,7 @@ def train(flags, model, shares, end, say):
         speeds = [row["chars_per_second"] for row in rows() if "chars_per_second" in row]
         found["characters_per_second"] = statistics.median(speeds) if speeds else None
         found["ended"] = result is not None
-        found["state_bytes"] = small_state.pack(folder, small)
+        found["state_bytes"] = state_bytes
         log = flags.output / f"{job.model}.metrics.jsonl"
         kept = files.read_text(log) if log.exists() else ""
         new = "".join(json.dumps(row) + "\n" for row in rows())
@@ -222,7 +243,8 @@ def that_fit(rows, seconds):
 
 
 def ending(config, done, left):
-    """A training's last `left` updates: validated thrice, after the first third at a lower rate."""
+    """A training's last `left` updates, validated some three times, at a lower rate from the first
+    of these on."""
     config = config.copy_and_resolve_references()
     config.update(steps=done + left, drops=1, drop_by=done / (done + left))
     config.evaluation.every = -(-(done + left) // max(1, 3 * (done + left) // left))
@@ -236,6 +258,10 @@ def parsed(arguments=None):
     add("--minutes", type=float, default=8.0, help="of all stages (8)")
     add("--output", type=Path, default=Path("runs/accelerator"), help="folder (runs/accelerator)")
     add("--size", type=names, default=["ptb", "text8"], help="of benchmarks.problems (ptb,text8)")
+    add(
+        "--steps", type=names, default=[],
+        help=f"patterns of steps to time, of {', '.join([*STEPS, *MORE])} (the first {len(STEPS)})",
+    )  # fmt: skip
     add(
         "--train", type=names, default=list(TRAINED),
         help=f"of benchmarks/convergence.py ({','.join(TRAINED)})",

@@ -90,6 +90,18 @@ def test_a_deadline_is_a_signal_that_comes():
     assert accelerator.Deadline(time.monotonic()) and accelerator.Deadline(0).status
 
 
+def test_what_fits_is_made_at_a_lower_rate_and_validated():
+    rows = [{"step": n, "train/symbols": 200, "chars_per_second": 100} for n in (10, 20, 30)]
+    assert accelerator.that_fit(rows[:1], 1000) > 0 and accelerator.that_fit([], 1000) == 0
+    pace = 0.2  # seconds an update
+    assert accelerator.that_fit(rows, accelerator.AGAIN + 100) == accelerator.SURE * 100 / pace
+    assert accelerator.that_fit(rows, accelerator.AGAIN - 1) == 0
+    config = accelerator.ending(defaults.text(), done=2231, left=558)
+    assert (config.steps, config.drops) == (2789, 1) and config.drop_by * config.steps == 2231
+    every = config.evaluation.every
+    assert 3 <= sum(n % every == 0 or n == 2789 for n in range(2232, 2790)) <= 4
+
+
 def test_a_small_state_has_the_parameters_and_the_number_of_updates(tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog saw it\n" * 40)
