@@ -11,8 +11,7 @@ from hmrnn_jax import datasets, defaults, parallel, tasks
 from hmrnn_jax.training import config_file, settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-# Wanted mean lengths of the segments of the taught models, and their teacher.
-TEXT, PEN = ((6.0, 5.0), "entropy"), ((25.0, 5.0), "surprise")
+TEXT = (6.0, 5.0)  # wanted mean lengths of the segments of the taught models
 BATCH, WINDOW = 32, 100  # of the models of one size
 RATIOS = {"even": (1, 1, 1), "wide": (1, 2, 4), "wide_dense": (1, 2, 4)}
 TRIAL_SEED = 0
@@ -173,12 +172,10 @@ def half_epochs(config):
     return config
 
 
-def teach(config, asked):
-    """Has the detectors of an HM-LSTM taught without a label."""
-    lengths, teacher = asked
-    config.boundaries.update(lengths=lengths, teacher=teacher, rate="ratio")
-    if teacher == "entropy":  # as the quickstart is
-        config.boundaries.update(rate_weight=0.3, start=200, ramp=200)
+def teach(config):
+    """Has the detectors of an HM-LSTM of text taught without a label, as the quickstart's are."""
+    config.boundaries.update(lengths=TEXT, teacher="entropy", rate="ratio", rate_weight=0.3)
+    config.boundaries.update(start=200, ramp=200, reaches_below=False)
     config.model.hm_lstm.update(surrogate="logistic", nested=True, detector_reads_h=True)
     return config
 
@@ -213,7 +210,7 @@ def _small(model, flags):
     if model == "hm_paper":
         paper(config)
     elif model == "hm_taught":
-        teach(config, TEXT)
+        teach(config)
         config.clip = 0.25
     return half_epochs(ends(config, flags))
 
@@ -222,7 +219,7 @@ def of_one_cost(model, flags):
     """A taught HM-LSTM whose multiplications a symbol are those of the LSTM of the budget."""
     symbols = vocabulary(flags.data)
     target = matched.multiplications(of_one_size("lstm", flags), symbols)
-    moves = None if model.endswith("_dense") else matched.Moves.asked(TEXT[0])
+    moves = None if model.endswith("_dense") else matched.Moves.asked(TEXT)
     config = _small("hm_taught", flags)
     return matched.fit_multiplications(config, symbols, RATIOS[model], target, moves)
 
@@ -239,7 +236,7 @@ def of_512(model, flags):
     if model == "hm_paper":
         paper(config)
     elif model == "hm_taught":
-        teach(config, TEXT)
+        teach(config)
         config.slope.increment = 0.0
     config.epochs = flags.epochs or GROUPS["ptb_512"].epochs
     return half_epochs(ends(config, flags))
@@ -263,7 +260,7 @@ def handwriting(model, flags):
     if model == "lstm":
         config = config_file.load(CONFIGS / "lstm_iam_ondb.py")
     else:
-        config = teach(config_file.load(CONFIGS / "hm_lstm_iam_ondb.py:step"), PEN)
+        config = config_file.load(CONFIGS / "hm_lstm_iam_ondb.py:taught")
     config.update(patience=10_000, drops=1, drop_by=flags.drop_by, save=200)
     return config
 

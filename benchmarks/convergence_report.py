@@ -178,7 +178,7 @@ def gathered(flags, jobs):
 
 def _end(facts, about):
     if facts is None:
-        return "not yet"
+        return "not ended"
     if "diverged" in facts:
         return "diverged"
     return "validation" if about["updates"] < about["most"] else "epochs"
@@ -214,7 +214,7 @@ def tables(everything):
         " work beside it; *idle* ones are updates times those of a train step on the idle machine"
         " (`--speed`). Both are without compiling and validating. Times a level was reached are"
         " those of the first validation at it. Ends: by validation after the rate's drop, by the"
-        " epochs, or not yet.",
+        " epochs, or not ended.",
         "",
     ]
     for name, jobs in studies.by(everything["jobs"], lambda job: job["group"]).items():

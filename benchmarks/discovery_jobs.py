@@ -33,6 +33,7 @@ SETTINGS = {
     "teacher": "teacher alone",
     "teacher_stopped": "teacher, gradient stopped",
     "all": "all",
+    "all_stopped": "all, gradient stopped",
     "slope_.04": "defaults, slope +.04 an epoch",
     "slope_.2": "defaults, slope +.2 an epoch",
     "slope_5": "defaults, slope 5",
@@ -60,7 +61,7 @@ TAUGHT = {
     "brent_phono_again": ("brent.py:phono", "brent_phono", 1500),
     "chinese": ("chinese_words.py:simplified", "chinese_simplified", 1500),
     "oscillators": ("hm_lstm_oscillators.py", "oscillators", 1500),
-    "handwriting": ("hm_lstm_iam_ondb.py", "iam_ondb", 2000),
+    "handwriting": ("hm_lstm_iam_ondb.py:taught", "iam_ondb", 2000),
 }
 
 
@@ -158,8 +159,9 @@ def studied(data, setting, updates, size):
         lengths, teacher = ASKED[data]
         reaches = setting == "teacher"
         asked.update(lengths=lengths, teacher=teacher, reaches_below=reaches)
-    elif setting == "all":
+    elif setting in ("all", "all_stopped"):
         _teach(config)
+        asked.reaches_below = setting == "all"
     elif setting == "slope_5":
         config.slope.start = 5.0
     elif setting.startswith("slope_"):

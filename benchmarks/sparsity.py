@@ -94,19 +94,28 @@ def theory(model, z, program):
         for term, width in config.terms(layer).items():
             if layer or term != "W_bu":
                 dense += 4 * size * width
-                # Columns are left out whole, whatever gates their operands.
-                share = (active if layer else always) if program == "gradient" else shares[term]
-                left += 4 * size * width * share.mean()
+                left += 4 * size * width * _share(program, layer, term, active, shares)
         if program == "generation" and model.head == "gated":
             dense += size * model.output
             left += size * model.output * active.mean()
-    if program == "gradient":  # of three products, forwards, backwards and the weights', the last
-        return 3 * dense / (2 * dense + left)
     if program == "generation":
         decoder = model.width * model.vocabulary
         dense += 4 * config.sizes[0] * config.input_size + decoder
         left += decoder
     return dense / left
+
+
+def _share(program, layer, term, active, shares):
+    """Of the multiplications of a term, those that are left; `shares` has the columns `[T, B]`.
+
+    In training columns are left out whole, whatever gates their operands; but for the first
+    layer's top-down term, in two of its three products, forwards and for the weights.
+    """
+    if program != "gradient":
+        return shares[term].mean()
+    if layer:
+        return active.mean()
+    return (2 * shares[term].mean() + 1) / 3
 
 
 def forward(unroll, model, params, batch):

@@ -21,11 +21,14 @@ def get_config():
     config.model.output = 128
     config.model.hm_lstm.surrogate = "logistic"
     config.model.hm_lstm.nested = True
+    config.model.hm_lstm.detector_reads_h = True
     config.boundaries.lengths = (6.0, 5.0)
     config.boundaries.teacher = "entropy"
     config.boundaries.rate = "ratio"
     config.boundaries.rate_weight = 0.3  # of .03 the second layer's detector hardly lives
     config.boundaries.start = config.boundaries.ramp = 200
+    # Its gradient into the layers costs bits, and a space shows without it.
+    config.boundaries.reaches_below = False
     config.batch = 16
     config.window = 50
     config.steps = 2600

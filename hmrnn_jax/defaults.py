@@ -200,7 +200,7 @@ def _network():
     model.gradient = "deferred"
     model.precision = "float32"
     model.backend = "auto"
-    model.skip_copies = False
+    model.skip_copies = True
     model.remat = 0
     model.unroll = 1
     # Choices of one cell: where its paper is silent, or an ablation needs them.

@@ -239,6 +239,8 @@ def test_the_sparsity_benchmark_tells_what_each_rate_saves(tmp_path):
         # the inputs, which are made beforehand; then more and more.
         most = 0.15 if program == "generation" else 0.05
         assert theory[0] == pytest.approx(1, abs=most) and theory == sorted(theory)
-    assert max(row["theory"] for row in rows if row["program"] == "gradient") < 1.5
+    # Left over in training is, were boundaries never: of the first layer U h, and of its top-down
+    # product the one of three that is made for all columns.
+    assert 2 < max(row["theory"] for row in rows if row["program"] == "gradient") < 3
     assert (tmp_path / "sparsity.png").read_bytes().startswith(b"\x89PNG")
     assert "| generation | 2 |" in (tmp_path / "sparsity.md").read_text()

@@ -275,7 +275,7 @@ def test_tables_and_pictures_of_made_up_figures(tmp_path):
     jobs = [
         entry("equal_parameters", "lstm", 0, (3.0, 2.0, 1.75), idle=idle, tried={"0.1": None}),
         entry("equal_parameters", "lstm", 1, (3.0, 2.0, 1.25), idle=idle),
-        entry("equal_parameters", "hm_taught", 0, (3.0, 2.5, 2.0), end="not yet", moves=moves),
+        entry("equal_parameters", "hm_taught", 0, (3.0, 2.5, 2.0), end="not ended", moves=moves),
         entry("equal_multiplications", "wide", 0, (3.0, 2.5, 1.5)),
     ]
     by_length = {"test/accuracy/length3": 0.5, "test/accuracy/length12": 0.25}
@@ -296,7 +296,7 @@ def test_tables_and_pictures_of_made_up_figures(tmp_path):
     assert (lstm["idle s to it"], taught["idle s to it"]) == ("10 ± 0", "-")
     assert lstm["measured s to it"] == "20 ± 0" and lstm["idle units/s"] == "1,234"
     assert lstm["end, epochs"] == "validation 1.5, validation 1.5"
-    assert taught["end, epochs"] == "not yet 1.5" and taught["layers move"] == "1.00, 0.25"
+    assert taught["end, epochs"] == "not ended 1.5" and taught["layers move"] == "1.00, 0.25"
     assert "* LSTM: 0.1: diverged" in text and "made up" in text
     assert ["LSTM", "50.0", "25.0"] in lines and ["1 (update 1)", "40.0", "30.0", "39.5"] in lines
     assert convergence_report.level(jobs[:3], GROUPS["equal_parameters"], 2.5) == 2.5

@@ -108,6 +108,33 @@ def test_the_losses_are_those_of_the_formulas(rate):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+def test_steps_with_a_boundary_weigh_more_and_so_a_likely_one_is_enough():
+    """The least loss of a chance P of a boundary is at a logit of log(w P / (1 - P))."""
+    asked = ALL._replace(rate="none", lengths=(3,))
+    u, x, z, mask = rows()
+    plain, sums = on_axis(lambda *a: objectives.loss(asked, *a, 1.0), u, x, z, mask)
+    weighted, same = on_axis(
+        lambda *a: objectives.loss(asked._replace(positive_weight=4.0), *a, 1.0), u, x, z, mask
+    )
+    targets, known = expected_peaks(np.asarray(u), np.asarray(mask) > 0, 3, True)
+    more = 3 * np.log1p(np.exp(-2 * np.asarray(x[0], "float64")))[targets].sum() / known.sum()
+    np.testing.assert_allclose(weighted, plain + 0.5 * more, rtol=1e-5)
+    np.testing.assert_array_equal(same["targets"], sums["targets"])
+
+    share = targets.sum() / known.sum()
+
+    def slope_at(weight, logit):
+        def loss(level, u, x, mask):
+            chosen = asked._replace(positive_weight=weight)
+            return objectives.loss(chosen, u, (level + 0 * x,), (x,), mask, 1.0)[0]
+
+        return on_axis(lambda *a: jax.grad(loss)(logit / 2, *a), u, x[0], mask)
+
+    for weight in (1.0, 4.0):
+        best = np.log(weight * share / (1 - share))
+        np.testing.assert_allclose(slope_at(weight, best), 0, atol=1e-6)
+
+
 @pytest.mark.parametrize("delay", [1, 2])
 def test_a_delay_teaches_the_same_peaks_later(delay):
     """Steps whose detectors have read `delay` symbols more, of a curve that ends so much sooner."""

@@ -67,7 +67,7 @@ def test_fields_that_a_run_is_too_old_to_have_get_their_defaults(tmp_path):
     saved["model"]["of another time"] = 3
     path.write_text(json.dumps(saved))
     config, _ = workdir.load_run(tmp_path)
-    assert config.evaluation.warmup == 2000 and config.model.skip_copies is False
+    assert config.evaluation.warmup == 2000 and config.model.skip_copies is True
     assert config.penalties.to_dict() == small().penalties.to_dict()
     assert config.model["of another time"] == 3
 

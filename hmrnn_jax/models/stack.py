@@ -171,9 +171,10 @@ def cells_from(config, input_size):
 def policy_from(config):
     """The `recurrence.Policy` that a `config.model` describes; a run may be older than a field.
 
-    The precision `auto` is that of the first device; a training has settled it before.
+    The precision `auto` is that of the first device; a training has settled it before. Whether
+    COPYs are left out is the training's to decide, see `training.update`.
     """
-    fields = recurrence.Policy._fields
+    fields = set(recurrence.Policy._fields) - {"skip_copies"}
     choices = {name: config[name] for name in fields if name in config}
     if choices.get("precision") == "auto":
         choices["precision"] = native_precision(jax.local_devices()[0])

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -33,7 +34,8 @@ class Policy(NamedTuple):
       device_kind: what it is traced for, see `parallel.device_kind`. Where it is empty, tracing
         asks; give it for a program that will run elsewhere.
       skip_copies: on CPUs, with deferred gradients, the columns in which a layer of an HM-LSTM
-        COPYs are left out, exactly, see `skipping`; not for second derivatives.
+        COPYs are left out, exactly, see `skipping`; not for second derivatives. A run decides it by
+        its rates instead, see `training.update`.
 
     `check` raises `UserError` for an unknown choice or a `remat` that does not divide T.
     """
@@ -142,6 +144,28 @@ def gpu_arguments(config, policy):
     from hmrnn_jax.recurrence import gpu_kernel  # imports Triton
 
     return {"pointwise": gpu_kernel}
+
+
+_LEAVING_OUT = contextvars.ContextVar("leaving_out_copies", default=False)
+
+
+def leaving_out_copies(function):
+    """`function`, in whose programs every policy's `skip_copies` is True."""
+
+    @functools.wraps(function)
+    def traced(*arguments):
+        token = _LEAVING_OUT.set(True)
+        try:
+            return function(*arguments)
+        finally:
+            _LEAVING_OUT.reset(token)
+
+    return traced
+
+
+def skips_copies(policy):
+    """Whether a program that is traced here is to leave COPYs out."""
+    return (policy.skip_copies or _LEAVING_OUT.get()) and cpu_loops(policy)
 
 
 _REPORTED = contextvars.ContextVar("reported", default=None)

@@ -60,6 +60,9 @@ class Boundaries(NamedTuple):
         Where it has none, as beyond its end, nothing is taught.
       start, ramp: updates before the objectives set in, and over which their weights then grow:
         an untrained model's uncertainty is noise.
+      positive_weight: of the steps that are taught a boundary, relative to the others: with w a
+        detector fires where a boundary is likelier than 1 / (1 + w). With 1 it stays silent where
+        boundaries are rare and their very step uncertain, as none is then likelier than not.
     """
 
     lengths: tuple = ()
@@ -72,6 +75,7 @@ class Boundaries(NamedTuple):
     start: int = 0
     ramp: int = 0
     segments: str = ""
+    positive_weight: float = 1.0
 
     def of_model(self, detectors, newline=True):
         """What of it can be asked of a model of so many `detectors`: of their layers.
@@ -222,6 +226,8 @@ def loss(boundaries, teacher, x, z, mask, slope):
             else:
                 targets, known = peaks(u, allowed & own, length, ahead)
             costs = optax.sigmoid_binary_cross_entropy(logit, targets.astype(logit.dtype))
+            if boundaries.positive_weight != 1:
+                costs *= jnp.where(targets, boundaries.positive_weight, 1)
             cost, number = jnp.sum(costs * known), jnp.sum(known)
             share += parallel.share(boundaries.teacher_weight * cost, number)
             sums.append((cost, jnp.sum(targets, dtype=cost.dtype), number.astype(cost.dtype)))

@@ -12,7 +12,7 @@ from hmrnn_jax.errors import UserError, refusal
 from hmrnn_jax.explorer.watch import Watch
 from hmrnn_jax.recurrence.execution import reported
 from hmrnn_jax.tasks.metrics import collapsed
-from hmrnn_jax.training import config_file, optim, profiling, settings
+from hmrnn_jax.training import config_file, metrics_log, optim, profiling, settings
 from hmrnn_jax.training import state as train_state
 from hmrnn_jax.training.checkpoint import Checkpoints
 from hmrnn_jax.training.lock import Lock
@@ -26,6 +26,7 @@ from hmrnn_jax.training.progress import (
 )
 from hmrnn_jax.training.signals import Stopping
 from hmrnn_jax.training.titles import title
+from hmrnn_jax.training.update import Update
 from hmrnn_jax.training.workdir import check_new, open_run, set_aside, settle_precision
 
 _print = functools.partial(print, flush=True)
@@ -94,9 +95,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
     def whole(slope):
         return train_state.checkpoint(state, carry, plan, slope, mesh)
 
-    step = parallel.pmapped(
-        functools.partial(train_state.train_step, task.loss, plan.optimizer), mesh
-    )
+    update = Update(task, plan, config, mesh)
 
     def given(number, planned):
         """Batch and scalars of the update after `number`, on the devices."""
@@ -111,13 +110,15 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
             state, carry = saved["state"], saved["carry"]
             plan.resume(saved["progress"])
             say(f"resumed after update {int(state.step):,}")
+            last = parallel.from_first(metrics_log.last_report, workdir, int(state.step))
+            update.choose(last)
         if int(state.step) < plan.total:
             say("compiling the training step ...")
         if not saved:
             # From here on there is always a state to go on from, even if this process is killed.
             parallel.from_first(check_new, workdir)
             # Writing waits for the disk: the update is compiled meanwhile.
-            with train_state.compiling(step, state, carry, *given(0, plan.scalars(0))):
+            with train_state.compiling(update.compiled, state, carry, *given(0, plan.scalars(0))):
                 checkpoints.save(0, whole(0.0))
                 checkpoints.wait()
         first = int(state.step)
@@ -142,6 +143,9 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
             line, result = progress.report(done, result | more)
             logger.log(done, result)
             progress.tell(done, line)
+            if changed := update.choose(result):
+                say(f"recurrence: {changed}")
+                progress.compiles()
 
         for done in range(first + 1, plan.total + 1):
             if plan.finished:
@@ -149,7 +153,8 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
             epoch = stream.epoch(done - 1)
             planned = plan.scalars(done - 1)
             rate, slope = planned["learning_rate"], planned["slope"]
-            state, carry, metrics = trace(done, step, state, carry, *given(done - 1, planned))
+            arguments = state, carry, *given(done - 1, planned)
+            state, carry, metrics = trace(done, update.compiled, *arguments)
             parallel.settle(metrics)
             due = due and report(*due)
             pending.append(metrics)

@@ -119,6 +119,14 @@ def last_step(workdir):
     return max(map(_step, lines), default=0)
 
 
+def last_report(workdir, step):
+    """The metrics of the last report of training updates up to `step`, `{}` if there is none."""
+    path = epath.Path(workdir) / NAME
+    rows = read_metrics(path) if _files(path) else []
+    told = [row for row in rows if row.get("step", step + 1) <= step and "gradient_norm" in row]
+    return told[-1] if told else {}
+
+
 def _files(path):
     """The file of metrics and the parts beside it, in order: those that there are."""
     return ([path] if path.exists() else []) + sorted(path.parent.glob(f"{path.stem}-*.jsonl"))

@@ -86,10 +86,14 @@ class Progress:
         """Leaves the time since the last report out: it went into something else."""
         self.time = time.perf_counter()
 
+    def compiles(self):
+        """The updates to come begin with a compilation: no speed is claimed for them."""
+        self.time = None
+
     def report(self, done, result):
         """`(line, result with speed)` for the updates since the last report; see `tell`."""
         now = time.perf_counter()
-        # The first interval holds the compilation: no speed is claimed for it.
+        # That of a compilation, as the first, tells no speed.
         left = None
         if self.time is not None and done > self.done:
             seconds = now - self.time

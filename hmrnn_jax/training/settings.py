@@ -119,7 +119,7 @@ COMMON = {
         BACKENDS,
     ),
     "model.skip_copies": Switch(
-        "On CPUs leave out what layers of the HM-LSTM COPY; pays from 256 units on."
+        "On CPUs leave out what layers of the HM-LSTM COPY once they move seldom enough to gain."
     ),
     "model.remat": Whole("Steps of a rematerialised chunk; 0 keeps everything.", 0, STEPS),
     "model.unroll": Whole("Steps for each iteration of the compiled loop.", 1, 256),
@@ -188,6 +188,10 @@ BOUNDARIES = {
     "boundaries.segments": Text("File of the teacher segments, of the training text."),
     "boundaries.start": Whole("Updates before these losses set in."),
     "boundaries.ramp": Whole("Updates over which their weights then grow."),
+    "boundaries.positive_weight": Number(
+        "Weight of steps that are taught a boundary over others'; above 1 where they are rare.",
+        above=0,
+    ),
 }
 
 LANGUAGE = BOUNDARIES | {

@@ -1,0 +1,64 @@
+"""The compiled update of a run: dense, or without what layers COPY where that is faster."""
+
+import functools
+
+from hmrnn_jax import parallel
+from hmrnn_jax.recurrence import execution, skipping
+from hmrnn_jax.training import state as train_state
+
+# Of the dense update's time, as `skipping.expected` has it: below the first COPYs are left out,
+# above the second they are no longer. In between all stays as it is.
+_BEGIN, _END = 0.9, 0.95
+
+
+class Update:
+    """`update(state, carry, batch, scalars)`, see `train_state.train_step`, compiled for a mesh.
+
+    It begins dense. `choose`, at each report, changes to the other form or back by how often the
+    layers have moved since the last one: a function of the run alone, not of how busy the machine
+    is. Both forms compute the same, to rounding.
+
+    Args:
+      task, plan: of the run.
+      config: its configuration; `model.skip_copies` allows the other form.
+    """
+
+    def __init__(self, task, plan, config, mesh):
+        step = functools.partial(train_state.train_step, task.loss, plan.optimizer)
+        self._forms = {False: parallel.pmapped(step, mesh)}
+        self._skips, self._cells = False, ()
+        policy = task.model.policy._replace(
+            skip_copies=True, device_kind=parallel.device_kind(mesh)
+        )
+        if config.model.get("skip_copies", False):
+            self._cells = [cell for cell in task.model.cells if skipping.applies(cell, policy)]
+        if self._cells:
+            self._forms[True] = parallel.pmapped(execution.leaving_out_copies(step), mesh)
+
+    @property
+    def compiled(self):
+        """The jitted function of now."""
+        return self._forms[self._skips]
+
+    def choose(self, metrics):
+        """Chooses by a report's `metrics`; returns a line if that changes anything, else "".
+
+        Args:
+          metrics: with `copy/layerN`, the share of steps in which layer N COPYs; without them, as
+            those of a run that has none, all stays as it is.
+        """
+        copies = [metrics.get(f"copy/layer{n + 1}") for n in range(self._depth())]
+        if not copies or None in copies:
+            return ""
+        moves = [1 - share for share in copies]
+        time = skipping.expected(self._cells[0], moves)
+        skips = time < (_END if self._skips else _BEGIN)
+        if skips == self._skips:
+            return ""
+        self._skips = skips
+        shares = " and ".join(f"{share:.2f}" for share in moves[1:])
+        what = "what layers COPY is left out" if skips else "what layers COPY is computed"
+        return f"{what} from the next update on, as those above the first move at {shares} of steps"
+
+    def _depth(self):
+        return self._cells[0].depth if self._cells else 0

@@ -1,0 +1,135 @@
+"""Which form of the update a run takes: dense, or without what its layers COPY."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from hmrnn_jax import defaults, parallel, tasks
+from hmrnn_jax.cells import hm_lstm
+from hmrnn_jax.recurrence import skipping
+from hmrnn_jax.training import loop, metrics_log, optim
+from hmrnn_jax.training import state as train_state
+from hmrnn_jax.training import update as updates
+
+
+def rates(**copies):
+    return {f"copy/{layer}": share for layer, share in copies.items()}
+
+
+RARE, OFTEN = (
+    rates(layer1=0.0, layer2=0.95, layer3=0.99),
+    rates(layer1=0.0, layer2=0.0, layer3=0.1),
+)
+
+
+def test_wide_layers_that_move_seldom_are_expected_to_gain():
+    """What whole train steps took on a CPU without AVX-512, in times of the dense step."""
+    for size, moves, measured in (
+        (512, (1, 0.21, 0.04), 1 / 1.38),
+        (512, (1, 0.63, 0.25), 1 / 1.05),
+        (512, (1, 1, 1), 1 / 0.84),
+        (256, (1, 0.21, 0.04), 1 / 1.1),
+        (128, (1, 0.21, 0.04), 1 / 0.76),
+    ):
+        config = hm_lstm.Config(128, (size,) * 3)
+        assert skipping.expected(config, moves) == pytest.approx(measured, abs=0.12)
+
+
+@pytest.fixture
+def wide(monkeypatch, tmp_path):
+    """A configuration small enough for a test, whose layers count as wide ones."""
+    monkeypatch.setattr(skipping, "_COST_A_UNIT", 0)
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 200)
+    config = defaults.text()
+    config.data.update(name="text", path=str(tmp_path / "text.txt"))
+    config.model.update(sizes=(8, 8, 8), output=8, embedding=8)
+    config.batch, config.window, config.steps, config.report, config.save = 16, 10, 12, 4, 0
+    config.evaluation.update(every=12, batch=8, window=10, warmup=0)
+    config.finish = "metrics"
+    return config
+
+
+def made(config):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    task = tasks.make(config, mesh)
+    return task, mesh, updates.Update(task, optim.Plan(config, task.stream), config, mesh)
+
+
+def test_it_changes_by_the_rates_and_not_back_and_forth(wide):
+    update = made(wide)[2]
+    dense = update.compiled
+    assert update.choose(OFTEN) == "" and update.compiled is dense
+    line = update.choose(RARE)
+    assert "left out" in line and "0.05 and 0.01 of steps" in line
+    without = update.compiled
+    assert without is not dense and update.choose(RARE) == ""
+    between = rates(layer1=0.0, layer2=0.2, layer3=0.25)  # 0.94 of the dense step's time
+    assert update.choose(between) == "" and update.compiled is without
+    assert "is computed" in update.choose(OFTEN) and update.compiled is dense
+    assert update.choose(between) == "" and update.compiled is dense
+    assert update.choose({"nats": 1.0}) == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model.skip_copies": False},
+        {"model.cell": "lstm"},
+        {"model.gradient": "autodiff"},
+        {"model.hm_lstm.flush": False},
+    ],
+    ids=str,
+)
+def test_where_nothing_can_be_left_out_there_is_one_form(wide, change):
+    wide.update_from_flattened_dict(change)
+    update = made(wide)[2]
+    dense = update.compiled
+    assert update.choose(RARE) == "" and update.compiled is dense
+
+
+def test_both_forms_compute_the_same_update_by_different_programs(wide):
+    task, mesh, update = made(wide)
+    plan = optim.Plan(wide, task.stream)
+    batch = parallel.shard_batch(task.stream(0), mesh)
+    scalars = {
+        name: parallel.scalar(np.float32(value), mesh)
+        for name, value in (plan.scalars(0) | task.scalars(0)).items()
+    }
+    results, programs = [], []
+    for _ in range(2):
+        state, carry = train_state.start(task, plan, wide, mesh)
+        programs.append(update.compiled.lower(state, carry, batch, scalars).as_text())
+        results.append(jax.device_get(update.compiled(state, carry, batch, scalars)))
+        update.choose(RARE)
+    assert "stablehlo.case" in programs[1] and "stablehlo.case" not in programs[0]
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        if a.dtype == np.float32:
+            np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_says_what_it_leaves_out_and_a_resumed_one_does_so_at_once(
+    wide, tmp_path, monkeypatch
+):
+    said, chosen = [], []
+    last_report = metrics_log.last_report
+
+    def choose(self, metrics):
+        chosen.append(dict(metrics))
+        return original(self, RARE if metrics else {})
+
+    original = updates.Update.choose
+    monkeypatch.setattr(updates.Update, "choose", choose)
+    loop.train(wide, str(tmp_path / "run"), said.append)
+    (line,) = [line for line in said if "left out" in line]
+    assert line.startswith("recurrence: what layers COPY is left out from the next update on")
+    assert {f"copy/layer{n}" for n in (1, 2, 3)} <= set(chosen[0])
+    # The reports' own metrics are what a resumed run chooses by.
+    last = last_report(tmp_path / "run", 12)
+    rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert last == [row for row in rows if "gradient_norm" in row][-1] and last["step"] == 12
+    assert last_report(tmp_path / "run", 7)["step"] == 4 and last_report(tmp_path / "run", 3) == {}
+    wide.steps, chosen[:] = 16, []
+    loop.train(wide, str(tmp_path / "run"), lambda line: None)
+    assert chosen[0] == last
