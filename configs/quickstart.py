@@ -26,7 +26,6 @@ def get_config():
     config.boundaries.teacher = "entropy"
     config.boundaries.rate = "ratio"
     config.boundaries.rate_weight = 0.3  # of .03 the second layer's detector hardly lives
-    config.boundaries.start = config.boundaries.ramp = 200
     # Its gradient into the layers costs bits, and a space shows without it.
     config.boundaries.reaches_below = False
     config.batch = 16

@@ -275,3 +275,8 @@ def test_test_bits_are_told_at_the_end_alone():
     jobs = [job("all", 0, 2.0, 0.5, 0.25, test=2.125)]
     text = discovery_report.tables({"command": "x", "part": "test", "jobs": jobs})
     assert "| 2.000 | 2.125 |" in text and "**test part**, once" in text
+
+
+def test_every_setting_has_a_marker_of_its_own():
+    markers = discovery_report.MARKERS
+    assert len(set(markers)) == len(markers) == len(discovery_jobs.SETTINGS)
