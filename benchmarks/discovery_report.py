@@ -220,8 +220,8 @@ def figure(path, everything):
     }
     drawing.legend(
         [h for h, _ in handles.values()], list(handles), loc="outside lower center", ncols=2,
-        frameon=False, title="filled: the detectors of the best layer, at the symbol or one later;\n"
-        "open: the entropy of the same model's prediction",
+        frameon=False, title="filled: the detectors of the best layer, at the symbol or one"
+        " later;\nopen: the entropy of the same model's prediction",
     )  # fmt: skip
     style.save(drawing, path)
 
