@@ -1,7 +1,5 @@
 """Which form of the update a run takes: dense, or without what its layers COPY."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from hmrnn_jax.recurrence import skipping
 from hmrnn_jax.training import loop, metrics_log, optim
 from hmrnn_jax.training import state as train_state
 from hmrnn_jax.training import update as updates
+from hmrnn_jax.training.signals import Stopping
 
 
 def rates(**copies):
@@ -109,27 +108,40 @@ def test_both_forms_compute_the_same_update_by_different_programs(wide):
             np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5)
 
 
-def test_a_run_says_what_it_leaves_out_and_a_resumed_one_does_so_at_once(
-    wide, tmp_path, monkeypatch
-):
-    said, chosen = [], []
-    last_report = metrics_log.last_report
+class After(Stopping):
+    """True after so many updates, as if SIGTERM had come then."""
 
-    def choose(self, metrics):
-        chosen.append(dict(metrics))
-        return original(self, RARE if metrics else {})
+    def __init__(self, updates):
+        super().__init__()
+        self.left = updates
 
+    def __bool__(self):
+        self.left -= 1
+        return super().__bool__() or self.left < 0
+
+
+def test_a_stopped_run_goes_on_in_the_form_it_was_in_bit_for_bit(wide, tmp_path, monkeypatch):
+    """It is stopped between two saves, where nothing is chosen."""
     original = updates.Update.choose
-    monkeypatch.setattr(updates.Update, "choose", choose)
-    loop.train(wide, str(tmp_path / "run"), said.append)
+    monkeypatch.setattr(updates.Update, "choose", lambda self, _: original(self, RARE))
+    wide.save, whole, said = 4, str(tmp_path / "whole"), []
+    expected = loop.train(wide, whole, said.append)
     (line,) = [line for line in said if "left out" in line]
     assert line.startswith("recurrence: what layers COPY is left out from the next update on")
-    assert {f"copy/layer{n}" for n in (1, 2, 3)} <= set(chosen[0])
-    # The reports' own metrics are what a resumed run chooses by.
-    last = last_report(tmp_path / "run", 12)
-    rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert last == [row for row in rows if "gradient_norm" in row][-1] and last["step"] == 12
-    assert last_report(tmp_path / "run", 7)["step"] == 4 and last_report(tmp_path / "run", 3) == {}
-    wide.steps, chosen[:] = 16, []
+    stopped = str(tmp_path / "stopped")
+    assert loop.train(wide, stopped, lambda line: None, stopping=After(6)) is None
+    assert metrics_log.last_report(stopped, 12)["step"] in (6, 7)
+    assert loop.train(wide, stopped, lambda line: None) == expected
+    left_out = {
+        row["step"]: row[updates.LEFT_OUT]
+        for row in metrics_log.read_metrics(tmp_path / "stopped/metrics.jsonl")
+        if "gradient_norm" in row
+    }
+    assert set(left_out.values()) == {1.0} and {4, 8, 12} <= set(left_out)
+
+
+def test_the_last_report_is_of_training_and_not_of_what_came_later(wide, tmp_path):
     loop.train(wide, str(tmp_path / "run"), lambda line: None)
-    assert chosen[0] == last
+    steps = [metrics_log.last_report(tmp_path / "run", step).get("step") for step in (3, 4, 7, 12)]
+    assert steps == [None, 4, 4, 12]
+    assert "gradient_norm" in metrics_log.last_report(tmp_path / "run", 12)

@@ -111,7 +111,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
             plan.resume(saved["progress"])
             say(f"resumed after update {int(state.step):,}")
             last = parallel.from_first(metrics_log.last_report, workdir, int(state.step))
-            update.choose(last)
+            update.resume(last)
         if int(state.step) < plan.total:
             say("compiling the training step ...")
         if not saved:
@@ -134,16 +134,18 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
         pending = []  # metrics still on the devices: nothing is waited for before a report
         due = None  # arguments of a report, made when the devices have the next update to do
 
-        def report(done, metrics, more):
+        def report(done, metrics, more, choosing=False):
             nonlocal logged
             for line in choices[logged:]:
                 say(f"recurrence: {line}")
             logged = len(choices)
-            result = _finite(task, jax.device_get(metrics), done, config, checkpoints)
-            line, result = progress.report(done, result | more)
+            metrics = jax.device_get(metrics)
+            result = _finite(task, metrics, done, config, checkpoints)
+            changed = update.choose(_summary(task, metrics[-1:])) if choosing else ""
+            line, result = progress.report(done, result | more | update.logged())
             logger.log(done, result)
             progress.tell(done, line)
-            if changed := update.choose(result):
+            if changed:
                 say(f"recurrence: {changed}")
                 progress.compiles()
 
@@ -171,7 +173,7 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
                 due = done, pending, {"epoch": epoch, "slope": slope, "learning_rate": rate}
                 pending = []
             if validating or saving or stop:
-                due = report(*due)
+                due = report(*due, choosing=validating or saving)
             if validating:
                 params = state.average if planned["averaged"] else state.params
                 result = task.evaluate(params, "valid", slope)
@@ -236,9 +238,12 @@ def _finite(task, metrics, done, config, checkpoints):
                 f"The loss of update {number} is not finite; {checkpoints.kept()}. Try a learning"
                 f" rate below {config.learning_rate:g}, or a smaller clip."
             )
-    sums = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *metrics)
-    result = task.summary(sums)
+    result = _summary(task, metrics)
     return result | {"gradient_norm": float(np.mean([m["gradient_norm"] for m in metrics]))}
+
+
+def _summary(task, metrics):
+    return task.summary(jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *metrics))
 
 
 def _alone(stopping):

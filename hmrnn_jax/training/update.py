@@ -9,14 +9,15 @@ from hmrnn_jax.training import state as train_state
 # Of the dense update's time, as `skipping.expected` has it: below the first COPYs are left out,
 # above the second they are no longer. In between all stays as it is.
 _BEGIN, _END = 0.9, 0.95
+LEFT_OUT = "copies_left_out"  # among a report's metrics: 1 or 0
 
 
 class Update:
     """`update(state, carry, batch, scalars)`, see `train_state.train_step`, compiled for a mesh.
 
-    It begins dense. `choose`, at each report, changes to the other form or back by how often the
-    layers have moved since the last one: a function of the run alone, not of how busy the machine
-    is. Both forms compute the same, to rounding.
+    It begins dense. `choose`, wherever a run saves its state, changes to the other form or back by
+    how often the layers moved in the last update: a function of the run alone, not of how busy the
+    machine is nor of where the run was stopped. Both forms compute the same, to rounding.
 
     Args:
       task, plan: of the run.
@@ -40,8 +41,16 @@ class Update:
         """The jitted function of now."""
         return self._forms[self._skips]
 
+    def logged(self):
+        """What a report logs of the form; nothing if there is but one."""
+        return {LEFT_OUT: float(self._skips)} if self._cells else {}
+
+    def resume(self, logged):
+        """Takes the form that the metrics of a report name, which a run goes on from."""
+        self._skips = bool(self._cells) and logged.get(LEFT_OUT) == 1
+
     def choose(self, metrics):
-        """Chooses by a report's `metrics`; returns a line if that changes anything, else "".
+        """Chooses by an update's `metrics`; returns a line if that changes anything, else "".
 
         Args:
           metrics: with `copy/layerN`, the share of steps in which layer N COPYs; without them, as
