@@ -197,6 +197,11 @@ def parsed(arguments=None):
         "--shrink", default=1,
         help="divides the widths of on_lstm_words; above 1 it is not the authors' model (1)",
     )  # fmt: skip
+    number(
+        "--quantum", default=1,
+        help="rounds the lengths of its windows, so that fewer are compiled; above 1 they are not"
+        " the authors' (1)",
+    )  # fmt: skip
     add("--treebank", default="nltk", help="whose sentences are parsed: bracket files, or nltk")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="(float32)")
     add("--bits", type=float, help="level whose updates and seconds are told (what all reach)")

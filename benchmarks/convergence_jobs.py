@@ -245,6 +245,7 @@ def of_512(model, flags):
 def words(model, flags):
     """The ON-LSTM authors' recipe; with `--shrink` narrower layers, which is not their model."""
     config = config_file.load(CONFIGS / "on_lstm_ptb_word.py")
+    config.window_quantum = flags.quantum
     if model == "lstm":
         config.model.cell = "lstm"
     if flags.shrink > 1:

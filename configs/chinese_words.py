@@ -1,18 +1,26 @@
 """HM-LSTM on Chinese without spaces: does it find the words that the script does not mark?
 
-Not a published experiment, and no published figure to expect. Trained on characters alone:
-441,597 of traditional Chinese (UD Chinese GSD, and two gold texts of the SIGHAN 2005 bakeoff
-with their spaces removed), 4,494 symbols, the unknown one included. The boundaries of each layer
-are then scored against the words of the treebank's test part, beside random boundaries of the
-same rate and beside a boundary after every character. Three layers of 256 units;
-3,899,664 parameters and 7,680 of layer normalisation. Reads `$HMRNN_DATA/zh-segmentation`.
-With the argument `simplified` in place of `traditional` it is trained on nine tenths of the
-bakeoff's test text of MSR, 2,780 symbols, 3,239,774 parameters: for the words of MSR and PKU.
-Detectors' rate and scale and `clip` are not the paper's, but as in `hm_lstm_ptb_char`.
+Not a published experiment. Trained on characters alone. By argument:
 
-    python train.py --config=configs/chinese_words.py --workdir=runs/chinese-words
+    traditional  441,597 characters: UD Chinese GSD, and two gold texts of the SIGHAN 2005 bakeoff,
+                 4,494 symbols, the unknown one included         (default)  3,899,664 parameters
+    simplified   nine tenths of the bakeoff's test text of MSR, for the words of MSR and PKU,
+                 2,780 symbols                                              3,239,774 parameters
+
+The spaces are removed first. Three layers of 256 units, and 7,680 parameters of layer
+normalisation. The boundaries of each layer are scored against the words of the treebank's test
+part, or of the last twentieth of MSR's text, beside all controls. Detectors are taught without a
+label, by the model's own entropy: segments of about 1.7 characters, which is shorter than peaks
+can lie apart, so that all of the highest values count. Given segments can teach in its place, such
+as those that the trained network cuts its training text in by `pmi`; they are known a character
+later. Their file is named behind a comma. Reads `$HMRNN_DATA/zh-segmentation`.
+
     python train.py --config=configs/chinese_words.py:simplified --workdir=runs/simplified
-    python eval.py --workdir=runs/simplified --boundaries --words=pku_test_gold.utf8
+    hmrnn boundaries --workdir=runs/simplified --reading=pmi --words=pku_test_gold.utf8
+
+    hmrnn segment --workdir=runs/simplified --split=train --reading=pmi
+    hmrnn train --config=chinese_words:simplified,runs/simplified/train.segments.jsonl \\
+        --workdir=runs/again
 """
 
 from hmrnn_jax import defaults
@@ -21,16 +29,30 @@ from hmrnn_jax.errors import require
 NAMES = {"traditional": "chinese_unsegmented", "simplified": "chinese_simplified"}
 
 
-def get_config(script="traditional"):
+def get_config(argument="traditional"):
+    script, _, segments = argument.partition(",")
     require("The argument", script, tuple(NAMES))
     config = defaults.text()
     config.data.name = NAMES[script]
     config.model.sizes = (256, 256, 256)
     config.model.output = 256
-    config.model.dropout.output = 0.3  # the text is short
-    config.slope.increment = 0.04
-    config.batch = 32
+    config.model.hm_lstm.surrogate = "logistic"
+    config.model.hm_lstm.nested = True
+    config.model.hm_lstm.detector_reads_h = True
+    config.boundaries.lengths = (1.7, 3.0)
+    config.boundaries.teacher = "segments" if segments else "entropy"
+    config.boundaries.segments = segments
+    config.boundaries.delay = 1 if segments else 0
+    config.boundaries.rate = "ratio"
+    config.boundaries.rate_weight = 0.3
+    # The text is short.
+    config.model.dropout.input, config.model.dropout.output = 0.2, 0.3
+    config.batch = 16
     config.window = 50
+    config.steps = 1500
+    config.learning_rate = 2e-3
+    config.schedule = "cosine"
+    config.evaluation.every = 300
     config.evaluation.batch = 16
     config.evaluation.window = 50
     config.evaluation.warmup = 1000

@@ -159,6 +159,20 @@ def test_the_program_runs(monkeypatch, capsys, tmp_path):
     assert figures["naive"]["ratio"]["median"] == 1
 
 
+def test_the_step_that_skips_is_another_program(monkeypatch, capsys, tmp_path):
+    small = train_step.SIZES["ptb_taught"]._replace(
+        sizes=(16, 16, 16), batch=16, window=6, output=8
+    )
+    monkeypatch.setitem(train_step.SIZES, "ptb_taught", small)
+    file, only = tmp_path / "figures.json", "ours f32,ours skipping f32"
+    flags = ["--size=ptb_taught", "--rates=.5,.2", "--rounds=1", f"--only={only}", f"--json={file}"]
+    train_step.main(flags)
+    found = json.loads(file.read_text())["sizes"]["ptb_taught"]["candidates"]
+    dense, skipping = (found[name] for name in only.split(","))
+    assert dense["parameters"] == skipping["parameters"]
+    assert dense["temporaries"] != skipping["temporaries"]
+
+
 def test_the_stroke_models_table_is_of_steps_and_tells_the_padding(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(train_step.SIZES, "strokes", STROKES._replace(sizes=(6, 5)))
     scribbles = functools.partial(synthetic.scribbles, lines=(30, 1, 1))

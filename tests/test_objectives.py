@@ -69,6 +69,16 @@ def test_peaks_are_those_among_the_steps_where_the_layer_below_ends_a_segment(sh
     assert 5 < expected[0].sum() < expected[1].sum()
 
 
+def test_targets_closer_than_peaks_can_lie_are_the_highest_values():
+    rng = np.random.default_rng(0)
+    values, allowed = rng.normal(size=(30, 4)).astype("float32"), rng.random((30, 4)) < 0.8
+    targets, known = peaks(values, allowed, 1.5, True)
+    np.testing.assert_array_equal(known, allowed)
+    count = targets.sum()
+    assert count == pytest.approx(allowed.sum() / 1.5, abs=1) and not targets[~allowed].any()
+    assert values[targets > 0].min() > values[allowed & ~(targets > 0)].max()
+
+
 def test_no_allowed_step_gives_no_peak():
     targets, known = peaks(np.ones((5, 2), "float32"), np.zeros((5, 2), bool), 3, True)
     assert not targets.any() and not known.any()

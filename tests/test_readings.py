@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from hmrnn_jax.analysis.ngram import InterpolatedNgram
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm, on_lstm
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import reading, readings
+from hmrnn_jax.inference import generate_text, marginal, reading, readings
 from hmrnn_jax.inference.readings import Reading
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.models.language import LanguageModel
@@ -18,7 +19,7 @@ from hmrnn_jax.tasks import language
 
 VOCABULARY = Vocabulary("characters", tuple("\nabcde"))
 NEWLINE, LENGTH = 0, 90
-NAMES = ("entropy", "entropy_within", "surprise", "line_end")
+NAMES = ("entropy", "entropy_within", "surprise", "pmi", "line_end")
 CELLS = {
     "hm_lstm": (hm_lstm.Config(5, (6, 5, 4), layer_norm="none"),),
     "lstm": (lstm.Config(5, 6), lstm.Config(6, 6)),
@@ -54,6 +55,12 @@ def passed(model, params, ids):
     log_p = np.asarray(out.logits[: len(ids), 0], np.float64)
     log_p -= log_p.max(axis=1, keepdims=True)
     return log_p - np.log(np.exp(log_p).sum(axis=1, keepdims=True)), out
+
+
+def passed_long(model, params, ids):
+    """As `passed`, of a long text."""
+    out = applied(model, params, jnp.asarray(ids)[:, None])
+    return jax.nn.log_softmax(out.logits[:, 0]), out
 
 
 def cost(model, params, ids, count):
@@ -95,12 +102,30 @@ def test_each_curve_is_what_it_says(setup):
         "surprise": np.append(-log_p[np.arange(LENGTH - 1), ids[1:]], 0),
         "line_end": log_p[:, NEWLINE],
     }
+    alone = marginal.log_probabilities(model, params)
+    expected["pmi"] = expected["surprise"] + np.append(alone[ids[1:]], 0)
     for name, curve in expected.items():
         assert found[name].shape == (1, LENGTH)
         np.testing.assert_allclose(found[name][0], curve, rtol=2e-5, atol=1e-6)
     last = "detectors" if "detectors" in found else "distance"
     layers = [aux.forget for aux in out.aux] if last == "distance" else out.states[0].z
     np.testing.assert_allclose(found[last], [layer[:LENGTH, 0] for layer in layers], rtol=1e-5)
+
+
+def test_how_likely_a_symbol_is_by_itself():
+    """The mean prediction along texts that it writes; of a model without memory, its only one."""
+    model, params = make("lstm")
+    found = marginal.log_probabilities(model, params)
+    assert np.exp(found).sum() == pytest.approx(1, rel=1e-5)
+    text, _ = generate_text.generate(model, params, [NEWLINE], 6000, seed=5)
+    log_p, _ = passed_long(model, params, text)
+    np.testing.assert_allclose(np.exp(found), np.exp(log_p[100:]).mean(axis=0), atol=0.02)
+    forgetful = jax.tree.map(np.zeros_like, params)
+    bias = np.linspace(-1, 1, VOCABULARY.size)
+    forgetful["softmax_bias"] = bias.astype(np.float32)
+    exact = bias - np.log(np.exp(bias).sum())
+    alone = marginal.log_probabilities(model, forgetful)
+    np.testing.assert_allclose(alone, exact, rtol=1e-4, atol=1e-5)
 
 
 def test_a_line_break_is_worth_what_it_adds_to_the_text(setup):
@@ -134,6 +159,8 @@ def test_the_curves_of_an_ngram_model(order):
     np.testing.assert_allclose(found["entropy_within"][0], -(within * np.log(within)).sum(axis=1))
     np.testing.assert_allclose(found["line_end"][0], np.log(p[:, NEWLINE]))
     np.testing.assert_allclose(found["surprise"][0, :-1], -np.log(p[np.arange(39), ids[1:]]))
+    alone = np.log(InterpolatedNgram(6, 0).fit(train).probabilities(ids[:0]))
+    np.testing.assert_allclose(found["pmi"][0], found["surprise"][0] + np.append(alone[ids[1:]], 0))
 
     def logs(text, count):
         places = range(len(text) - count, len(text))
@@ -176,13 +203,25 @@ def test_segments_have_the_length_that_is_asked_for_with_those_that_lines_end():
         Reading.of("entropy", 0.5)
 
 
+def test_segments_shorter_than_peaks_can_have_are_cut_at_a_level():
+    curve = np.array([[3, 3, 1, 5, 4, 2, 6, 7, 1, 2]])
+    newline = np.zeros(10, bool)
+    asked = Reading.of("pmi", 1.5).calibrated(curve, newline)
+    assert asked.description == "pmi, level, segments of about 1.5"
+    np.testing.assert_array_equal(
+        asked.boundaries(curve, newline)[0], [1, 1, 0, 1, 1, 1, 1, 1, 0, 0]
+    )
+    assert "peaks" in Reading.of("pmi", 2).description
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_what_can_be_read_of_which_cell(cell):
     model = LanguageModel(6, 5, CELLS[cell])
     own = {"hm_lstm": {"detectors"}, "lstm": {"distance"}, "on_lstm": {"distance"}}
     everywhere = {*NAMES, "line_break"}
     assert set(readings.available(model, NEWLINE)) == everywhere | own.get(cell, set())
-    assert set(readings.available(model, None)) == {"entropy", "surprise"} | own.get(cell, set())
+    lineless = {"entropy", "surprise", "pmi"}
+    assert set(readings.available(model, None)) == lineless | own.get(cell, set())
     for name in {"detectors", "distance"} - own.get(cell, set()):
         with pytest.raises(UserError, match="no boundary detectors|needs an ON-LSTM"):
             readings.check(model, name, NEWLINE)
@@ -200,6 +239,7 @@ def test_what_can_be_read_of_which_cell(cell):
     [
         ("hm_lstm", "entropy"),
         ("lstm", "surprise"),
+        ("lstm", "pmi"),
         ("on_lstm", "distance"),
     ],
 )
@@ -234,7 +274,7 @@ def test_a_stream_cuts_as_the_whole_text_is_cut(cell, name, tmp_path):
     one_by_one, waits = Stream(model, params, VOCABULARY, by=by), []
     for number, symbol in enumerate(text, start=1):
         waits += [number - row["end"] for row in one_by_one.push(symbol).segments]
-    assert set(waits) == {2 if name == "surprise" else 1}
+    assert set(waits) == {2 if name in ("surprise", "pmi") else 1}
     with pytest.raises(UserError, match="another model"):
         Stream(model, params, VOCABULARY, by=Reading.of("entropy", 0, "level")).load(
             tmp_path / "state.npz"

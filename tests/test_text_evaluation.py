@@ -118,7 +118,7 @@ def test_boundaries_are_scored_beside_untrained_models_of_the_same_configuration
     assert own["rate"] == pytest.approx(z[0][mask].mean())
     assert ("f1_later" in own) == (not words)
     assert "untrained: 5 freshly initialised" in shown and "no n-gram model" in shown
-    names = ("detectors", "entropy", "entropy_within", "surprise", "line_end")
+    names = ("detectors", "entropy", "entropy_within", "surprise", "pmi", "line_end")
     assert {key[0] for key in rows} == {*names, None}
     assert rows[None, None, "every"]["precision"] == pytest.approx(gold[mask].mean())
 

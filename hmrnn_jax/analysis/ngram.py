@@ -146,7 +146,7 @@ class InterpolatedNgram:
         are in nats.
 
         Args:
-          ids: int `[N]`. names: of `entropy`, `entropy_within`, `surprise`, `line_end` and
+          ids: int `[N]`. names: of `entropy`, `entropy_within`, `surprise`, `pmi`, `line_end` and
             `line_break`. newline: id of the symbol that ends a line, for those that speak of
             lines. ahead: symbols after a line break that count.
         """
@@ -164,10 +164,13 @@ class InterpolatedNgram:
                 p /= p.sum(axis=1, keepdims=True)
                 found["entropy_within"].append(-np.sum(p * np.log(np.where(p > 0, p, 1)), axis=1))
         found = {name: np.concatenate(parts) for name, parts in found.items() if parts}
-        if {"surprise", "line_break"} & set(names):
+        if {"surprise", "pmi", "line_break"} & set(names):
             surprise = np.log(2) * np.append(self.bits(ids), 0)
             if "surprise" in names:
                 found["surprise"] = surprise
+            if "pmi" in names:
+                alone = np.log(self.probabilities(ids[:0]))
+                found["pmi"] = surprise + np.append(alone[ids[1:]], 0)
             if "line_break" in names:
                 found["line_break"] += self._gain_of_break(ids, newline, ahead, surprise)
         return {name: found[name][None] for name in names}

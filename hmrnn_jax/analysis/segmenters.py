@@ -13,6 +13,7 @@ import numpy as np
 from hmrnn_jax.errors import UserError, require
 
 RULES = ("peaks", "rises", "level")
+CLOSE = 2  # steps from a peak to the next one, at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,15 @@ class Segmenter:
         if not len(heights) or not wanted:
             return dataclasses.replace(self, level=np.inf)
         return dataclasses.replace(self, level=float(heights[min(wanted, len(heights)) - 1]))
+
+
+def rule_for(length):
+    """The rule for segments of about `length` steps; 0 asks for no length.
+
+    Peaks, or, for segments shorter than the least that peaks can have, as the words of Chinese
+    are, whatever is at the level.
+    """
+    return "level" if 0 < length < CLOSE else "peaks"
 
 
 def heights_of(curve, rule, mask):

@@ -51,10 +51,10 @@ function middling(values) {
 
 const NAMES = {
   detectors: "Detectors", entropy: "Entropy", entropy_within: "Entropy in line",
-  surprise: "Surprise", line_end: "Line end", line_break: "Line break", distance: "Distances",
+  surprise: "Surprise", pmi: "PMI", line_end: "Line end", line_break: "Line break", distance: "Distances",
 };
 const UNITS = {
-  entropy: "nats", entropy_within: "nats", surprise: "nats", line_end: "log-probability of a line end",
+  entropy: "nats", entropy_within: "nats", surprise: "nats", pmi: "nats", line_end: "log-probability of a line end",
   line_break: "log-odds of a line break", distance: "1 − mean forget gate",
 };
 const MEANINGS = {
@@ -62,6 +62,7 @@ const MEANINGS = {
   entropy: "peaks of the entropy of its prediction of the next symbol",
   entropy_within: "peaks of that entropy, given that the line goes on",
   surprise: "peaks of the negative log-probability of what comes next",
+  pmi: "peaks of that, less the same of what comes next by itself",
   line_end: "peaks of its probability that the line ends here",
   line_break: "peaks of how much likelier the text would be with a line break here",
   distance: "peaks of the forget gates' distances, a layer each",

@@ -3,7 +3,7 @@
 import numpy as np
 
 from hmrnn_jax.analysis.glyphs import glyph
-from hmrnn_jax.analysis.segmenters import heights_of, within_lines
+from hmrnn_jax.analysis.segmenters import CLOSE, heights_of, within_lines
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.explorer.page import bits, packed, quantised
 from hmrnn_jax.inference import activations, reading, readings, sparse_model
@@ -62,7 +62,7 @@ def fixed(run, ids, symbols, name, ends=None):
         "unit": unit,
         "symbols": _visible(symbols, lines),
         "lines": bits(lines),
-        "length": objectives.first_length(run.config) or LENGTH,
+        "length": max(CLOSE, objectives.first_length(run.config) or LENGTH),
         "gold": None if gold is None or not gold.any() else bits(gold),
         "against": against,
     }

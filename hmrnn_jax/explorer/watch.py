@@ -47,7 +47,7 @@ class Watch:
         self._ends = task.corpus.ends.get("valid")
         # To ask for line breaks takes as long as a dozen other readings.
         names = readings.available(task.model, task.encoding.line_end)
-        self._names = tuple(name for name in names if name != "line_break")
+        self._names = tuple(name for name in names if name not in ("line_break", "pmi"))
         self._data = None
 
     def __call__(self, update, params, slope):

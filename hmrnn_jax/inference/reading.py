@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import sparse_model
+from hmrnn_jax.inference import marginal, sparse_model
 from hmrnn_jax.models import uncertainty
 
 # A text of up to so many symbols is read in a single pass, a longer one in so many rows, unless
@@ -167,6 +167,9 @@ def curves(
       ids: int `[N]`, N >= 1.
       names: which of `detectors`, the boundaries; `entropy`, of the prediction in nats;
         `surprise`, the next symbol's negative log-probability in nats, 0 after the last symbol;
+        `pmi`, the surprise less that of the next symbol by itself (`marginal`), which is its
+        pointwise mutual information with what came before, negated: low where symbols belong
+        together, though they be rare, 0 after the last symbol;
         `line_end`, the log-probability of a newline next; `entropy_within`, the entropy of the
         next symbol given that the line goes on; `line_break`, by how much the text would be
         likelier with a newline put here, the log-odds of it and the AHEAD symbols after it to
@@ -193,8 +196,10 @@ def curves(
             " row or more, and a warm-up of 0 or more."
         )
     asked, names = tuple(names), tuple(names)
-    if "line_break" in names and "surprise" not in names:
+    if {"line_break", "pmi"} & set(names) and "surprise" not in names:
         names += ("surprise",)
+    alone = marginal.log_probabilities(model, params, slope) if "pmi" in names else None
+    names = tuple(name for name in names if name != "pmi")
     model, params, carry = _start(model, params, rows, names)
     params, key = jax.device_put(params), jax.random.key(seed)
     edges = np.arange(rows + 1) * len(ids) // rows
@@ -221,6 +226,8 @@ def curves(
     _keep(found, start, end, *waiting.pop())
     if "surprise" in found:
         found["surprise"][:, -1] = 0
+    if alone is not None:
+        found["pmi"] = found["surprise"] + np.append(alone[ids[1:]], 0)
     if "line_break" in found:
         costs = np.pad(found["surprise"][0], (0, AHEAD))
         found["line_break"] += sum(costs[k : k + len(ids)] for k in range(AHEAD))

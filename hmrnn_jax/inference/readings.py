@@ -15,12 +15,13 @@ import numpy as np
 
 from hmrnn_jax import cells
 from hmrnn_jax.analysis.ngram import InterpolatedNgram
-from hmrnn_jax.analysis.segmenters import Segmenter, within_lines
+from hmrnn_jax.analysis.segmenters import Segmenter, rule_for, within_lines
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.inference import reading
 
 NAMES = (
-    "detectors", "entropy", "entropy_within", "surprise", "line_end", "line_break", "distance",
+    "detectors", "entropy", "entropy_within", "surprise", "pmi", "line_end", "line_break",
+    "distance",
 )  # fmt: skip
 LINES = ("entropy_within", "line_end", "line_break")  # readings that speak of lines
 CALIBRATED_ON = 20_000  # symbols of the validation text, at most
@@ -45,8 +46,10 @@ class Reading:
     delay: int = 0
 
     @classmethod
-    def of(cls, name, length=0, rule="peaks", delay=0):
-        """A reading by a rule of `segmenters.RULES`, yet to be `calibrated`.
+    def of(cls, name, length=0, rule=None, delay=0):
+        """A reading, yet to be `calibrated`, by a rule of `segmenters.RULES`.
+
+        None takes the rule for the length, see `segmenters.rule_for`.
 
         Raises:
           UserError: no such reading or rule, or a length below 1 that is not 0.
@@ -56,7 +59,7 @@ class Reading:
             raise UserError(f"The wanted segment length is {length}; it must be 1 or more.")
         if name == "detectors":
             return cls(name, delay=delay)
-        return cls(name, length, (Segmenter(rule),))
+        return cls(name, length, (Segmenter(rule or rule_for(length)),))
 
     def calibrated(self, curves, newline):
         """The same with segments of about `length` symbols, those that lines end among them.
@@ -103,7 +106,7 @@ class Decider:
     """Puts a `Reading`'s boundaries along a text that comes a piece at a time.
 
     They are those of the whole text, each reported as soon as what comes cannot change it: a step
-    later, and one more for the surprise, which is known when the next symbol is.
+    later, and one more for surprise and pmi, which are known when the next symbol is.
 
     Attributes:
       decided: number of symbols whose boundaries were reported.
@@ -128,7 +131,7 @@ class Decider:
         """The boundaries that are decided now, int8 `[K, m]`, of the symbols from `decided` on.
 
         Args:
-          curves: `[K, n]`, of the n symbols that came; surprise, of those before them.
+          curves: `[K, n]`, of the n symbols that came; surprise and pmi, of those before them.
           newline: bool `[n]`, which of the symbols that came end lines. final: whether the text
             ends here.
         """
@@ -160,6 +163,7 @@ def available(model, newline):
         *["detectors"] * reading.has_detectors(model),
         "entropy",
         "surprise",
+        "pmi",
         *LINES * (newline is not None),
         *["distance"] * has_gates,
     )

@@ -25,9 +25,10 @@ from hmrnn_jax import archives, files
 from hmrnn_jax.analysis import boundaries
 from hmrnn_jax.datasets.vocabulary import as_unit
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import reading, readings, sparse_model
+from hmrnn_jax.inference import marginal, reading, readings, sparse_model
 
 _CHUNK = 256  # most symbols that one call of the program reads
+_OF_NEXT = ("surprise", "pmi")  # readings that are known when the next symbol is
 # A segment or a word that does not end must not take the memory: of it so many symbols are kept.
 _LONGEST = 1 << 20
 
@@ -109,7 +110,7 @@ class Stream:
       vocabulary: of its symbols. slope: of its detectors.
       seed: of the draws of `sample` detectors.
       by: the `readings.Reading` that segments are cut by, the detectors by default. By another
-        one a segment is known to have ended one symbol later; two, by the surprise.
+        one a segment is known to have ended one symbol later; two, by surprise or pmi.
 
     Raises:
       UserError: the model has no such reading, or it looks far ahead.
@@ -124,7 +125,10 @@ class Stream:
             )
         self.vocabulary, self._by = vocabulary, by
         # The surprise is among what is read anyway.
-        self._curve = () if by.name in ("detectors", "surprise") else (by.name,)
+        self._curve = () if by.name in ("detectors", *_OF_NEXT) else (by.name,)
+        self._alone = np.zeros(vocabulary.size, np.float32)
+        if by.name == "pmi":
+            self._alone = marginal.log_probabilities(model, params, slope)
         self._params = params
         self._model, weights = sparse_model.inference(model, params)
         self._weights = jax.device_put(weights)  # once, not at every call
@@ -259,8 +263,8 @@ class Stream:
             decided = max(0, self._read - self._by.delay)
             ends = z[:, max(0, self._by.delay - self._read) :]
         else:
-            if self._by.name == "surprise":  # each belongs to the symbol before; to the last, none
-                curves = -scores[None, not self._read :]
+            if self._by.name in _OF_NEXT:  # each belongs to the symbol before; to the last, none
+                curves = (self._alone[ids] - scores)[None, not self._read :]
                 curves = np.pad(curves, [(0, 0), (0, int(final and self._read + len(ids) > 0))])
             decided = self._decider.decided
             newlines = readings.line_ends(ids, self.vocabulary.line_end)

@@ -27,6 +27,7 @@ import numpy as np
 import optax
 
 from hmrnn_jax import parallel
+from hmrnn_jax.analysis import segmenters
 from hmrnn_jax.cells import hm_lstm_window
 from hmrnn_jax.errors import UserError, require
 
@@ -168,7 +169,10 @@ def peaks(values, allowed, length, ahead):
 
     Returns `(targets, known)`, bool `[T, B]`: peaks; and where that is certain, as the steps
     before and after lie in the window. The highest are so among the rows of all devices.
+    Lengths for which peaks lie too far apart take all of the highest, as readings do.
     """
+    if segmenters.rule_for(length) == "level":
+        return allowed & (values >= threshold(values, allowed, length)), allowed
     steps = len(values)
     order = jnp.argsort(~allowed, axis=0, stable=True)
     close = jnp.take_along_axis(values, order, axis=0)
