@@ -75,7 +75,7 @@ def work(flags, job, jobs, say):
     folder = flags.output / job.name
     if studies.trained(folder) is None:
         if job.first:
-            cut(flags.output / job.first, say)
+            cut(flags.output / job.first, job.teaches_by, say)
         say(f"{job.name}: training; {remaining(flags, jobs)} in all")
         if stopped := fit(folder, job, say):
             return stopped
@@ -85,7 +85,7 @@ def work(flags, job, jobs, say):
     return 0
 
 
-def cut(folder, say):
+def cut(folder, reading, say):
     """Cuts the training text of a trained job in the segments that teach another one."""
     path = folder / discovery_jobs.SEGMENTS
     if path.exists():
@@ -94,7 +94,7 @@ def cut(folder, say):
         raise UserError(f"{folder} is not trained yet: leave out --only, or name its job too.")
     run = restore(str(folder), parallel.make_mesh())
     *inputs, _ = text.split(run, "train")
-    say(str(text.segment(run, inputs, path, reading="line_break")))
+    say(str(text.segment(run, inputs, path, reading=reading)))
 
 
 def fit(folder, job, say):

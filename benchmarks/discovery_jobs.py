@@ -21,7 +21,7 @@ ASKED = {
     "ptb_char": ((5.5, 4.0), "entropy"),
     "brent_text": ((4.0,), "line_end"),
     "brent_phono": ((3.0,), "line_end"),
-    "chinese_simplified": ((2.0,), "entropy"),
+    "chinese_simplified": ((1.7, 3.0), "entropy"),
     "oscillators": ((40.0,), "surprise"),
     "iam_ondb": ((25.0, 5.0), "surprise"),
 }
@@ -43,7 +43,11 @@ SETTINGS = {
 # by their own probability that a line ends, or, `AGAIN`, by the segments that such a model, of the
 # same seed, cuts its training text in; those come after it.
 LINE_END = {"teacher": "line_end", "delay": 1, "start": 150}
-AGAIN = {f"brent_{kind}_again": f"brent_{kind}_line_end" for kind in ("text", "phono")}
+AGAIN = {
+    "brent_text_again": "brent_text_line_end",
+    "brent_phono_again": "brent_phono_line_end",
+    "chinese_again": "chinese",
+}
 SEGMENTS = "train.segments.jsonl"
 # The same without a teacher, as they stand and with another cell: what teaching costs and gives.
 BESIDE = {
@@ -60,6 +64,7 @@ TAUGHT = {
     "brent_phono_line_end": ("brent.py:phono", "brent_phono", 1500),
     "brent_phono_again": ("brent.py:phono", "brent_phono", 1500),
     "chinese": ("chinese_words.py:simplified", "chinese_simplified", 1500),
+    "chinese_again": ("chinese_words.py:simplified", "chinese_simplified", 1500),
     "oscillators": ("hm_lstm_oscillators.py", "oscillators", 1500),
     "handwriting": ("hm_lstm_iam_ondb.py:taught", "iam_ondb", 2000),
 }
@@ -93,6 +98,11 @@ class Job:
         """The name of the job whose segments teach it; None if it needs none."""
         first = AGAIN.get(self.setting) if self.group == HEADLINE else None
         return first and f"{HEADLINE}/{first}/{self.config.seed}"
+
+    @property
+    def teaches_by(self):
+        """The reading by which its segments are cut, where these teach another job."""
+        return "pmi" if self.data == "chinese_simplified" else "line_break"
 
     @property
     def wanted(self):

@@ -3,17 +3,18 @@
 Not a published experiment. Trained on characters alone. By argument:
 
     traditional  441,597 characters: UD Chinese GSD, and two gold texts of the SIGHAN 2005 bakeoff,
-                 4,494 symbols, the unknown one included         (default)  3,899,664 parameters
+                 4,494 symbols, the unknown one included         (default)  3,900,176 parameters
     simplified   nine tenths of the bakeoff's test text of MSR, for the words of MSR and PKU,
-                 2,780 symbols                                              3,239,774 parameters
+                 2,780 symbols                                              3,240,286 parameters
 
 The spaces are removed first. Three layers of 256 units, and 7,680 parameters of layer
 normalisation. The boundaries of each layer are scored against the words of the treebank's test
-part, or of the last twentieth of MSR's text, beside all controls. Detectors are taught without a
-label, by the model's own entropy: segments of about 1.7 characters, which is shorter than peaks
-can lie apart, so that all of the highest values count. Given segments can teach in its place, such
-as those that the trained network cuts its training text in by `pmi`; they are known a character
-later. Their file is named behind a comma. Reads `$HMRNN_DATA/zh-segmentation`.
+part, or of the last twentieth of MSR's text, beside all controls. Detectors' rate and scale and
+`clip` are not the paper's, but as in `hm_lstm_ptb_char`; and they are taught without a label, by
+the model's own entropy: segments of about 1.7 characters, which is shorter than peaks can lie
+apart, so that all of the highest values count. Given segments can teach in its place, such as those
+that the trained network cuts its training text in by `pmi`; they are known a character later. Their
+file is named behind a comma. Reads `$HMRNN_DATA/zh-segmentation`.
 
     python train.py --config=configs/chinese_words.py:simplified --workdir=runs/simplified
     hmrnn boundaries --workdir=runs/simplified --reading=pmi --words=pku_test_gold.utf8
