@@ -94,7 +94,7 @@ def cut(folder, reading, say):
         raise UserError(f"{folder} is not trained yet: leave out --only, or name its job too.")
     run = restore(str(folder), parallel.make_mesh())
     *inputs, _ = text.split(run, "train")
-    say(str(text.segment(run, inputs, path, reading=reading)))
+    say(str(text.segment(run, inputs, path, reading=reading, trained_on=True)))
 
 
 def fit(folder, job, say):

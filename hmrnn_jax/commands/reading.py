@@ -103,7 +103,7 @@ def boundaries(given):
         return shown(
             text.show_boundaries(
                 run, title, inputs, ends, figure, first, scored, given.seed, given.reading,
-                given.length,
+                given.length, trained_on=given.split == "train",
             )
         )  # fmt: skip
     lines = given.shown or 5
@@ -147,7 +147,7 @@ def segment(given):
     return shown(
         text.segment(
             run, inputs, path, given.seed, given.batch, given.warmup, progress, given.reading,
-            given.length,
+            given.length, given.split == "train",
         )
     )  # fmt: skip
 

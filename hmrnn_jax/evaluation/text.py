@@ -115,7 +115,7 @@ def _read(run, ids, asked, rows=None, warmup=None, seed=0, progress=lambda done:
 
 def show_boundaries(
     run, title, inputs, ends, path, length=270, scored=20_000, seed=0, reading="detectors",
-    segment_length=None, every_reading=False,
+    segment_length=None, every_reading=False, trained_on=False,
 ):  # fmt: skip
     """Figure and text view of the first `length` symbols, and the boundaries' scores.
 
@@ -130,6 +130,8 @@ def show_boundaries(
       segment_length: see `run.readings_of`.
       every_reading: whether line breaks are scored though another reading is asked; each is tried
         at a cost of several symbols.
+      trained_on: whether the model was trained on this text, which is then less uncertain than the
+        validation text: lengths are set on itself.
 
     Returns a `Report`, with the `rows` of `comparison.compare`.
     """
@@ -145,10 +147,10 @@ def show_boundaries(
         corpus, notes = language.corpus_of(run), []
     except UserError as error:
         corpus, notes = None, [f"no n-gram model beside: {error}"]
+    valid = ids if trained_on else corpus and corpus.splits["valid"]
     calibrated = functools.partial(
-        runs.readings_of, names=names, length=segment_length, seed=seed,
-        valid=corpus and corpus.splits["valid"],
-    )  # fmt: skip
+        runs.readings_of, names=names, length=segment_length, seed=seed, valid=valid
+    )
     asked = calibrated(run)
     z, how = _read(run, ids, asked, seed=seed)
     shown = min(len(ids), length)
@@ -167,7 +169,7 @@ def show_boundaries(
         else:
             gold, what, against = ends[:scored], "the last character of a word", "words"
         fresh = [_read(one, ids, calibrated(one), seed=seed)[0] for one in runs.untrained(run)]
-        ngrams = readings.of_ngram(corpus, asked, ids) if corpus else {}
+        ngrams = readings.of_ngram(corpus, asked, ids, valid) if corpus else {}
         found = [
             comparison.Found(
                 one.name, layer + 1, own, tuple(other[one.name][layer] for other in fresh),
@@ -187,7 +189,7 @@ def show_boundaries(
 
 def segment(
     run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None,
-    reading="detectors", length=None,
+    reading="detectors", length=None, trained_on=False,
 ):  # fmt: skip
     """Writes the segments of each layer as JSON lines; says how many.
 
@@ -203,9 +205,10 @@ def segment(
       say: is told how far it is, a line every few seconds.
       reading: what is cut by, see `inference.readings`; each of its curves is a layer.
       length: wanted mean length of segments, see `run.readings_of`.
+      trained_on: see `show_boundaries`.
     """
     ids, symbols = inputs
-    asked = runs.readings_of(run, [reading], length, seed)
+    asked = runs.readings_of(run, [reading], length, seed, ids if trained_on else None)
     pace = reading_inference.Pace(len(ids), say)
     found, how = _read(run, ids, asked, batch, warmup, seed, pace)
     z = found[reading]

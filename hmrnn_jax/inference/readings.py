@@ -208,12 +208,13 @@ def calibrated(model, params, valid, asked, newline=None, slope=1.0, seed=0):
     return [one.calibrated(curves[one.name], ends) if one.length else one for one in asked]
 
 
-def of_ngram(corpus, asked, ids):
+def of_ngram(corpus, asked, ids, valid=None):
     """`{name: boundaries, int8 [1, N]}` that an n-gram model of a corpus's training text reads.
 
     Args:
       corpus: `datasets.text.Corpus`. asked: `Reading`s, of which detectors and distance are left
-        out; calibrated on its validation text. ids: int `[N]`, the text that is read.
+        out. ids: int `[N]`, the text that is read. valid: int `[M]`, that on which lengths are set;
+        the validation text if None.
     """
     newline = corpus.vocabulary.line_end
     asked = [one for one in asked if one.name not in ("detectors", "distance")]
@@ -224,7 +225,8 @@ def of_ngram(corpus, asked, ids):
         return model.curves(ids, names, newline, reading.AHEAD), line_ends(ids, newline)
 
     if any(one.length for one in asked):
-        curves, ends = read(corpus.splits["valid"][:CALIBRATED_ON])
+        valid = corpus.splits["valid"] if valid is None else valid
+        curves, ends = read(valid[:CALIBRATED_ON])
         asked = [one.calibrated(curves[one.name], ends) for one in asked]
     curves, ends = read(ids)
     return {one.name: one.boundaries(curves[one.name], ends) for one in asked}
