@@ -27,7 +27,7 @@ def run_of_letters(monkeypatch, trained=True):
     run = _run(vocabulary, (hm_lstm.Config(4, (8, 6, 5)),), "gated", trained)
     ids = run.encoding.encode(UNSPACED)[0]
     corpus = Corpus("text", {"train": ids, "valid": ids[20:200]}, run.encoding, "", {})
-    monkeypatch.setattr(language, "corpus_of", lambda run: corpus)
+    monkeypatch.setattr(language, "corpus", lambda config: corpus)
     return run
 
 

@@ -112,6 +112,10 @@ def test_segments_by_a_reading_are_written_and_streamed(run, tmp_path, monkeypat
     with pytest.raises(UserError, match="not to be had: there is no corpus 'nothing'.*length of 0"):
         evaluation.segment(run, inputs, path, reading="entropy")
     assert "entropy, peaks" in evaluation.segment(run, inputs, path, reading="entropy", length=0)
+    # On a text that the model was trained on it is set on the text itself.
+    evaluation.segment(run, inputs, path, reading="entropy", trained_on=True)
+    count = len(path.read_text().splitlines())
+    assert count == pytest.approx(len(inputs[0]) / 4, abs=2)
 
 
 def test_rows_of_one_reading_by_hand():
