@@ -243,7 +243,8 @@ def of_512(model, flags):
 
 
 def words(model, flags):
-    """The ON-LSTM authors' recipe; with `--shrink` narrower layers, which is not their model."""
+    """The ON-LSTM authors' recipe; not theirs are the narrower layers of `--shrink` and the rounded
+    windows of `--quantum`."""
     config = config_file.load(CONFIGS / "on_lstm_ptb_word.py")
     config.window_quantum = flags.quantum
     if model == "lstm":

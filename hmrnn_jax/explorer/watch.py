@@ -45,7 +45,7 @@ class Watch:
         )
         self._ids = task.corpus.splits["valid"][:WATCHED]
         self._ends = task.corpus.ends.get("valid")
-        # To ask for line breaks takes as long as a dozen other readings.
+        # Line breaks take as long as a dozen other readings, and pmi has texts drawn first.
         names = readings.available(task.model, task.encoding.line_end)
         self._names = tuple(name for name in names if name not in ("line_break", "pmi"))
         self._data = None
