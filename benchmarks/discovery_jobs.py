@@ -52,7 +52,7 @@ SEGMENTS = "train.segments.jsonl"
 # The same without a teacher, as they stand and with another cell: what teaching costs and gives.
 BESIDE = {
     f"{taught}_{kind}": (taught, kind)
-    for taught in ("brent_text", "brent_phono")
+    for taught in ("brent_text", "brent_phono", "chinese", "handwriting")
     for kind in ("untaught", "lstm")
 }
 TAUGHT = {

@@ -5,7 +5,9 @@
 Needs libtpu (pip install -e ".[tpu]"). Prints a Markdown table for each size: `naive` is the
 same mathematics as `ours` (see `peers`), the batch is divided over the target's chips, and nothing
 is run. Operations an iteration are those of the forward and of the reverse loop over time, of
-which there is none where the window is a kernel.
+which there is none where the window is a kernel. `COPY left out` is the kernel that makes no
+products for a layer whose rows on the chip all COPY; what it would leave of them at `--rates` is
+told below the table.
 """
 
 import argparse
@@ -22,9 +24,11 @@ import jaxlib  # noqa: E402
 
 from benchmarks import peers  # noqa: E402
 from benchmarks.problems import SIZES, network, one_batch  # noqa: E402
-from benchmarks.train_step import naive_hm_lstm, names_of  # noqa: E402
+from benchmarks.train_step import naive_hm_lstm, names_of, rates_of  # noqa: E402
 from hmrnn_jax import cli, parallel  # noqa: E402
+from hmrnn_jax.cells import hm_lstm  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
+from hmrnn_jax.recurrence import execution, rare_products  # noqa: E402
 from hmrnn_jax.training import compile_only, hlo, optim  # noqa: E402
 from hmrnn_jax.training import state as train_state  # noqa: E402
 
@@ -47,12 +51,13 @@ def naive(size):
     return on_devices, create, functools.partial(model.initial_carry, size.batch)
 
 
-def ours(size, **policy):
+def ours(size, leaving_out=False, **policy):
     """`(update, create, carry)` of the library's step, as training runs it."""
     model, init, loss = network(size, size.cell, "none", policy)
     optimizer = optim.optimizer()
+    update = functools.partial(train_state.train_step, loss, optimizer)
     return (
-        functools.partial(train_state.train_step, loss, optimizer),
+        execution.leaving_out_copies(update) if leaving_out else update,
         functools.partial(train_state.create, init, optimizer, 0),
         functools.partial(model.initial_carry, size.batch),
     )
@@ -62,8 +67,12 @@ CANDIDATES = {
     "naive f32": naive,
     "ours f32, scan": functools.partial(ours, backend="scan"),
     "ours f32": functools.partial(ours, backend="auto"),
+    "ours f32, COPY left out": functools.partial(ours, backend="auto", leaving_out=True),
     "ours bf16, scan": functools.partial(ours, precision="bfloat16", backend="scan"),
     "ours bf16": functools.partial(ours, precision="bfloat16", backend="auto"),
+    "ours bf16, COPY left out": functools.partial(
+        ours, precision="bfloat16", backend="auto", leaving_out=True
+    ),
 }
 
 
@@ -88,6 +97,16 @@ def row(target, name, found, base):
     )
 
 
+def left(size, rates, rows):
+    """A line on the kernels' products that are left where detectors fire at `rates`, nested."""
+    config = hm_lstm.Config(size.embedding, size.sizes, nested=True)
+    share = rare_products.expected(config, (1.0, *rates), rows)
+    return (
+        f"with {rows} rows a chip that fire by themselves, {share:.2f} of the kernels' products"
+        f" are left at rates of {', '.join(f'{rate:g}' for rate in rates)}, nested"
+    )
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--target", default="v5e:2x4", help="comma-separated topologies (v5e:2x4)")
@@ -95,6 +114,10 @@ def main(arguments=None):
     parser.add_argument(
         "--size", type=functools.partial(names_of, known=sizes), default=["ptb", "text8"],
         help=f"comma-separated, of {', '.join(sizes)} (ptb,text8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rates", type=rates_of, default=(0.18, 0.04),
+        help="rates at which the detectors are taken to fire, lowest layer first (.18,.04)",
     )  # fmt: skip
     flags = parser.parse_args(arguments)
     print(f"jax {jax.__version__}, jaxlib {jaxlib.__version__}; batch divided over the chips")
@@ -107,6 +130,7 @@ def main(arguments=None):
             "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
             flush=True,
         )
+        told = []
         for target in flags.target.split(","):
             try:
                 mesh = parallel.make_mesh(compile_only.devices(target))
@@ -123,6 +147,8 @@ def main(arguments=None):
                     continue
                 base = base or found
                 print(row(target, name, found, base), flush=True)
+            told.append(f"{target}: {left(size, flags.rates, size.batch // mesh.size)}")
+        print("", *told, sep="\n", flush=True)
 
 
 if __name__ == "__main__":

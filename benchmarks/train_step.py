@@ -6,9 +6,9 @@
 Prints the hardware and, for each size, a Markdown table. Ratios are medians of ratios
 taken within a round against the first version (see `timing`), larger is faster; `naive`
 is the same mathematics as `ours` (see `peers`). In `ptb_taught` detectors fire at given rates
-(at random, nested), so that no training is needed, and the first is our dense step. One device
-is used, whatever it is. Below the table of `strokes` stands how many of its steps are padding in
-training.
+(at random, nested), so that no training is needed, and the first is our dense step. `with a
+teacher` has the losses of taught detectors, too. One device is used, whatever it is. Below the
+table of `strokes` stands how many of its steps are padding in training.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from benchmarks import peer_stacks, peers, timing  # noqa: E402
 from benchmarks.problems import SIZES, at_rates, network, one_batch, padding, stream  # noqa: E402
 from hmrnn_jax import cli, files, parallel  # noqa: E402
 from hmrnn_jax.recurrence import execution  # noqa: E402
+from hmrnn_jax.tasks import objectives  # noqa: E402
 from hmrnn_jax.tasks.metrics import BITS  # noqa: E402
 from hmrnn_jax.training import optim  # noqa: E402
 from hmrnn_jax.training import state as train_state  # noqa: E402
@@ -62,9 +63,20 @@ def temporaries(compiled):
     return getattr(analysis, "temp_size_in_bytes", None)
 
 
-def ours(size, cell=None, layer_norm="none", skipping=False, **policy):
-    """The library's own step, as training runs it, dense or leaving COPYs out."""
+# As the quickstart's detectors are taught.
+TAUGHT_BY = objectives.Boundaries(lengths=(5.5, 4.0), teacher="entropy", rate="ratio")
+
+
+def ours(
+    size, cell=None, layer_norm="none", skipping=False, boundaries=objectives.NOTHING, **policy
+):
+    """The library's own step, as training runs it, dense or leaving COPYs out.
+
+    `boundaries` are taught in a language model.
+    """
     model, init, loss = network(size, cell or size.cell, layer_norm, policy)
+    if boundaries.active:
+        loss = functools.partial(loss, boundaries=boundaries)
     optimizer = optim.optimizer()
     mesh = parallel.make_mesh(jax.devices()[:1])
     if size.rates and (cell or size.cell) == "hm_lstm":
@@ -78,7 +90,7 @@ def ours(size, cell=None, layer_norm="none", skipping=False, **policy):
         "learning_rate": np.float32(0 if size.rates else peers.LEARNING_RATE),
         "slope": np.float32(1),
         "averaged": np.float32(0),
-    }
+    } | {name: np.float32(value) for name, value in boundaries.scalars(0).items()}
     update = functools.partial(train_state.train_step, loss, optimizer)
     if skipping:
         update = execution.leaving_out_copies(update)
@@ -146,9 +158,11 @@ LSTM = {
     "torch lstm f32": functools.partial(torch_peer, bfloat16=False),
     "torch lstm bf16": functools.partial(torch_peer, bfloat16=True),
 }
+WITH_TEACHER = {"ours with a teacher f32": functools.partial(ours, boundaries=TAUGHT_BY)}
 # Against our own dense step: what COPY saves.
 TAUGHT = {
     "ours f32": ours,
+    **WITH_TEACHER,
     "ours skipping f32": functools.partial(ours, skipping=True),
     "ours layer norm f32": functools.partial(ours, layer_norm="sum"),
     "ours skipping layer norm f32": functools.partial(ours, layer_norm="sum", skipping=True),
@@ -158,7 +172,10 @@ TAUGHT = {
 }
 # For each kind of `SIZES`, what is measured.
 CANDIDATES = {
-    "hm_lstm": HM_LSTM | {"flax lstm": functools.partial(flax_peer, module=flax_lstm)} | LSTM,
+    "hm_lstm": HM_LSTM
+    | WITH_TEACHER
+    | {"flax lstm": functools.partial(flax_peer, module=flax_lstm)}
+    | LSTM,
     "taught": TAUGHT,
     "on_lstm": STACK,
     "nested_lstm": STACK,

@@ -88,6 +88,19 @@ def test_where_nothing_can_be_left_out_there_is_one_form(wide, change):
     assert update.choose(RARE) == "" and update.compiled is dense
 
 
+def test_on_a_tpu_it_is_the_rows_of_a_chip_that_must_all_copy(wide, monkeypatch):
+    monkeypatch.setattr(parallel, "device_kind", lambda mesh=None: "TPU v5 lite")
+    of_few = made(wide)[2]
+    assert "left out" in of_few.choose(RARE)
+    assert of_few.choose(OFTEN).endswith("0.90 of steps")
+    wide.batch = 256
+    of_many = made(wide)[2]
+    dense = of_many.compiled
+    assert of_many.choose(RARE) == "" and of_many.compiled is dense
+    wide.model.backend = "scan"
+    assert made(wide)[2].choose(RARE) == ""
+
+
 def test_both_forms_compute_the_same_update_by_different_programs(wide):
     task, mesh, update = made(wide)
     plan = optim.Plan(wide, task.stream)

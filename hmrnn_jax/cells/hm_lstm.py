@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hmrnn_jax import ops
 from hmrnn_jax.cells import hm_lstm_pointwise
@@ -116,6 +117,10 @@ class HMLSTM:
             widths["U_td"] = self.sizes[layer + 1]
         widths["W_bu"] = self.sizes[layer - 1] if layer else self.input_size
         return widths
+
+    def stepwise_terms(self, layer):
+        """`terms` but for the first layer's with x, which `inputs` has."""
+        return {name: k for name, k in self.terms(layer).items() if layer or name != "W_bu"}
 
 
 Config = HMLSTM
@@ -209,13 +214,19 @@ def products(config, params):
     kernels = {}
     for layer in range(config.depth):
         name, entry = _name(layer), params[_name(layer)]
-        terms = [term for term in config.terms(layer) if layer or term != "W_bu"]
+        terms = config.stepwise_terms(layer)
         if config.layer_norm == "ba":
             kernels |= {f"{name}/{term}": (_rows(entry, term), None) for term in terms}
         else:
             kernel = jnp.concatenate([_rows(entry, term) for term in terms], axis=1)
             kernels[name] = (kernel, _rows(entry, "b"))
     return kernels
+
+
+def by_term(config, layer, joint):
+    """The parts of a layer's joint kernel `[N, K]`, one for each of its `stepwise_terms`."""
+    widths = list(config.stepwise_terms(layer).values())
+    return jnp.split(joint, np.cumsum(widths)[:-1], axis=1)
 
 
 def inputs(config, params, x, precision="float32"):

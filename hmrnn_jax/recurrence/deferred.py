@@ -15,8 +15,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from hmrnn_jax import ops
 from hmrnn_jax.cells.base import joined
-from hmrnn_jax.recurrence import forward
+from hmrnn_jax.recurrence import forward, rare_products
 from hmrnn_jax.recurrence.execution import choose_backend, gpu_arguments
+from hmrnn_jax.recurrence.tpu_kernel import Held
 
 _TIME_ROWS = ((0, 2), (0, 1))  # of `[T, N, B]` and `[T, B, K]`
 
@@ -41,21 +42,15 @@ def ids_alone(tables, hoisted):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _replay(pull, value, operand, kernel):
-    """A product whose value is known: `value` forwards, `pull(kernel, g)` backwards."""
+def _replay(pull, value, operand):
+    """A product whose value is known: `value` forwards, `pull(g)` backwards."""
     return value
 
 
-def _replay_forward(pull, value, operand, kernel):
-    return value, (kernel, operand)
-
-
-def _replay_backward(pull, residuals, gradient):
-    kernel, operand = residuals
-    return gradient, pull(kernel, gradient).astype(operand.dtype), None
-
-
-_replay.defvjp(_replay_forward, _replay_backward)
+_replay.defvjp(
+    lambda pull, value, operand: (value, operand),
+    lambda pull, operand, gradient: (gradient, pull(gradient).astype(operand.dtype)),
+)
 
 
 def _backward_step(config, precision, gpu, product, resident, carry, xs):
@@ -70,7 +65,6 @@ def _backward_step(config, precision, gpu, product, resident, carry, xs):
     per_step = per_step | gpu
     if config.replays:  # the cell's step makes use of knowing its own result
         per_step = per_step | {"after": after}
-    pull = functools.partial(product, precision=precision)
 
     def replayed(vectors, state, values):
         operands = {}
@@ -79,7 +73,8 @@ def _backward_step(config, precision, gpu, product, resident, carry, xs):
             if name not in kernels:
                 return values[name]
             operands[name] = joined(name, operand)
-            return _replay(pull, values[name], operands[name], kernels[name])
+            pull = functools.partial(product, kernels[name], precision=precision)
+            return _replay(pull, values[name], operands[name])
 
         return forward.step(config, linear, vectors, constants, state, per_step, reset), operands
 
@@ -112,13 +107,17 @@ def _deferred_backward(config, policy, residuals, cotangents):
         _backward_step, config, policy.precision, gpu_arguments(config, policy)
     )
 
+    rare = rare_products.applies(config, policy)
+    by_transpose = rare_products.pullback if rare else ops.transposed_product
+
     def body(resident, carry, xs):
-        carry, (values_gradient, operands) = plain(ops.transposed_product, resident, carry, xs)
+        carry, (values_gradient, operands) = plain(by_transpose, resident, carry, xs)
         # In the precision in which the products below take them. On CPUs this is slower here.
         operands = jax.tree.map(lambda o: ops.operand(o, policy.precision), operands)
         return carry, (values_gradient, operands)
 
-    resident = (rounded, vectors, constants)
+    held = jax.tree.map(Held, rounded) if rare else rounded
+    resident = (held, vectors, constants)
     # The kernel is of one row, and so are its gradients of the vectors.
     rows = jax.tree.map(lambda v: jnp.zeros((*v.shape, resets.shape[1]), v.dtype), vectors)
     start = (final_gradient, rows)

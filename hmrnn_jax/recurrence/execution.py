@@ -33,9 +33,10 @@ class Policy(NamedTuple):
         for it, the GPU's where they have been found faster, else `scan`.
       device_kind: what it is traced for, see `parallel.device_kind`. Where it is empty, tracing
         asks; give it for a program that will run elsewhere.
-      skip_copies: on CPUs, with deferred gradients, the columns in which a layer of an HM-LSTM
-        COPYs are left out, exactly, see `skipping`; not for second derivatives. A run decides it by
-        its rates instead, see `training.update`.
+      skip_copies: with deferred gradients, what a layer of an HM-LSTM COPYs is left out, exactly:
+        on CPUs in those columns in which it does, see `skipping`, not for second derivatives; in a
+        TPU's kernels where it does in all rows, see `rare_products`. A run decides it by its rates
+        instead, see `training.update`.
 
     `check` raises `UserError` for an unknown choice or a `remat` that does not divide T.
     """
@@ -163,9 +164,19 @@ def leaving_out_copies(function):
     return traced
 
 
+def _skips(policy):
+    return (policy.skip_copies or _LEAVING_OUT.get()) and policy.gradient == "deferred"
+
+
 def skips_copies(policy):
-    """Whether a program that is traced here is to leave COPYs out."""
-    return (policy.skip_copies or _LEAVING_OUT.get()) and cpu_loops(policy)
+    """Whether a program that is traced here is to leave COPYs out of a CPU's loops."""
+    return _skips(policy) and cpu_loops(policy) and policy.backend != "pallas"
+
+
+def skips_in_kernels(policy):
+    """Whether it is to leave them out of a TPU's kernels, where it has these."""
+    has_kernels = policy.backend == "pallas" or tpu_kernel.vmem_bytes(policy.device) > 0
+    return _skips(policy) and has_kernels and policy.backend != "scan" and not _is_gpu(policy)
 
 
 _REPORTED = contextvars.ContextVar("reported", default=None)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from hmrnn_jax import cells, ops
 from hmrnn_jax.cells.base import Products, joined
-from hmrnn_jax.recurrence import cpu_loop, tpu_kernel
-from hmrnn_jax.recurrence.execution import choose_backend, cpu_loops, gpu_arguments
+from hmrnn_jax.recurrence import cpu_loop, rare_products, tpu_kernel
+from hmrnn_jax.recurrence.execution import choose_backend, cpu_loops, gpu_arguments, report
 
 
 def batch_first(tree, leading=0):
@@ -64,16 +64,16 @@ def one_hot(table, ids, axis=0):
     return jax.nn.one_hot(ids, table.shape[1], dtype=table.dtype, axis=axis)
 
 
-def _forward_step(config, precision, gpu, resident, state, xs, join=joined):
+def _forward_step(config, precision, gpu, resident, state, xs, join=joined, make=Products):
     """Body of the forward scan; its `ys` hold also the value of every product."""
     (kernels, biases, vectors, tables), constants = resident
     hoisted, (per_step, reset) = xs
     addends = looked_up(tables, hoisted)
     bound = {name: (kernel, biases.get(name)) for name, kernel in kernels.items()}
-    plain, values = Products(bound, addends, precision), {}
+    product, values = make(bound, addends, precision), {}
 
     def linear(name, operand):
-        values[name] = plain(name, join(name, operand))
+        values[name] = product(name, join(name, operand))
         return values[name]
 
     state, aux = step(config, linear, vectors, constants, state, per_step | gpu, reset)
@@ -87,8 +87,20 @@ def scan_forward(config, policy, weights, state, window, constants):
     kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
     body = functools.partial(_forward_step, config, policy.precision, gpu_arguments(config, policy))
     resident = ((kernels, biases, vectors, tables), constants)
-    chosen = choose_backend(config, policy, "forwards", body, resident, state, window)
-    if chosen == "pallas" or not cpu_loops(policy):
+    rare = rare_products.applies(config, policy)
+    in_kernel = body, resident, state
+    if rare:
+        in_kernel = rare_products.remembering(config, *in_kernel)
+    chosen = choose_backend(config, policy, "forwards", *in_kernel, window)
+    if rare:
+        report(
+            "what layers COPY in all rows of a chip is"
+            + (" left out" if chosen == "pallas" else " computed, as there is no kernel")
+        )
+    if chosen == "pallas":
+        carry, ys = scan(chosen, policy, *in_kernel, window)
+        return (carry[0] if rare else carry), ys
+    if not cpu_loops(policy):
         return scan(chosen, policy, body, resident, state, window)
     like = jax.tree.leaves(state)[0]
     scratch = {

@@ -54,10 +54,7 @@ def expected(config, moves):
     Args:
       config: of an HM-LSTM. moves: of each layer the share of steps in which it does not COPY.
     """
-    widths = [
-        sum(width for name, width in config.terms(number).items() if number or name != "W_bu")
-        for number in range(config.depth)
-    ]
+    widths = [sum(config.stepwise_terms(number).values()) for number in range(config.depth)]
     products = np.multiply(widths, config.sizes)
     left = np.dot(products, [1, *moves[1:]]) / np.sum(products)
     return float(left + _COST + _COST_A_UNIT / np.mean(config.sizes))
@@ -136,8 +133,9 @@ def layers(config, weights, precision):
         else:
             rows, bias, gates = None, biases[name], kernel[: 4 * size]
         if number and number < config.depth - 1:
+            row = kernel[4 * size :]
             parts = zip(
-                _terms(config, number), _parts(config, number, kernel[4 * size :], 1), strict=True
+                config.stepwise_terms(number), hm_lstm.by_term(config, number, row), strict=True
             )
             rows = Rows(dict(parts), bias[4 * size], entry.get("reads"))
             bias = bias[: 4 * size]
@@ -145,18 +143,6 @@ def layers(config, weights, precision):
         others = gates[:, size:] if gates.shape[1] > size else None
         found.append(Layer(gates[:, :size], others, bias, entry["norm"], rows))
     return tuple(found)
-
-
-def _terms(config, number):
-    """The terms of a layer's joint product, in order."""
-    return [name for name in config.terms(number) if number or name != "W_bu"]
-
-
-def _parts(config, number, joint, axis):
-    """The parts of a joint operand or kernel, a term each."""
-    widths = config.terms(number)
-    ends = np.cumsum([widths[name] for name in _terms(config, number)])[:-1]
-    return jnp.split(joint, ends, axis)
 
 
 def inputs_of(config, number, state, below):

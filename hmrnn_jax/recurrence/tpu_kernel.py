@@ -107,12 +107,44 @@ class _Form(NamedTuple):
         ref[index or ...] = value if self.rank else value[:, None]
 
 
+@jax.tree_util.register_pytree_node_class
+class Held:
+    """An array of `resident` that a body reads itself, where it needs it: `array()`.
+
+    What is read outside of a branch, a kernel reads always.
+    """
+
+    def __init__(self, source):
+        self.source = source
+
+    @property
+    def in_kernel(self):
+        """Whether it lies in VMEM; elsewhere, where shapes are worked out, it is the array."""
+        return callable(self.source)
+
+    def array(self):
+        return self.source() if self.in_kernel else self.source
+
+    def tree_flatten(self):
+        return (self.source,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def _are_held(tree):
+    """Of each leaf whether it is `Held`."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Held))
+    return [isinstance(node, Held) for node in nodes]
+
+
 def scan(body, resident, carry, xs, reverse=False, device_kind="", ends=()):
     """`lax.scan` of `body(resident, carry, x) -> (carry, y)`, as one kernel.
 
     Args:
       body: of one row: without the axis B.
-      resident: a tree of arrays that all steps and rows read, kept in VMEM.
+      resident: a tree of arrays, or of `Held`, that all steps and rows read, kept in VMEM.
       carry: a tree of arrays `[B]` or `[d, B]`.
       xs: a tree of arrays `[T, B]` or `[T, d, ..., B]`.
       reverse: from the last step to the first.
@@ -143,7 +175,7 @@ def scan(body, resident, carry, xs, reverse=False, device_kind="", ends=()):
         for name in trees
         if name != "ys"
     }
-    rows = jax.vmap(body, in_axes=(None, 0, 0))
+    held = _are_held(resident)
 
     def kernel(*refs):
         refs = iter(refs)
@@ -175,7 +207,12 @@ def scan(body, resident, carry, xs, reverse=False, device_kind="", ends=()):
                 read("before", origin["before"], 0),
             )
             x = (before, new_state, x)
-        new, y = rows(read("resident", origin["resident"]), read("carry", carry_refs), x)
+        sources = [
+            functools.partial(form.read, ref) if later else form.read(ref)
+            for form, ref, later in zip(forms["resident"], origin["resident"], held, strict=True)
+        ]
+        rows = jax.vmap(functools.partial(body, structures["resident"].unflatten(sources)))
+        new, y = rows(read("carry", carry_refs), x)
         write("ys", y_refs, y, 0)
         write("carry", carry_refs, new)
 

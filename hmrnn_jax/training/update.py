@@ -3,11 +3,12 @@
 import functools
 
 from hmrnn_jax import parallel
-from hmrnn_jax.recurrence import execution, skipping
+from hmrnn_jax.recurrence import execution, rare_products, skipping
 from hmrnn_jax.training import state as train_state
 
-# Of the dense update's time, as `skipping.expected` has it: below the first COPYs are left out,
-# above the second they are no longer. In between all stays as it is.
+# Of the dense update's time, or on a TPU of its kernels' products, as is expected of the other
+# form: below the first COPYs are left out, above the second they are no longer. In between all
+# stays as it is.
 _BEGIN, _END = 0.9, 0.95
 LEFT_OUT = "copies_left_out"  # among a report's metrics: 1 or 0
 
@@ -31,8 +32,13 @@ class Update:
         policy = task.model.policy._replace(
             skip_copies=True, device_kind=parallel.device_kind(mesh)
         )
+        self._expected = skipping.expected
         if config.model.get("skip_copies", False):
             self._cells = [cell for cell in task.model.cells if skipping.applies(cell, policy)]
+            if in_kernels := [c for c in task.model.cells if rare_products.applies(c, policy)]:
+                self._cells = in_kernels
+                rows = -(-config.batch // mesh.size)
+                self._expected = functools.partial(rare_products.expected, rows=rows)
         if self._cells:
             self._forms[True] = parallel.pmapped(execution.leaving_out_copies(step), mesh)
 
@@ -60,7 +66,7 @@ class Update:
         if not copies or None in copies:
             return ""
         moves = [1 - share for share in copies]
-        time = skipping.expected(self._cells[0], moves)
+        time = self._expected(self._cells[0], moves)
         skips = time < (_END if self._skips else _BEGIN)
         if skips == self._skips:
             return ""
