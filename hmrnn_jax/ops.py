@@ -236,9 +236,11 @@ _rounded_product.defvjp(_rounded_forward, _rounded_backward)
 def drawn(make, key, shape, dtype):
     """`make(key, shape, dtype)` of a random initialiser, drawn in float32 at least and then cast.
 
-    Half precisions have no QR decomposition, and few different uniform numbers.
+    Half precisions have no QR decomposition, and few different uniform numbers. What is made of the
+    draw is not fused with it, so that compiled and uncompiled it has the same bits.
     """
-    return make(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+    value = make(key, shape, jnp.promote_types(dtype, jnp.float32)).astype(dtype)
+    return jax.lax.optimization_barrier(value)
 
 
 def orthogonal_blocks(key, rows, columns, blocks, dtype=jnp.float32):

@@ -332,7 +332,7 @@ def untrained(run, seeds=range(5)):
     follow their input too.
     """
     task = tasks.module(run.config)
-    init = jax.jit(functools.partial(task.init_params, run.model))
+    init = functools.partial(task.init_params, run.model)
     for seed in seeds:
         params = initial_params(init, seed)
         yield dataclasses.replace(run, params=params, slope=run.config.slope.start)

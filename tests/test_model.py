@@ -1,5 +1,7 @@
 """The language model: counts, output module, carry, and what must not matter."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -7,12 +9,13 @@ import numpy as np
 import pytest
 from fixtures import assert_close, load, names
 
-from hmrnn_jax import recurrence
+from hmrnn_jax import defaults, recurrence
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import stack as cell_stack
 from hmrnn_jax.models.language import LanguageModel, language_model
 from hmrnn_jax.tasks import language, metrics
+from hmrnn_jax.training import state as train_state
 
 
 def hm_model(vocabulary, sizes, output, embedding=8, **choices):
@@ -205,6 +208,20 @@ def section(**changes):
     )  # fmt: skip
     config.update(changes)
     return config
+
+
+@pytest.mark.parametrize("cell", ["hm_lstm", "nested_lstm", "on_lstm"])
+def test_one_program_draws_the_parameters_that_a_hundred_do(cell):
+    """Bit for bit, scaled draws and orthogonal matrices too: figures stay what they were."""
+    config = defaults.text().model
+    config.update(cell=cell, sizes=(8,), output=8, embedding=8)
+    if cell == "hm_lstm":
+        config.sizes = (8, 8)
+    model = language_model(config, 11)
+    init = functools.partial(language.init_params, model)
+    key = jax.random.split(jax.random.key(3))[0]
+    drawn = train_state.initial_params(init, 3)
+    jax.tree.map(np.testing.assert_array_equal, drawn, init(key))
 
 
 def test_a_model_from_its_section_of_the_configuration():

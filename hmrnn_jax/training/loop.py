@@ -112,20 +112,26 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
             say(f"resumed after update {int(state.step):,}")
             last = parallel.from_first(metrics_log.last_report, workdir, int(state.step))
             update.resume(last)
-        if int(state.step) < plan.total:
-            say("compiling the training step ...")
-        if not saved:
-            # From here on there is always a state to go on from, even if this process is killed.
-            parallel.from_first(check_new, workdir)
-            # Writing waits for the disk: the update is compiled meanwhile.
-            with train_state.compiling(update.compiled, state, carry, *given(0, plan.scalars(0))):
-                checkpoints.save(0, whole(0.0))
-                checkpoints.wait()
         first = int(state.step)
-        logger = Logger(workdir, first, say)
-        context.callback(logger.flush)
-        if logger.board:
-            logger.board.settings(config)
+        # Writing waits for the disk, and boards take long to import: the update is compiled
+        # meanwhile.
+        meanwhile = contextlib.nullcontext()
+        if first < plan.total and not plan.finished:
+            say("compiling the training step ...")
+            arguments = state, carry, *given(first, plan.scalars(first))
+            meanwhile = train_state.compiling(update.compiled, *arguments)
+        if not saved:
+            parallel.from_first(check_new, workdir)
+        with meanwhile:
+            if not saved:
+                # From here on there is always a state to go on from, even if this process is
+                # killed.
+                checkpoints.save(0, whole(0.0))
+            logger = Logger(workdir, first, say)
+            context.callback(logger.flush)
+            if logger.board:
+                logger.board.settings(config)
+            checkpoints.wait()
 
         # 3. The loop: update, now and then report, validate, save.
         progress = Progress(task, first, plan.total, say, terminal)
