@@ -5,7 +5,7 @@
 Needs libtpu (pip install -e ".[tpu]"). Prints a Markdown table for each size: `naive` is the
 same mathematics as `ours` (see `peers`), the batch is divided over the target's chips, and nothing
 is run. Operations an iteration are those of the forward and of the reverse loop over time, of
-which there is none where the window is a kernel. `COPY left out` is the kernel that makes no
+which there is none where the window is a kernel. `without COPY` is the kernel that makes no
 products for a layer whose rows on the chip all COPY; what it would leave of them at `--rates` is
 told below the table.
 """
@@ -67,10 +67,10 @@ CANDIDATES = {
     "naive f32": naive,
     "ours f32, scan": functools.partial(ours, backend="scan"),
     "ours f32": functools.partial(ours, backend="auto"),
-    "ours f32, COPY left out": functools.partial(ours, backend="auto", leaving_out=True),
+    "ours f32 without COPY": functools.partial(ours, backend="auto", leaving_out=True),
     "ours bf16, scan": functools.partial(ours, precision="bfloat16", backend="scan"),
     "ours bf16": functools.partial(ours, precision="bfloat16", backend="auto"),
-    "ours bf16, COPY left out": functools.partial(
+    "ours bf16 without COPY": functools.partial(
         ours, precision="bfloat16", backend="auto", leaving_out=True
     ),
 }
@@ -100,7 +100,9 @@ def row(target, name, found, base):
 def left(size, rates, rows):
     """A line on the kernels' products that are left where detectors fire at `rates`, nested."""
     config = hm_lstm.Config(size.embedding, size.sizes, nested=True)
-    share = rare_products.expected(config, (1.0, *rates), rows)
+    # A layer moves where the one below has a boundary, and where it had one itself.
+    moves = [1 - (1 - below) * (1 - own) for below, own in zip(rates, (*rates[1:], 0), strict=True)]
+    share = rare_products.expected(config, (1.0, *moves), rows)
     return (
         f"with {rows} rows a chip that fire by themselves, {share:.2f} of the kernels' products"
         f" are left at rates of {', '.join(f'{rate:g}' for rate in rates)}, nested"
@@ -114,6 +116,10 @@ def main(arguments=None):
     parser.add_argument(
         "--size", type=functools.partial(names_of, known=sizes), default=["ptb", "text8"],
         help=f"comma-separated, of {', '.join(sizes)} (ptb,text8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--only", type=functools.partial(names_of, known=CANDIDATES), default=list(CANDIDATES),
+        help=f"comma-separated steps besides naive, of {', '.join(CANDIDATES)} (all)",
     )  # fmt: skip
     parser.add_argument(
         "--rates", type=rates_of, default=(0.18, 0.04),
@@ -138,6 +144,8 @@ def main(arguments=None):
                 parser.error(str(error))
             base = None
             for name, candidate in CANDIDATES.items():
+                if name != "naive f32" and name not in flags.only:
+                    continue
                 try:
                     found = compiled(size, mesh, candidate)
                 except UserError as error:

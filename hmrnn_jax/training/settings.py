@@ -119,7 +119,8 @@ COMMON = {
         BACKENDS,
     ),
     "model.skip_copies": Switch(
-        "On CPUs leave out what layers of the HM-LSTM COPY once they move seldom enough to gain."
+        "On CPUs, and in a TPU's kernels, leave out what layers of the HM-LSTM COPY once they move"
+        " seldom enough to gain."
     ),
     "model.remat": Whole("Steps of a rematerialised chunk; 0 keeps everything.", 0, STEPS),
     "model.unroll": Whole("Steps for each iteration of the compiled loop.", 1, 256),
