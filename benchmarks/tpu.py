@@ -65,10 +65,10 @@ def ours(size, leaving_out=False, **policy):
 
 CANDIDATES = {
     "naive f32": naive,
-    "ours f32, scan": functools.partial(ours, backend="scan"),
+    "ours f32 scan": functools.partial(ours, backend="scan"),
     "ours f32": functools.partial(ours, backend="auto"),
     "ours f32 without COPY": functools.partial(ours, backend="auto", leaving_out=True),
-    "ours bf16, scan": functools.partial(ours, precision="bfloat16", backend="scan"),
+    "ours bf16 scan": functools.partial(ours, precision="bfloat16", backend="scan"),
     "ours bf16": functools.partial(ours, precision="bfloat16", backend="auto"),
     "ours bf16 without COPY": functools.partial(
         ours, precision="bfloat16", backend="auto", leaving_out=True

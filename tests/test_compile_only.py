@@ -124,6 +124,10 @@ def test_published_sizes_take_two_kernels_and_half_of_the_plain_steps_memory(siz
     assert (naive.kernels, len(naive.loops)) == (0, 2)
 
 
+def test_every_step_of_the_table_can_be_asked_for():
+    assert tpu.names_of(",".join(tpu.CANDIDATES), tpu.CANDIDATES) == list(tpu.CANDIDATES)
+
+
 def test_the_table_of_a_tpu_needs_a_target_that_there_is(capsys):
     with pytest.raises(SystemExit):
         tpu.main(["--target=v99:2x2"])
