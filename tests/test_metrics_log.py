@@ -1,11 +1,15 @@
 """The metrics of a run: they go on where the state does, also in a bucket."""
 
+import errno
 import json
+import os
 from types import SimpleNamespace
+from unittest import mock
 
 import fsspec
 import numpy as np
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 
 from hmrnn_jax import defaults
 from hmrnn_jax.datasets.vocabulary import Vocabulary
@@ -152,3 +156,25 @@ def test_what_cannot_be_written_for_tensorboard_is_told_once_and_ends_nothing(
     (tmp_path / "file").touch()
     board_training.Board(tmp_path / "file", 0, said.append).scalars(1, {"a": 1})
     assert len(said) == 2
+
+
+def test_a_full_disk_ends_what_is_written_for_tensorboard_and_no_training(tmp_path, monkeypatch):
+    """Whoever adds an event is told; nobody waits for a thread that is gone."""
+    said = []
+    logger = Logger(tmp_path, 0, said.append)
+    logger.log(1, {"a": 1})
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(EventsWriter, "write_event", mock.Mock(side_effect=full))
+    for step in range(2, 30):
+        logger.log(step, {"a": step})
+    logger.close()
+    assert len(said) == 1 and "No space left on device" in said[0]
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 29
+
+
+def test_tensorboard_is_up_to_date_after_each_checkpoint(tmp_path):
+    logger = Logger(tmp_path, 0)
+    logger.log(1, {"one_name": 1})
+    logger.flush()
+    (path,) = tmp_path.glob("events*")
+    assert b"one_name" in path.read_bytes()

@@ -28,38 +28,34 @@ class Board:
     """
 
     def __init__(self, workdir, step, say):
-        self._say, self._writer = say, None
+        self._say, self._events = say, None
         with self._quietly():
-            from tensorboardX import SummaryWriter  # imports torch where that is installed
+            from hmrnn_jax.training.events import EventFile  # takes long to import
 
-            self._writer = SummaryWriter(str(workdir), purge_step=step + 1)
+            self._events = EventFile(workdir, step)
 
     @contextlib.contextmanager
     def _quietly(self):
         try:
             yield
         except Exception as error:  # of libraries, disks and devices, at something that can be left
-            self._writer = None
+            self._events = None
             self._say(f"warning: nothing more is written for TensorBoard ({error!r:.200})")
 
     def scalars(self, step, metrics):
         """Adds `{name: number}` of a step."""
         with self._quietly():
-            for name, value in metrics.items() if self._writer else ():
-                self._writer.add_scalar(name, value, step)
+            for name, value in metrics.items() if self._events else ():
+                self._events.scalar(name, value, step)
 
     def settings(self, config):
         """Adds all fields of a configuration, as hyper-parameters to compare runs by."""
-        if not self._writer:
+        if not self._events:
             return
         with self._quietly():
-            from tensorboardX.summary import hparams
-
             flat = settings.flat(config.to_dict())
             flat = {k: v if isinstance(v, _KINDS) else str(v) for k, v in flat.items()}
-            for summary in hparams(flat, dict.fromkeys(_COMPARED, 0.0)):
-                # Not `add_hparams`, which begins a folder of its own.
-                self._writer.file_writer.add_summary(summary)
+            self._events.hparams(flat, dict.fromkeys(_COMPARED, 0.0))
 
     def boundaries(self, step, task, params, slope, title):
         """Adds the boundaries of the beginning of the validation text, as text and as a figure.
@@ -69,7 +65,7 @@ class Board:
             that is not of `tasks.language`, or whose model has no detectors.
           params: on the host. title: of the run.
         """
-        if not self._writer or step < FIRST or not hasattr(task, "corpus"):
+        if not self._events or step < FIRST or not hasattr(task, "corpus"):
             return
         with self._quietly():
             ids = task.corpus.splits["valid"][:SHOWN]
@@ -80,12 +76,19 @@ class Board:
             z = [np.append(fired[delay:], fired[:delay] * 0) for fired in z]
             symbols = task.encoding.symbol_strings(ids)
             view = f"```\n{text_view(symbols, z)}\n```"
-            self._writer.add_text("boundaries", view, step)
+            self._events.text("boundaries", view, step)
             figure = draw_boundaries(symbols, z, norms, f"{title}, update {step:,}", _ROW)
-            self._writer.add_figure("boundaries", figure, step, close=False)
+            self._events.figure("boundaries", figure, step)
+
+    def flush(self):
+        """Writes what is still in memory."""
+        with self._quietly():
+            if self._events:
+                self._events.flush()
 
     def close(self):
-        """Writes what is still in memory."""
-        if self._writer:
+        """Writes what is still in memory; the last call."""
+        events, self._events = self._events, None
+        if events:
             with self._quietly():
-                self._writer.close()
+                events.close()

@@ -83,13 +83,20 @@ class Logger:
             return
         self._pending.append(line + "\n")
         if self._local:
-            self.flush()
+            self._write()
         if self.board:
             self.board.scalars(step, metrics)
 
     def flush(self):
         """Writes what has been logged since the last time; due before each checkpoint."""
-        if not self.active or not self._pending:
+        if not self.active:
+            return
+        self._write()
+        if self.board:
+            self.board.flush()
+
+    def _write(self):
+        if not self._pending:
             return
         text = "".join(self._pending)
         if self._local:
@@ -102,7 +109,7 @@ class Logger:
         self._pending.clear()
 
     def close(self):
-        """Writes what is still in memory."""
+        """Writes what is still in memory; the last call."""
         self.flush()
         if self.board:
             self.board.close()
