@@ -1,12 +1,16 @@
 """Where the time of one CPU train step goes, part by part.
 
     python benchmarks/profile_step.py --config=configs/hm_lstm_ptb_char.py --updates=3
+    taskset -c 0 python benchmarks/profile_step.py --rates=.18,.04   # what COPY saves, and where
 
-Prints the hardware and a Markdown table. A few updates are traced by `jax.profiler`; at
+Prints the hardware and a Markdown table. With `--rates` no configuration is traced, but the size
+`ptb_taught` of `train_step.py` with detectors that fire at these rates: the dense step, and the
+one that leaves COPYs out. A few updates are traced by `jax.profiler`; at
 every moment the operations that run share the time equally, and an operation belongs to a
 part by the name under which JAX traced it and by the loop that it lies in. Tracing itself
 takes time, more for short operations than for long ones: the step's time without it is
-printed too. One device, the CPU; for others `hmrnn train --profile`.
+printed too. On one core operations do not wait for one another: there a part's time is its own.
+One device, the CPU; for others `hmrnn train --profile`.
 """
 
 import functools
@@ -24,12 +28,13 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks import timing  # noqa: E402
+from benchmarks import timing, train_step  # noqa: E402
+from benchmarks.problems import SIZES  # noqa: E402
 from hmrnn_jax import cli, parallel, tasks  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
 from hmrnn_jax.training import hlo, optim, profiling  # noqa: E402
 from hmrnn_jax.training import state as train_state  # noqa: E402
-from hmrnn_jax.training.fields import Text, Whole  # noqa: E402
+from hmrnn_jax.training.fields import Numbers, Text, Whole  # noqa: E402
 
 FORWARD, REVERSE = "recurrence, forward", "recurrence, reverse"
 WEIGHTS = "weight-gradient products"
@@ -141,17 +146,23 @@ def shares(run, parts, containers):
     return total
 
 
-def table(seconds):
-    """The Markdown table of `{part: seconds of a step}`."""
-    whole = sum(seconds.values())
-    lines = ["| part | ms/step | share |", "| --- | ---: | ---: |"]
-    for part, value in seconds.items():
-        lines.append(f"| {part} | {1000 * value:.2f} | {value / whole:.1%} |")
-    return "\n".join([*lines, f"| step, traced | {1000 * whole:.2f} | 100.0% |"])
+def table(steps):
+    """The Markdown table of `{step: {part: seconds}}`."""
+    whole = {name: sum(seconds.values()) for name, seconds in steps.items()}
+    names = [f" {name}, ms | share |" for name in steps]
+    lines = ["| part |" + "".join(names), "| --- |" + " ---: | ---: |" * len(steps)]
+    for part in next(iter(steps.values())):
+        cells = [
+            f" {1000 * seconds[part]:.2f} | {seconds[part] / whole[name]:.1%} |"
+            for name, seconds in steps.items()
+        ]
+        lines.append(f"| {part} |" + "".join(cells))
+    cells = [f" {1000 * seconds:.2f} | 100.0% |" for seconds in whole.values()]
+    return "\n".join([*lines, "| step, traced |" + "".join(cells)])
 
 
-def measure(config, updates):
-    """`({part: seconds}, seconds without tracing)` of a step, the middle one of `updates`."""
+def step_of(config):
+    """`(step, compiled)` of a configuration's first updates, see `measure`."""
     mesh = parallel.make_mesh(jax.devices()[:1])
     task = tasks.make(config, mesh)
     plan = optim.Plan(config, task.stream)
@@ -160,18 +171,38 @@ def measure(config, updates):
     scalars = {"learning_rate": config.learning_rate, "slope": 1.0, "averaged": 0.0}
     scalars |= task.scalars(0)
     scalars = {name: np.float32(value) for name, value in scalars.items()}
-    step = functools.partial(train_state.train_step, task.loss, plan.optimizer)
-    compiled = parallel.pmapped(step, mesh).lower(state, carry, batch, scalars).compile()
+    update = functools.partial(train_state.train_step, task.loss, plan.optimizer)
+    compiled = parallel.pmapped(update, mesh).lower(state, carry, batch, scalars).compile()
+    held = [state, carry]
+
+    def step():
+        held[0], held[1], _ = jax.block_until_ready(compiled(*held, batch, scalars))
+
+    return step, compiled
+
+
+def steps_at(rates):
+    """`{name: (step, compiled)}` of the dense step and of the one without COPYs, at `rates`."""
+    size = SIZES[train_step.RATES]._replace(rates=tuple(rates))
+    both = {name: train_step.ours(size, skipping=name != "dense") for name in ("dense", "skipping")}
+    return {name: (candidate.step, candidate.compiled) for name, candidate in both.items()}
+
+
+def measure(step, compiled, updates):
+    """`({part: seconds}, seconds without tracing)` of a step, the middle one of `updates`.
+
+    Args:
+      step: runs the program once, and returns when it is done. compiled: the program.
+    """
     seconds = []
     for _ in range(updates + 1):  # the first one warms up
         start = time.perf_counter()
-        state, carry, _ = jax.block_until_ready(compiled(state, carry, batch, scalars))
+        step()
         seconds.append(time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
         with profiling.Trace(f"1:{updates}", updates, folder, say=lambda line: None) as trace:
             for number in range(1, updates + 1):
-                result = trace(number, compiled, state, carry, batch, scalars)
-                state, carry, _ = jax.block_until_ready(result)
+                trace(number, step)
         text = compiled.as_text()
         runs = operations(folder, re.match(r"HloModule ([\w.\-]+)", text).group(1))
     parts, containers = parts_of(text)
@@ -186,14 +217,21 @@ def main(given):
         raise UserError(
             "This reads traces of CPUs: set JAX_PLATFORMS=cpu, or use hmrnn train --profile."
         )
+    if given.rates and not train_step.are_rates(given.rates):
+        raise UserError(f"--rates={','.join(map(str, given.rates))}: {train_step.WANTED}.")
     print(timing.hardware_line(timing.hardware()), flush=True)
-    seconds, untraced = measure(given.config, given.updates)
-    print(f"\n{table(seconds)}\n\nWithout the trace a step takes {1000 * untraced:.2f} ms.")
+    steps = steps_at(given.rates) if given.rates else {"step": step_of(given.config)}
+    parts, untraced = {}, []
+    for name, step in steps.items():
+        parts[name], seconds = measure(*step, given.updates)
+        untraced.append(f"{name} {1000 * seconds:.2f} ms")
+    print(f"\n{table(parts)}\n\nWithout the trace: {', '.join(untraced)}.")
 
 
 if __name__ == "__main__":
     flags = {
         "config": ("quickstart", Text("Configuration: a name of `hmrnn configs`, or FILE.py.")),
         "updates": (3, Whole("Updates to trace.", 1)),
+        "rates": ((), Numbers("Rates of two layers' detectors, instead of a configuration.")),
     }
     cli.run(cli.Command(main, flags))

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Before JAX starts: leave GPU memory to the peers that share the device.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -50,11 +50,13 @@ class Candidate(NamedTuple):
       step: runs one train step and returns when it is done.
       temporaries: bytes of the compiled step's intermediate values, None if unknown.
       parameters: how many.
+      compiled: our program, None for peers.
     """
 
     step: Callable[[], None]
     temporaries: int | None
     parameters: int
+    compiled: Any = None
 
 
 def temporaries(compiled):
@@ -102,7 +104,7 @@ def ours(
         held[0], held[1], metrics = compiled(held[0], held[1], batch, scalars)
         jax.block_until_ready((held, metrics))
 
-    return Candidate(step, temporaries(compiled), count)
+    return Candidate(step, temporaries(compiled), count, compiled)
 
 
 def _at_rates(init, rates, key):
@@ -296,13 +298,19 @@ def names_of(text, known):
     return names
 
 
+WANTED = "must be two rates, from above 0 to 1, the second no more than the first"
+
+
+def are_rates(rates):
+    """Whether these are the rates of two layers' nested detectors, lowest first."""
+    return len(rates) == 2 and 1 >= rates[0] >= rates[1] > 0
+
+
 def rates_of(text):
     """Comma-separated rates of two layers; argparse reports what are none."""
     rates = tuple(map(float, text.split(",")))
-    if len(rates) != 2 or not 1 >= rates[0] >= rates[1] > 0:
-        raise argparse.ArgumentTypeError(
-            f"{text}: must be two rates, from above 0 to 1, the second no more than the first"
-        )
+    if not are_rates(rates):
+        raise argparse.ArgumentTypeError(f"{text}: {WANTED}")
     return rates
 
 

@@ -8,6 +8,7 @@ import pytest
 from test_programs import ROOT, environment
 
 from benchmarks import profile_step
+from benchmarks.problems import Size
 from benchmarks.profile_step import FORWARD, IDLE, OPTIMIZER, OTHER, OUTPUT, REVERSE, WEIGHTS
 from benchmarks.profile_step import Operation as Op
 
@@ -76,13 +77,27 @@ def test_every_moment_is_given_once():
     assert total[IDLE] == 10 and total[WEIGHTS] == total[OTHER] == 0
 
 
-def test_the_table_adds_up():
-    lines = profile_step.table({FORWARD: 0.003, REVERSE: 0.001}).splitlines()
-    assert lines[2:] == [
-        "| recurrence, forward | 3.00 | 75.0% |",
-        "| recurrence, reverse | 1.00 | 25.0% |",
-        "| step, traced | 4.00 | 100.0% |",
+def test_the_table_adds_up_for_each_step():
+    steps = {"dense": {FORWARD: 0.003, REVERSE: 0.001}, "other": {FORWARD: 0.001, REVERSE: 0.001}}
+    assert profile_step.table(steps).splitlines() == [
+        "| part | dense, ms | share | other, ms | share |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| recurrence, forward | 3.00 | 75.0% | 1.00 | 50.0% |",
+        "| recurrence, reverse | 1.00 | 25.0% | 1.00 | 50.0% |",
+        "| step, traced | 4.00 | 100.0% | 2.00 | 100.0% |",
     ]
+
+
+def test_the_step_that_leaves_copies_out_is_another_program(monkeypatch):
+    monkeypatch.setitem(
+        profile_step.SIZES, "ptb_taught", Size((8, 8, 8), 4, 8, 5, batch=8, window=4)
+    )
+    steps = profile_step.steps_at((0.5, 0.2))
+    assert list(steps) == ["dense", "skipping"]
+    branches = [text.count(" conditional(") for _, c in steps.values() for text in [c.as_text()]]
+    assert branches[0] == 0 < branches[1]
+    parts, seconds = profile_step.measure(*steps["skipping"], 1)
+    assert parts[REVERSE] > 0 and parts[WEIGHTS] > 0 and seconds > 0
 
 
 @pytest.mark.whole_program
