@@ -109,6 +109,8 @@ class Run:
         *,
         reading: str = "detectors",
         length: float | None = None,
+        rule: str | None = None,
+        threshold: float | None = None,
         batch: int | None = None,
         warmup: int | None = None,
         seed: int = 0,
@@ -118,7 +120,8 @@ class Run:
         Args:
           reading: what they are read from, see `inference.readings`: `detectors`, K = L - 1 layers,
             lowest first; or, of any model, its own uncertainty, such as the `entropy`, K = 1.
-          length: wanted mean length of segments in symbols, see `readings_of`.
+          length: wanted mean length of segments in symbols; rule, threshold: how the uncertainty
+            is cut; see `readings_of`.
           batch: rows that a long text is read in, see `inference.reading.boundaries`; by default
             a single pass up to `inference.reading.SINGLE_PASS` symbols. warmup: symbols that each
             row reads before its part, by default `inference.reading.WARMUP`, or the
@@ -130,7 +133,8 @@ class Run:
         ids = self._ids(text)
         if warmup is None:
             warmup = max(reading_inference.WARMUP, self.config.evaluation.warmup)
-        asked, newline = readings_of(self, [reading], length, seed), self.encoding.line_end
+        asked = readings_of(self, [reading], length, seed, rule=rule, threshold=threshold)
+        newline = self.encoding.line_end
         return readings.read(
             self.model, self.plain, ids, asked, newline, self.slope, seed, batch, warmup
         )[reading]
@@ -141,6 +145,8 @@ class Run:
         *,
         reading: str = "detectors",
         length: float | None = None,
+        rule: str | None = None,
+        threshold: float | None = None,
         batch: int | None = None,
         warmup: int | None = None,
         seed: int = 0,
@@ -152,8 +158,9 @@ class Run:
         """
         ids, symbols = self._symbols(text)
         found = self.boundaries(
-            ids, reading=reading, length=length, batch=batch, warmup=warmup, seed=seed
-        )
+            ids, reading=reading, length=length, rule=rule, threshold=threshold, batch=batch,
+            warmup=warmup, seed=seed,
+        )  # fmt: skip
         layers = enumerate(found, start=1)
         return [row for layer, z in layers for row in boundaries.segments(symbols, z, layer)]
 
@@ -267,19 +274,26 @@ class Run:
         ]
 
     def stream(
-        self, *, reading: str = "detectors", length: float | None = None, seed: int = 0
+        self,
+        *,
+        reading: str = "detectors",
+        length: float | None = None,
+        rule: str | None = None,
+        threshold: float | None = None,
+        seed: int = 0,
     ) -> Stream:
         """A `Stream`, which reads a text piece by piece: `stream.push("the cat s")`.
 
         Args:
-          reading, length: what its segments are cut by, see `boundaries`. seed: of detectors that
-            sample.
+          reading, length, rule, threshold: what its segments are cut by, see `boundaries`.
+          seed: of detectors that sample.
 
         Raises:
           UserError: the model has no such reading, or it cannot be read while the text comes in.
         """
         Stream.check(self)
-        return Stream.of(self, seed, *readings_of(self, [reading], length, seed))
+        asked = readings_of(self, [reading], length, seed, rule=rule, threshold=threshold)
+        return Stream.of(self, seed, *asked)
 
     def export(self, path: Any, *, dtype: str = "float32") -> dict[str, Any]:
         """Writes the run as one file of safetensors, which `load` reads anywhere.
@@ -338,7 +352,7 @@ def untrained(run, seeds=range(5)):
         yield dataclasses.replace(run, params=params, slope=run.config.slope.start)
 
 
-def readings_of(run, names, length=None, seed=0, valid=None):
+def readings_of(run, names, length=None, seed=0, valid=None, rule=None, threshold=None):
     """The `inference.readings.Reading`s of a run of text, calibrated on its validation text.
 
     Args:
@@ -346,18 +360,17 @@ def readings_of(run, names, length=None, seed=0, valid=None):
       length: wanted mean length of segments in symbols; None takes the first of the run's own
         `boundaries.lengths`, and 0 asks for none.
       valid: int `[N]`, the validation text, if it is at hand.
+      rule: of `segmenters.RULES`, see `Reading.of`. threshold: of the first of them, the least
+        value of a boundary, instead of a length.
 
     Raises:
-      UserError: the model has no such reading, the length is out of range, or the validation text
-        is needed and not there.
+      UserError: the model has no such reading, see `Reading.of`, or the validation text is needed
+        and not there.
     """
     newline = run.encoding.line_end
     for name in names:
         readings.check(run.model, name, newline)
-    if length is None and set(names) - {"detectors"}:
-        length = objectives.first_length(run.config)
-    delay = objectives.Boundaries.of(run.config).delay
-    asked = [readings.Reading.of(name, length or 0, delay=delay) for name in names]
+    asked = objectives.readings_asked(run.config, names, length, rule, threshold)
     if valid is None and any(one.length for one in asked):
         try:
             valid = language.corpus_of(run).splits["valid"]

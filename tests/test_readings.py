@@ -203,6 +203,20 @@ def test_segments_have_the_length_that_is_asked_for_with_those_that_lines_end():
         Reading.of("entropy", 0.5)
 
 
+def test_a_threshold_is_the_least_value_of_a_boundary():
+    curve, newline = np.array([[3, 3, 1, 5, 4, 2, 6, 7, 1, 2]]), np.zeros(10, bool)
+    by = Reading.of("entropy", threshold=3)
+    assert by.description == "entropy, level, at least 3"
+    assert by.calibrated(curve, newline) == by
+    np.testing.assert_array_equal(by.boundaries(curve, newline)[0], [1, 1, 0, 1, 1, 0, 1, 1, 0, 0])
+    by = Reading.of("entropy", rule="peaks", threshold=6)
+    np.testing.assert_array_equal(by.boundaries(curve, newline)[0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0])
+    with pytest.raises(UserError, match="length of 4 and a threshold of 0.5: give one"):
+        Reading.of("entropy", 4, threshold=0.5)
+    with pytest.raises(UserError, match="Detectors fire or do not: a threshold needs another"):
+        Reading.of("detectors", threshold=0.5)
+
+
 def test_segments_shorter_than_peaks_can_have_are_cut_at_a_level():
     curve = np.array([[3, 3, 1, 5, 4, 2, 6, 7, 1, 2]])
     newline = np.zeros(10, bool)

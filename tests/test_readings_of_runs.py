@@ -118,6 +118,37 @@ def test_segments_by_a_reading_are_written_and_streamed(run, tmp_path, monkeypat
     assert count == pytest.approx(len(inputs[0]) / 4, abs=2)
 
 
+def test_a_rule_and_a_threshold_are_those_that_are_asked_for(run, tmp_path):
+    run.config.boundaries.lengths = (4.0,)
+    *inputs, _ = evaluation.split(run, "test")
+    text, path = VOCABULARY.decode(inputs[0]), tmp_path / "segments.jsonl"
+    ends = readings.line_ends(inputs[0], NEWLINE)
+    curve = reading.curves(run.model, run.plain, inputs[0], ("line_end",), NEWLINE)["line_end"][0]
+    least = float(np.median(curve))
+    for rule in (None, "rises"):
+        by = {"reading": "line_end", "rule": rule, "threshold": least}
+        z = run.boundaries(text, **by)[0]
+        allowed = curve >= least
+        if rule:
+            allowed[2:] &= (curve[2:] > curve[1:-1]) & (curve[2:] > curve[:-2])
+        # Before the first symbols everything is lower, and ends of lines are given.
+        np.testing.assert_array_equal(
+            z[2:-1], np.where(ends, 1, allowed & within_lines(ends))[2:-1]
+        )
+        said = evaluation.segment(run, inputs, path, **by)
+        assert f"line end, {rule or 'level'}, at least {least:g}" in said
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert rows == run.segment(text, **by)
+        source = io.BytesIO(text.encode())
+        assert [json.loads(line) for line in evaluation.stream_segments(run, source, **by)] == rows
+    # A threshold is of the reading that is asked for; the others keep the run's own length.
+    asked = runs.readings_of(run, ["line_end", "entropy"], threshold=least)
+    assert [one.length for one in asked] == [0, 4]
+    assert asked[0].level == least != asked[1].level
+    with pytest.raises(UserError, match="give one of them"):
+        run.segment(text, reading="entropy", length=5, threshold=1)
+
+
 def test_rows_of_one_reading_by_hand():
     gold, z = np.array([[0, 1, 0, 1, 0, 0], [0, 1, 1, 0, 0, 0]], bool)
     mask, newline = np.array([1, 1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 0, 1], bool)

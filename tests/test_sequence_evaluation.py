@@ -111,6 +111,9 @@ def test_segments_by_surprise_have_the_length_that_is_asked_for(tmp_path, monkey
     assert len(rows) == pytest.approx(340 / 8, abs=4) and {row["layer"] for row in rows} == {1}
     assert "surprise, peaks, segments of about 8" in said
     evaluation.show_boundaries(run, "mine", sequences, tmp_path / "a.png", reading="surprise")
+    said = evaluation.segment(run, sequences, path, reading="surprise", threshold=-1e9)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert "surprise, level, at least -1e+09" in said and len(rows) == 340
     with pytest.raises(UserError, match="one of detectors, surprise"):
         evaluation.segment(run, sequences, path, reading="entropy")
 

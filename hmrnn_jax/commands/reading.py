@@ -43,6 +43,10 @@ _READING = {
         None,
         Number("Wanted mean length of segments, in symbols; the run's own; 0: none.", least=0),
     ),
+    "threshold": (
+        None,
+        Number("Instead of a length: a boundary is wherever the reading is at least this."),
+    ),
 }
 _DETECTING = (LANGUAGE, SEQUENCES)
 progress = functools.partial(say, to=sys.stderr)
@@ -85,6 +89,7 @@ def boundaries(given):
         hmrnn boundaries --workdir=runs/mine --text=other.txt --output=other.png
         hmrnn boundaries --workdir=runs/chinese --words=gold.txt
         hmrnn boundaries --workdir=runs/mine --reading=entropy --length=6
+        hmrnn boundaries --workdir=runs/mine --reading=line_end --threshold=.2
         hmrnn boundaries --workdir=runs/pen --shown=3 --tolerance=5
 
     Of a text: a figure, the text with its boundaries, and their F1 against spaces or the words of
@@ -104,6 +109,7 @@ def boundaries(given):
             text.show_boundaries(
                 run, title, inputs, ends, figure, first, scored, given.seed, given.reading,
                 given.length, trained_on=given.split == "train",
+                threshold=given.threshold,
             )
         )  # fmt: skip
     lines = given.shown or 5
@@ -113,6 +119,7 @@ def boundaries(given):
         sequences.show_boundaries(
             run, given.split, sequences.held_out(run, given.split), figure, lines,
             given.scored or 200, given.seed, given.tolerance, given.reading, given.length,
+            threshold=given.threshold,
         )
     )  # fmt: skip
 
@@ -141,13 +148,16 @@ def segment(given):
     if run.config.task == SEQUENCES:
         read = sequences.read(run, given.text)
         return shown(
-            sequences.segment(run, read, path, given.seed, given.reading, given.length, progress)
-        )
+            sequences.segment(
+                run, read, path, given.seed, given.reading, given.length, progress,
+                threshold=given.threshold,
+            )
+        )  # fmt: skip
     _, inputs, _ = read_text(run, given)
     return shown(
         text.segment(
             run, inputs, path, given.seed, given.batch, given.warmup, progress, given.reading,
-            given.length, given.split == "train",
+            given.length, given.split == "train", threshold=given.threshold,
         )
     )  # fmt: skip
 
@@ -163,8 +173,9 @@ def stream(given):
     run = open_run(given, "stream", [LANGUAGE], notes=sys.stderr)
     count = 0
     for line in text.stream_segments(
-        run, sys.stdin.buffer, given.seed, progress, given.reading, given.length
-    ):
+        run, sys.stdin.buffer, given.seed, progress, given.reading, given.length,
+        threshold=given.threshold,
+    ):  # fmt: skip
         say(line)
         count += 1
     return {"segments": count}

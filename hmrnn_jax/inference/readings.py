@@ -46,20 +46,33 @@ class Reading:
     delay: int = 0
 
     @classmethod
-    def of(cls, name, length=0, rule=None, delay=0):
-        """A reading, yet to be `calibrated`, by a rule of `segmenters.RULES`.
+    def of(cls, name, length=0, rule=None, delay=0, threshold=None):
+        """A reading, by a rule of `segmenters.RULES`; with a length, yet to be `calibrated`.
 
-        None takes the rule for the length, see `segmenters.rule_for`.
+        Args:
+          rule: None takes `level` where there is a threshold, else the one for the length, see
+            `segmenters.rule_for`. threshold: the least value of a boundary, instead of a length.
 
         Raises:
-          UserError: no such reading or rule, or a length below 1 that is not 0.
+          UserError: no such reading or rule; a length below 1 that is not 0; both a length and a
+            threshold; or a threshold for detectors, which fire or do not.
         """
         require("The reading", name, NAMES)
         if length and not length >= 1:
             raise UserError(f"The wanted segment length is {length}; it must be 1 or more.")
         if name == "detectors":
+            if threshold is not None:
+                raise UserError(
+                    "Detectors fire or do not: a threshold needs another reading, such as entropy."
+                )
             return cls(name, delay=delay)
-        return cls(name, length, (Segmenter(rule or rule_for(length)),))
+        if threshold is None:
+            return cls(name, length, (Segmenter(rule or rule_for(length)),))
+        if length:
+            raise UserError(
+                f"Both a length of {length:g} and a threshold of {threshold:g}: give one of them."
+            )
+        return cls(name, 0, (Segmenter(rule or "level", threshold),))
 
     def calibrated(self, curves, newline):
         """The same with segments of about `length` symbols, those that lines end among them.
@@ -95,8 +108,15 @@ class Reading:
             return "the detectors" + (
                 f", {self.delay} earlier than they fire" if self.delay else ""
             )
-        rule = f"{self.name.replace('_', ' ')}, {self.segmenters[0].rule}"
-        return f"{rule}, segments of about {self.length:g}" if self.length else rule
+        rule, level = f"{self.name.replace('_', ' ')}, {self.segmenters[0].rule}", self.level
+        if self.length:
+            return f"{rule}, segments of about {self.length:g}"
+        return rule if level == -np.inf else f"{rule}, at least {level:g}"
+
+    @property
+    def level(self):
+        """The least value of a boundary along the first curve."""
+        return self.segmenters[0].level if self.segmenters else -np.inf
 
 
 DETECTORS = Reading("detectors")

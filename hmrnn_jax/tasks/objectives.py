@@ -30,6 +30,7 @@ from hmrnn_jax import parallel
 from hmrnn_jax.analysis import segmenters
 from hmrnn_jax.cells import hm_lstm_window
 from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.inference.readings import Reading
 
 TEACHERS = ("none", "entropy", "line_end", "surprise", "line_break", "segments")
 GIVEN = ("line_break", "segments")  # known before training begins
@@ -150,6 +151,24 @@ NOTHING = Boundaries()
 def first_length(config):
     """The wanted mean length of the first layer's segments in a run's `config`; 0 if none is."""
     return next(iter(Boundaries.of(config).lengths), 0)
+
+
+def readings_asked(config, names, length=None, rule=None, threshold=None):
+    """The `inference.readings.Reading`s of a run's `config`, yet to be calibrated.
+
+    Args:
+      names: see `inference.reading.curves`. length: wanted mean length of segments; None takes the
+        first of the run's own, and 0 asks for none. rule: see `Reading.of`. threshold: of the first
+        of them, the least value of a boundary, instead of a length.
+    """
+    own, delay = first_length(config), Boundaries.of(config).delay
+
+    def asked(name, length, threshold=None):
+        return Reading.of(name, own if length is None else length, rule, delay, threshold)
+
+    first, *others = names
+    of_first = 0 if threshold is not None and length is None else length
+    return [asked(first, of_first, threshold), *(asked(name, length) for name in others)]
 
 
 def detectors(model):
