@@ -201,8 +201,15 @@ def test_bad_settings_leave_nothing_behind(config, tmp_path, change, message):
 
 
 def test_collapse_is_reported():
-    result = {"valid/rate/layer1": 0.001, "rate/layer2": 0.995, "live/layer1": 0.005, "bpc": 2.0}
-    warnings = metrics.collapsed(result)
-    assert len(warnings) == 3
-    assert "never" in warnings[0] and "always" in warnings[1] and "no longer learns" in warnings[2]
+    result = {
+        "rate/layer1": 0.0004, "rate/layer2": 1.0, "rate/layer3": 0.006, "rate/layer4": 0.995,
+        "live/layer1": 0.005, "bpc": 2.0,
+    }  # fmt: skip
+    assert metrics.collapsed(result) == [
+        "the detector of layer1 has collapsed: it never fires",
+        "the detector of layer2 has collapsed: it always fires",
+        "the detector of layer3 hardly fires, at 0.6% of the steps",
+        "the detector of layer4 nearly always fires, at 99.5% of the steps",
+        "the detector of layer1 no longer learns: 0.5% of its inputs are live",
+    ]
     assert not metrics.collapsed({"rate/layer1": 0.5, "live/layer1": 0.5})

@@ -82,10 +82,13 @@ def collapsed(result, low=0.01, high=0.99):
     for name, value in result.items():
         kind, _, layer = name.rpartition("/")
         if kind.endswith("rate") and not low <= value <= high:
-            state = "never" if value < low else "always"
-            warnings.append(
-                f"the detector of {layer} has collapsed: it {state} fires ({value:.1%})"
-            )
+            shown = f"{value:.1%}"
+            if shown in ("0.0%", "100.0%"):
+                state = "never" if value < low else "always"
+                warnings.append(f"the detector of {layer} has collapsed: it {state} fires")
+            else:
+                state = "hardly" if value < low else "nearly always"
+                warnings.append(f"the detector of {layer} {state} fires, at {shown} of the steps")
         elif kind.endswith("live") and value < low:
             warnings.append(
                 f"the detector of {layer} no longer learns: {value:.1%} of its inputs are live"
