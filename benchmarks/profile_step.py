@@ -218,7 +218,7 @@ def main(given):
             "This reads traces of CPUs: set JAX_PLATFORMS=cpu, or use hmrnn train --profile."
         )
     if given.rates and not train_step.are_rates(given.rates):
-        raise UserError(f"--rates={','.join(map(str, given.rates))}: {train_step.WANTED}.")
+        raise UserError(f"--rates={','.join(map(str, given.rates))}: {train_step.TWO_RATES}.")
     print(timing.hardware_line(timing.hardware()), flush=True)
     steps = steps_at(given.rates) if given.rates else {"step": step_of(given.config)}
     parts, untraced = {}, []

@@ -298,7 +298,7 @@ def names_of(text, known):
     return names
 
 
-WANTED = "must be two rates, from above 0 to 1, the second no more than the first"
+TWO_RATES = "must be two rates, from above 0 to 1, the second no more than the first"
 
 
 def are_rates(rates):
@@ -310,7 +310,7 @@ def rates_of(text):
     """Comma-separated rates of two layers; argparse reports what are none."""
     rates = tuple(map(float, text.split(",")))
     if not are_rates(rates):
-        raise argparse.ArgumentTypeError(f"{text}: {WANTED}")
+        raise argparse.ArgumentTypeError(f"{text}: {TWO_RATES}")
     return rates
 
 
