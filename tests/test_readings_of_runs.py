@@ -135,12 +135,17 @@ def test_a_rule_and_a_threshold_are_those_that_are_asked_for(run, tmp_path):
         np.testing.assert_array_equal(
             z[2:-1], np.where(ends, 1, allowed & within_lines(ends))[2:-1]
         )
-        said = evaluation.segment(run, inputs, path, **by)
-        assert f"line end, {rule or 'level'}, at least {least:g}" in said
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        assert rows == run.segment(text, **by)
-        source = io.BytesIO(text.encode())
-        assert [json.loads(line) for line in evaluation.stream_segments(run, source, **by)] == rows
+        rows, stream = run.segment(text, **by), run.stream(**by)
+        assert stream.push(text).segments + stream.finish().segments == rows
+        if rule:
+            continue
+        said = evaluation.segment(run, inputs, path, reading="line_end", threshold=least)
+        assert f"line end, level, at least {least:g}" in said
+        assert [json.loads(line) for line in path.read_text().splitlines()] == rows
+        lines = evaluation.stream_segments(
+            run, io.BytesIO(text.encode()), reading="line_end", threshold=least
+        )
+        assert [json.loads(line) for line in lines] == rows
     # A threshold is of the reading that is asked for; the others keep the run's own length.
     asked = runs.readings_of(run, ["line_end", "entropy"], threshold=least)
     assert [one.length for one in asked] == [0, 4]

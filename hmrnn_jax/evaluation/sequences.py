@@ -88,8 +88,9 @@ def _activations(run, sequences, seed, progress=lambda done: None):
 
 
 def _readings(run, names, cut, seed=0):
-    """As `run.readings_of`, of a run on real-valued sequences; `cut` is length, rule, threshold."""
-    asked = objectives.readings_asked(run.config, names, *cut)
+    """As `run.readings_of`, of a run on real-valued sequences; `cut` is `(length, threshold)`."""
+    length, threshold = cut
+    asked = objectives.readings_asked(run.config, names, length, threshold=threshold)
     if not any(one.length for one in asked):
         return asked
     valid = held_out(run, "valid")
@@ -107,7 +108,7 @@ def _check(run, name):
 
 def show_boundaries(
     run, title, sequences, path, shown=5, scored=200, seed=0, tolerance=comparison.TOLERANCE,
-    reading="detectors", segment_length=None, rule=None, threshold=None,
+    reading="detectors", segment_length=None, threshold=None,
 ):  # fmt: skip
     """Figure of the first `shown` sequences, and scores of the boundaries of the first `scored`.
 
@@ -120,13 +121,13 @@ def show_boundaries(
       reading: what is drawn, one of `READINGS`; the others are scored too.
       segment_length: wanted mean length of segments by surprise, in steps; None takes the first
         of the run's own `boundaries.lengths`, and 0 asks for none.
-      rule, threshold: see `run.readings_of`.
+      threshold: see `run.readings_of`.
 
     Returns a `Report`, each of whose `rows` has the truth's name too, `against`.
     """
     _check(run, reading)
     names = (reading, *(name for name in _available(run.model) if name != reading))
-    cut = segment_length, rule, threshold
+    cut = segment_length, threshold
     asked = _readings(run, names, cut, seed)
     sequences = sequences.chosen(np.arange(min(len(sequences), scored)))
     looked = _look(run, sequences, asked, seed=seed)
@@ -201,16 +202,16 @@ def _side_by_side(looked, steps):
 
 def segment(
     run, sequences, path, seed=0, reading="detectors", length=None, say=lambda line: None,
-    rule=None, threshold=None,
+    threshold=None,
 ):  # fmt: skip  # fmt: skip
     """Writes the segments of each layer of each sequence as JSON lines; says how many.
 
-    Those of two layers need not be nested, see `boundaries.segments`. `reading`, `length`,
-    `rule` and `threshold` are as `show_boundaries` has them; `say` takes a line of progress every
+    Those of two layers need not be nested, see `boundaries.segments`. `reading`, `length`
+    and `threshold` are as `show_boundaries` has them; `say` takes a line of progress every
     few seconds.
     """
     _check(run, reading)
-    (asked,) = _readings(run, [reading], (length, rule, threshold), seed)
+    (asked,) = _readings(run, [reading], (length, threshold), seed)
     pace = reading_inference.Pace(int(sequences.lengths.sum()), say, of="steps")
     looked = _look(run, sequences, [asked], seed=seed, progress=pace)
     rows = (

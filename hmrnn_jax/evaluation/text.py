@@ -115,7 +115,7 @@ def _read(run, ids, asked, rows=None, warmup=None, seed=0, progress=lambda done:
 
 def show_boundaries(
     run, title, inputs, ends, path, length=270, scored=20_000, seed=0, reading="detectors",
-    segment_length=None, every_reading=False, trained_on=False, rule=None, threshold=None,
+    segment_length=None, every_reading=False, trained_on=False, threshold=None,
 ):  # fmt: skip
     """Figure and text view of the first `length` symbols, and the boundaries' scores.
 
@@ -127,7 +127,7 @@ def show_boundaries(
       inputs: `(ids, symbols)`. ends: the true ends of words, bool `[N]`; None where a space
         ends a word. path: of the figure. scored: symbols that are scored.
       reading: what is drawn, see `inference.readings`.
-      segment_length, rule, threshold: see `run.readings_of`.
+      segment_length, threshold: see `run.readings_of`.
       every_reading: whether line breaks are scored though another reading is asked; each is tried
         at a cost of several symbols.
       trained_on: whether the model was trained on this text, which is then less uncertain than the
@@ -149,7 +149,7 @@ def show_boundaries(
         corpus, notes = None, [f"no n-gram model beside: {error}"]
     valid = ids if trained_on else corpus and corpus.splits["valid"]
     calibrated = functools.partial(
-        runs.readings_of, names=names, length=segment_length, seed=seed, valid=valid, rule=rule,
+        runs.readings_of, names=names, length=segment_length, seed=seed, valid=valid,
         threshold=threshold,
     )  # fmt: skip
     asked = calibrated(run)
@@ -190,7 +190,7 @@ def show_boundaries(
 
 def segment(
     run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None,
-    reading="detectors", length=None, trained_on=False, rule=None, threshold=None,
+    reading="detectors", length=None, trained_on=False, threshold=None,
 ):  # fmt: skip
     """Writes the segments of each layer as JSON lines; says how many.
 
@@ -205,12 +205,12 @@ def segment(
         the configuration's warm-up.
       say: is told how far it is, a line every few seconds.
       reading: what is cut by, see `inference.readings`; each of its curves is a layer.
-      length: wanted mean length of segments; rule, threshold: see `run.readings_of`.
+      length: wanted mean length of segments; threshold: see `run.readings_of`.
       trained_on: see `show_boundaries`.
     """
     ids, symbols = inputs
     valid = ids if trained_on else None
-    asked = runs.readings_of(run, [reading], length, seed, valid, rule, threshold)
+    asked = runs.readings_of(run, [reading], length, seed, valid, threshold=threshold)
     pace = reading_inference.Pace(len(ids), say)
     found, how = _read(run, ids, asked, batch, warmup, seed, pace)
     z = found[reading]
@@ -260,7 +260,7 @@ def poems(run, count, temperature=1.0, seed=0):
 
 
 def stream_segments(
-    run, source, seed=0, tell=None, reading="detectors", length=None, rule=None, threshold=None
+    run, source, seed=0, tell=None, reading="detectors", length=None, threshold=None
 ):
     """Yields a line of JSON for each segment of what `source` brings, as soon as it ends.
 
@@ -268,13 +268,13 @@ def stream_segments(
       source: a binary file, UTF-8 unless the model reads bytes; what it has is taken at once.
       tell: called with a sentence on the symbols that the model does not know, if there were
         any, when the text ends or is read no further.
-      reading, length, rule, threshold: as of `segment`, of readings that a `Stream` has.
+      reading, length, threshold: as of `segment`, of readings that a `Stream` has.
 
     Raises:
       UserError: the text is not UTF-8, or has a symbol that the model cannot read; or as
         `run.readings_of` and `Stream`.
     """
-    (by,) = runs.readings_of(run, [reading], length, seed, rule=rule, threshold=threshold)
+    (by,) = runs.readings_of(run, [reading], length, seed, threshold=threshold)
     stream, unknown, total = Stream.of(run, seed, by), 0, 0
     try:
         raw = True
