@@ -34,6 +34,7 @@ from benchmarks.compare import whole  # noqa: E402
 from hmrnn_jax import cli, parallel  # noqa: E402
 from hmrnn_jax.errors import BAD_INPUT, UserError  # noqa: E402
 from hmrnn_jax.evaluation import text  # noqa: E402
+from hmrnn_jax.inference.readings import Cut  # noqa: E402
 from hmrnn_jax.opening import restore  # noqa: E402
 from hmrnn_jax.training import loop, metrics_log  # noqa: E402
 from hmrnn_jax.training.signals import Stopping  # noqa: E402
@@ -94,7 +95,7 @@ def cut(folder, reading, say):
         raise UserError(f"{folder} is not trained yet: leave out --only, or name its job too.")
     run = restore(str(folder), parallel.make_mesh())
     *inputs, _ = text.split(run, "train")
-    say(str(text.segment(run, inputs, path, reading=reading, trained_on=True)))
+    say(str(text.segment(run, inputs, path, Cut(reading), trained_on=True)))
 
 
 def fit(folder, job, say):

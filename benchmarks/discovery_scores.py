@@ -37,17 +37,16 @@ def score(folder, job, flags):
     figure = folder / f"boundaries-{flags.part}.png"
     if job.config.task == "strokes":
         held_out = sequences.held_out(run, flags.part)
-        shown = sequences.show_boundaries(
-            run, flags.part, held_out, figure, segment_length=job.wanted
-        )
+        cut = readings.Cut(length=job.wanted)
+        shown = sequences.show_boundaries(run, flags.part, held_out, figure, cut)
         for row in shown.data["rows"]:
             found.setdefault(row["against"], []).append(row)
     else:
         first = readings.available(run.model, run.encoding.line_end)[0]
         for title, inputs, ends in texts(run, job, flags.part):
             shown = text.show_boundaries(
-                run, title, inputs, ends, figure, scored=flags.symbols, reading=first,
-                segment_length=job.wanted, every_reading=job.group == HEADLINE,
+                run, title, inputs, ends, figure, readings.Cut(first, job.wanted),
+                scored=flags.symbols, every_reading=job.group == HEADLINE,
                 trained_on=title in TRAINED_ON,
             )  # fmt: skip
             found[title] = shown.data["rows"]

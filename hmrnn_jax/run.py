@@ -17,8 +17,9 @@ from hmrnn_jax.explorer import sequences as explored_sequences
 from hmrnn_jax.explorer import text as explored_text
 from hmrnn_jax.inference import activations, generate_text, readings, sparse_model
 from hmrnn_jax.inference import reading as reading_inference
+from hmrnn_jax.inference.readings import Cut
 from hmrnn_jax.inference.stream import Stream
-from hmrnn_jax.tasks import language, objectives
+from hmrnn_jax.tasks import calibration, language
 from hmrnn_jax.training import exported
 from hmrnn_jax.training.state import initial_params
 from hmrnn_jax.training.titles import title
@@ -121,7 +122,7 @@ class Run:
           reading: what they are read from, see `inference.readings`: `detectors`, K = L - 1 layers,
             lowest first; or, of any model, its own uncertainty, such as the `entropy`, K = 1.
           length: wanted mean length of segments in symbols; rule, threshold: how the uncertainty
-            is cut; see `readings_of`.
+            is cut; see `inference.readings.Cut`.
           batch: rows that a long text is read in, see `inference.reading.boundaries`; by default
             a single pass up to `inference.reading.SINGLE_PASS` symbols. warmup: symbols that each
             row reads before its part, by default `inference.reading.WARMUP`, or the
@@ -133,7 +134,7 @@ class Run:
         ids = self._ids(text)
         if warmup is None:
             warmup = max(reading_inference.WARMUP, self.config.evaluation.warmup)
-        asked = readings_of(self, [reading], length, seed, rule=rule, threshold=threshold)
+        asked = calibration.of_text(self, Cut(reading, length, rule, threshold), seed=seed)
         newline = self.encoding.line_end
         return readings.read(
             self.model, self.plain, ids, asked, newline, self.slope, seed, batch, warmup
@@ -292,7 +293,7 @@ class Run:
           UserError: the model has no such reading, or it cannot be read while the text comes in.
         """
         Stream.check(self)
-        asked = readings_of(self, [reading], length, seed, rule=rule, threshold=threshold)
+        asked = calibration.of_text(self, Cut(reading, length, rule, threshold), seed=seed)
         return Stream.of(self, seed, *asked)
 
     def export(self, path: Any, *, dtype: str = "float32") -> dict[str, Any]:
@@ -350,33 +351,3 @@ def untrained(run, seeds=range(5)):
     for seed in seeds:
         params = initial_params(init, seed)
         yield dataclasses.replace(run, params=params, slope=run.config.slope.start)
-
-
-def readings_of(run, names, length=None, seed=0, valid=None, rule=None, threshold=None):
-    """The `inference.readings.Reading`s of a run of text, calibrated on its validation text.
-
-    Args:
-      names: see `inference.reading.curves`.
-      length: wanted mean length of segments in symbols; None takes the first of the run's own
-        `boundaries.lengths`, and 0 asks for none.
-      valid: int `[N]`, the validation text, if it is at hand.
-      rule: of `segmenters.RULES`, see `Reading.of`. threshold: of the first of them, the least
-        value of a boundary, instead of a length.
-
-    Raises:
-      UserError: the model has no such reading, see `Reading.of`, or the validation text is needed
-        and not there.
-    """
-    newline = run.encoding.line_end
-    for name in names:
-        readings.check(run.model, name, newline)
-    asked = objectives.readings_asked(run.config, names, length, rule, threshold)
-    if valid is None and any(one.length for one in asked):
-        try:
-            valid = language.corpus_of(run).splits["valid"]
-        except UserError as error:
-            raise UserError(
-                "The length of segments is set on the validation text that the run was trained"
-                f" with, which is not to be had: {error} Without it, ask for a length of 0."
-            ) from None
-    return readings.calibrated(run.model, run.plain, valid, asked, newline, run.slope, seed)

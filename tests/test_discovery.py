@@ -159,8 +159,8 @@ def work(monkeypatch):
         model = language_model(config.model, vocabulary.size)
         return runs.Run("", config, vocabulary, model, None, 1.0, mesh)
 
-    def show(run, title, inputs, ends, path, **more):
-        scored.append((title, len(inputs[0]), int(ends.sum()), more["reading"]))
+    def show(run, title, inputs, ends, path, cut, **more):
+        scored.append((title, len(inputs[0]), int(ends.sum()), cut.reading))
         return Report("", {"rows": job("defaults", 0, 2.0, 0.5, 0.25)["scores"]["valid"]})
 
     for module, name, double in (

@@ -21,8 +21,8 @@ from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import phrases as phrases_of
 from hmrnn_jax.evaluation import text as evaluation
 from hmrnn_jax.inference import reading, readings
-from hmrnn_jax.inference.readings import Reading
-from hmrnn_jax.tasks import language
+from hmrnn_jax.inference.readings import Cut, Reading
+from hmrnn_jax.tasks import calibration, language
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_words_of_a_split_are_scored_by_every_reading_beside_every_control(run, 
     *inputs, _ = evaluation.split(run, "test")
     ends = evaluation.word_ends(run, "test")
     shown = evaluation.show_boundaries(
-        run, "test", inputs, ends, tmp_path / "a.png", reading="line_end", segment_length=3,
+        run, "test", inputs, ends, tmp_path / "a.png", Cut("line_end", 3),
         every_reading=True,
     )  # fmt: skip
     rows = {(row["reading"], row["layer"], row["control"]): row for row in shown.data["rows"]}
@@ -95,7 +95,7 @@ def test_words_of_a_split_are_scored_by_every_reading_beside_every_control(run, 
 def test_segments_by_a_reading_are_written_and_streamed(run, tmp_path, monkeypatch):
     *inputs, _ = evaluation.split(run, "test")
     path = tmp_path / "segments.jsonl"
-    said = evaluation.segment(run, inputs, path, reading="entropy", length=3)
+    said = evaluation.segment(run, inputs, path, Cut("entropy", 3))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert "".join(row["text"] for row in rows) == VOCABULARY.decode(inputs[0])
     assert len(rows) == pytest.approx(len(inputs[0]) / 3, rel=0.3)
@@ -103,17 +103,17 @@ def test_segments_by_a_reading_are_written_and_streamed(run, tmp_path, monkeypat
     # A text's lines end segments.
     assert all(row["text"].find("\n") in (-1, len(row["text"]) - 1) for row in rows)
     source = io.BytesIO(VOCABULARY.decode(inputs[0]).encode())
-    lines = list(evaluation.stream_segments(run, source, reading="entropy", length=3))
+    lines = list(evaluation.stream_segments(run, source, Cut("entropy", 3)))
     assert [json.loads(line) for line in lines] == rows
     # The run's own length, and what is said where there is no text to set it on.
     run.config.boundaries.lengths = (4.0,)
-    assert runs.readings_of(run, ["entropy"])[0].length == 4
+    assert calibration.of_text(run, Cut("entropy"))[0].length == 4
     monkeypatch.setattr(language, "corpus", lambda config: language.datasets.load("nothing"))
     with pytest.raises(UserError, match="not to be had: there is no corpus 'nothing'.*length of 0"):
-        evaluation.segment(run, inputs, path, reading="entropy")
-    assert "entropy, peaks" in evaluation.segment(run, inputs, path, reading="entropy", length=0)
+        evaluation.segment(run, inputs, path, Cut("entropy"))
+    assert "entropy, peaks" in evaluation.segment(run, inputs, path, Cut("entropy", 0))
     # On a text that the model was trained on it is set on the text itself.
-    evaluation.segment(run, inputs, path, reading="entropy", trained_on=True)
+    evaluation.segment(run, inputs, path, Cut("entropy"), trained_on=True)
     count = len(path.read_text().splitlines())
     assert count == pytest.approx(len(inputs[0]) / 4, abs=2)
 
@@ -139,15 +139,14 @@ def test_a_rule_and_a_threshold_are_those_that_are_asked_for(run, tmp_path):
         assert stream.push(text).segments + stream.finish().segments == rows
         if rule:
             continue
-        said = evaluation.segment(run, inputs, path, reading="line_end", threshold=least)
+        said = evaluation.segment(run, inputs, path, Cut("line_end", threshold=least))
         assert f"line end, level, at least {least:g}" in said
         assert [json.loads(line) for line in path.read_text().splitlines()] == rows
-        lines = evaluation.stream_segments(
-            run, io.BytesIO(text.encode()), reading="line_end", threshold=least
-        )
+        source = io.BytesIO(text.encode())
+        lines = evaluation.stream_segments(run, source, Cut("line_end", threshold=least))
         assert [json.loads(line) for line in lines] == rows
     # A threshold is of the reading that is asked for; the others keep the run's own length.
-    asked = runs.readings_of(run, ["line_end", "entropy"], threshold=least)
+    asked = calibration.of_text(run, Cut("line_end", threshold=least), ["entropy"])
     assert [one.length for one in asked] == [0, 4]
     assert asked[0].level == least != asked[1].level
     with pytest.raises(UserError, match="give one of them"):

@@ -16,6 +16,7 @@ from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import sequences as evaluation
 from hmrnn_jax.inference import activations
+from hmrnn_jax.inference.readings import Cut
 from hmrnn_jax.models import mixture
 
 SCALE = Scale(("x", "y"), "pen", (1.0, -2.0), (0.5, 3.0))
@@ -106,16 +107,16 @@ def test_segments_by_surprise_have_the_length_that_is_asked_for(tmp_path, monkey
     run, sequences = run_of("lstm"), data((300, 40))
     monkeypatch.setattr(evaluation, "held_out", lambda run, split: sequences)
     path = tmp_path / "segments.jsonl"
-    said = evaluation.segment(run, sequences, path, reading="surprise", length=8)
+    said = evaluation.segment(run, sequences, path, Cut("surprise", 8))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == pytest.approx(340 / 8, abs=4) and {row["layer"] for row in rows} == {1}
     assert "surprise, peaks, segments of about 8" in said
-    evaluation.show_boundaries(run, "mine", sequences, tmp_path / "a.png", reading="surprise")
-    said = evaluation.segment(run, sequences, path, reading="surprise", threshold=-1e9)
+    evaluation.show_boundaries(run, "mine", sequences, tmp_path / "a.png", Cut("surprise"))
+    said = evaluation.segment(run, sequences, path, Cut("surprise", threshold=-1e9))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert "surprise, level, at least -1e+09" in said and len(rows) == 340
     with pytest.raises(UserError, match="one of detectors, surprise"):
-        evaluation.segment(run, sequences, path, reading="entropy")
+        evaluation.segment(run, sequences, path, Cut("entropy"))
 
 
 def test_what_cannot_be_looked_at_is_refused(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import text as evaluation
+from hmrnn_jax.inference import pieces as pieces_of
 from hmrnn_jax.inference import sparse_model, stream
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.models.language import LanguageModel
@@ -208,7 +209,7 @@ def test_a_segment_that_does_not_end_is_cut_before_it_takes_the_memory(
 ):
     """Wherever the pieces are cut; a segment of just that length is no other."""
     whole = [row for part in reading for row in part.segments if row["layer"] == 2]
-    monkeypatch.setattr(stream, "_LONGEST", 2)
+    monkeypatch.setattr(pieces_of, "LONGEST", 2)
     parts = pushed(Stream(*trained(), VOCABULARY), TEXT, lengths)
     found = [row for part in parts for row in part.segments if row["layer"] == 2]
     ends = {row["end"] for row in whole}
@@ -219,7 +220,7 @@ def test_a_segment_that_does_not_end_is_cut_before_it_takes_the_memory(
 
 
 def test_a_word_that_does_not_end_is_refused(monkeypatch):
-    monkeypatch.setattr(stream, "_LONGEST", 7)
+    monkeypatch.setattr(pieces_of, "LONGEST", 7)
     words = Vocabulary.of("a b", "words", unknown=True)
     reader = Stream(*trained(vocabulary=words), words)
     reader.push("a bbbb")

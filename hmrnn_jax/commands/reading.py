@@ -29,7 +29,7 @@ from hmrnn_jax.commands.base import (
 )
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import classification, sequences, text
-from hmrnn_jax.inference.readings import NAMES
+from hmrnn_jax.inference.readings import NAMES, Cut
 from hmrnn_jax.training.fields import Choice, Number, Whole
 from hmrnn_jax.training.settings import ROWS
 
@@ -107,9 +107,8 @@ def boundaries(given):
         scored = given.scored or 20_000
         return shown(
             text.show_boundaries(
-                run, title, inputs, ends, figure, first, scored, given.seed, given.reading,
-                given.length, trained_on=given.split == "train",
-                threshold=given.threshold,
+                run, title, inputs, ends, figure, _cut(given), first, scored, given.seed,
+                trained_on=given.split == "train",
             )
         )  # fmt: skip
     lines = given.shown or 5
@@ -117,9 +116,8 @@ def boundaries(given):
         raise UserError(f"--shown is {lines}; at most {MOST_LINES} sequences are drawn.")
     return shown(
         sequences.show_boundaries(
-            run, given.split, sequences.held_out(run, given.split), figure, lines,
-            given.scored or 200, given.seed, given.tolerance, given.reading, given.length,
-            threshold=given.threshold,
+            run, given.split, sequences.held_out(run, given.split), figure, _cut(given), lines,
+            given.scored or 200, given.seed, given.tolerance,
         )
     )  # fmt: skip
 
@@ -147,17 +145,12 @@ def segment(given):
     run = open_run(given, "segment", _DETECTING, of_text)
     if run.config.task == SEQUENCES:
         read = sequences.read(run, given.text)
-        return shown(
-            sequences.segment(
-                run, read, path, given.seed, given.reading, given.length, progress,
-                threshold=given.threshold,
-            )
-        )  # fmt: skip
+        return shown(sequences.segment(run, read, path, _cut(given), given.seed, progress))
     _, inputs, _ = read_text(run, given)
     return shown(
         text.segment(
-            run, inputs, path, given.seed, given.batch, given.warmup, progress, given.reading,
-            given.length, given.split == "train", threshold=given.threshold,
+            run, inputs, path, _cut(given), given.seed, given.batch, given.warmup, progress,
+            given.split == "train",
         )
     )  # fmt: skip
 
@@ -172,13 +165,14 @@ def stream(given):
     """
     run = open_run(given, "stream", [LANGUAGE], notes=sys.stderr)
     count = 0
-    for line in text.stream_segments(
-        run, sys.stdin.buffer, given.seed, progress, given.reading, given.length,
-        threshold=given.threshold,
-    ):  # fmt: skip
+    for line in text.stream_segments(run, sys.stdin.buffer, _cut(given), given.seed, progress):
         say(line)
         count += 1
     return {"segments": count}
+
+
+def _cut(given):
+    return Cut(given.reading, given.length, threshold=given.threshold)
 
 
 def read_text(run, given):

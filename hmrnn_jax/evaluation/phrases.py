@@ -11,7 +11,7 @@ from hmrnn_jax.analysis import comparison
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.inference import reading, readings
-from hmrnn_jax.tasks import language
+from hmrnn_jax.tasks import calibration, language
 
 
 def of_treebank(run, bank, seed=0):
@@ -92,7 +92,7 @@ def _show(run, ids, truths, seed):
     """The detectors' boundaries against `{name: (true ends, steps that count)}`."""
 
     def read(one):
-        asked = runs.readings_of(one, ["detectors"])
+        asked = calibration.of_text(one, readings.Cut())
         return readings.read(one.model, one.plain, ids, asked, None, one.slope, seed)["detectors"]
 
     own, fresh = read(run), [read(one) for one in runs.untrained(run)]

@@ -20,6 +20,7 @@ from hmrnn_jax.tasks import metrics, objectives
 from hmrnn_jax.tasks.sequences import HANDWRITING
 
 READINGS = ("detectors", "surprise")
+DETECTED = readings.Cut()
 MOST_DRAWN = 10**7  # steps that one call generates, for the memory that they take
 
 
@@ -87,10 +88,9 @@ def _activations(run, sequences, seed, progress=lambda done: None):
     )
 
 
-def _readings(run, names, cut, seed=0):
-    """As `run.readings_of`, of a run on real-valued sequences; `cut` is `(length, threshold)`."""
-    length, threshold = cut
-    asked = objectives.readings_asked(run.config, names, length, threshold=threshold)
+def _readings(run, cut, others=(), seed=0):
+    """As `calibration.of_text`, of a run on real-valued sequences."""
+    asked = objectives.readings_asked(run.config, cut, others)
     if not any(one.length for one in asked):
         return asked
     valid = held_out(run, "valid")
@@ -107,8 +107,8 @@ def _check(run, name):
 
 
 def show_boundaries(
-    run, title, sequences, path, shown=5, scored=200, seed=0, tolerance=comparison.TOLERANCE,
-    reading="detectors", segment_length=None, threshold=None,
+    run, title, sequences, path, cut=DETECTED, shown=5, scored=200, seed=0,
+    tolerance=comparison.TOLERANCE,
 ):  # fmt: skip
     """Figure of the first `shown` sequences, and scores of the boundaries of the first `scored`.
 
@@ -118,22 +118,18 @@ def show_boundaries(
     untrained models, see `comparison.compare`.
 
     Args:
-      reading: what is drawn, one of `READINGS`; the others are scored too.
-      segment_length: wanted mean length of segments by surprise, in steps; None takes the first
-        of the run's own `boundaries.lengths`, and 0 asks for none.
-      threshold: see `run.readings_of`.
+      cut: what is drawn, an `inference.readings.Cut` by one of `READINGS`; the other is scored too.
 
     Returns a `Report`, each of whose `rows` has the truth's name too, `against`.
     """
-    _check(run, reading)
-    names = (reading, *(name for name in _available(run.model) if name != reading))
-    cut = segment_length, threshold
-    asked = _readings(run, names, cut, seed)
+    _check(run, cut.reading)
+    others = [name for name in _available(run.model) if name != cut.reading]
+    asked = _readings(run, cut, others, seed)
     sequences = sequences.chosen(np.arange(min(len(sequences), scored)))
     looked = _look(run, sequences, asked, seed=seed)
     untrained = []
     for fresh in runs.untrained(run):
-        of_fresh = _readings(fresh, names, cut, seed)
+        of_fresh = _readings(fresh, cut, others, seed)
         untrained.append(_look(fresh, sequences, of_fresh, seed=seed))
     shown = min(shown, len(sequences))
     values = run.encoding.restore(sequences.values)
@@ -142,7 +138,7 @@ def show_boundaries(
     if run.config.data.name in HANDWRITING:
         lines = [(values[place], sequences.events[place]) for place in places[:shown]]
         texts = sequences.texts[:shown] if sequences.texts else ()
-        layers = [list(one.z[reading]) for one in looked[:shown]]
+        layers = [list(one.z[cut.reading]) for one in looked[:shown]]
         handwriting_figure(path, lines, layers, sequences.names[:shown], texts, heading)
     else:
         place, first = places[0], looked[0]
@@ -150,10 +146,10 @@ def show_boundaries(
             path,
             values[place],
             run.encoding.columns,
-            list(first.z[reading]),
+            list(first.z[cut.reading]),
             events=None if sequences.events is None else sequences.events[place],
             changes=None if sequences.changes is None else sequences.changes[place],
-            h_norms=first.norms if reading == "detectors" else None,
+            h_norms=first.norms if cut.reading == "detectors" else None,
             title=f"{heading}, {sequences.names[0]}",
         )
     lines, rows = [], []
@@ -200,29 +196,25 @@ def _side_by_side(looked, steps):
     return found
 
 
-def segment(
-    run, sequences, path, seed=0, reading="detectors", length=None, say=lambda line: None,
-    threshold=None,
-):  # fmt: skip  # fmt: skip
+def segment(run, sequences, path, cut=DETECTED, seed=0, say=lambda line: None):
     """Writes the segments of each layer of each sequence as JSON lines; says how many.
 
-    Those of two layers need not be nested, see `boundaries.segments`. `reading`, `length`
-    and `threshold` are as `show_boundaries` has them; `say` takes a line of progress every
-    few seconds.
+    Those of two layers need not be nested, see `boundaries.segments`. `cut` is as
+    `show_boundaries` has it; `say` takes a line of progress every few seconds.
     """
-    _check(run, reading)
-    (asked,) = _readings(run, [reading], (length, threshold), seed)
+    _check(run, cut.reading)
+    (asked,) = _readings(run, cut, seed=seed)
     pace = reading_inference.Pace(int(sequences.lengths.sum()), say, of="steps")
     looked = _look(run, sequences, [asked], seed=seed, progress=pace)
     rows = (
         {"sequence": name, "start": row["start"], "end": row["end"], "layer": number}
         for name, one in zip(sequences.names, looked, strict=True)
-        for number, layer in enumerate(one.z[reading], start=1)
+        for number, layer in enumerate(one.z[cut.reading], start=1)
         for row in boundaries.segments([""] * len(layer), layer, number)
     )
     count = boundaries.write_segments(path, rows)
     kind = asked.description
-    if reading == "detectors":
+    if cut.reading == "detectors":
         kind = reading_inference.nesting(run.model)
     lines = f"{count:,} segments of {len(sequences):,} sequences: {path}\n{kind}"
     data = {"segments": count, "sequences": len(sequences), "file": str(path)}

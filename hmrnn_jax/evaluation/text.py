@@ -16,8 +16,9 @@ from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.inference import activations, readings, sparse_model
 from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.inference.stream import Stream
-from hmrnn_jax.tasks import language, metrics
+from hmrnn_jax.tasks import calibration, language, metrics
 
+DETECTED = readings.Cut()
 MOST_DRAWN = 10**7  # symbols that one call generates, for the memory that they take
 _POEM = 40  # symbols drawn for each poem: one in form has 25 with its newline; some are longer
 MOST_POEMS = MOST_DRAWN // _POEM
@@ -114,20 +115,19 @@ def _read(run, ids, asked, rows=None, warmup=None, seed=0, progress=lambda done:
 
 
 def show_boundaries(
-    run, title, inputs, ends, path, length=270, scored=20_000, seed=0, reading="detectors",
-    segment_length=None, every_reading=False, trained_on=False, threshold=None,
+    run, title, inputs, ends, path, cut=DETECTED, shown=270, scored=20_000, seed=0,
+    every_reading=False, trained_on=False,
 ):  # fmt: skip
-    """Figure and text view of the first `length` symbols, and the boundaries' scores.
+    """Figure and text view of the first `shown` symbols, and the boundaries' scores.
 
-    All that can be read of the model is scored, `reading` first, beside random and regular
+    All that can be read of the model is scored, `cut` first, beside random and regular
     boundaries, untrained models and an n-gram model, see `analysis.comparison.compare`. Ends of
     lines are known, and not counted. A text of words has no words to be found, and no scores.
 
     Args:
       inputs: `(ids, symbols)`. ends: the true ends of words, bool `[N]`; None where a space
-        ends a word. path: of the figure. scored: symbols that are scored.
-      reading: what is drawn, see `inference.readings`.
-      segment_length, threshold: see `run.readings_of`.
+        ends a word. path: of the figure.
+      cut: what is drawn, an `inference.readings.Cut`. scored: symbols that are scored.
       every_reading: whether line breaks are scored though another reading is asked; each is tried
         at a cost of several symbols.
       trained_on: whether the model was trained on this text, which is then less uncertain than the
@@ -138,24 +138,23 @@ def show_boundaries(
     ids, symbols = inputs
     ids, symbols = ids[:scored], symbols[:scored]
     newline = run.encoding.line_end
-    readings.check(run.model, reading, newline)
-    names = (reading,)
+    readings.check(run.model, cut.reading, newline)
+    others = ()
     if run.encoding.unit != "words":
-        left_out = {reading} | (set() if every_reading else {"line_break"})
-        names += tuple(n for n in readings.available(run.model, newline) if n not in left_out)
+        left_out = {cut.reading} | (set() if every_reading else {"line_break"})
+        others = [n for n in readings.available(run.model, newline) if n not in left_out]
     try:
         corpus, notes = language.corpus_of(run), []
     except UserError as error:
         corpus, notes = None, [f"no n-gram model beside: {error}"]
     valid = ids if trained_on else corpus and corpus.splits["valid"]
     calibrated = functools.partial(
-        runs.readings_of, names=names, length=segment_length, seed=seed, valid=valid,
-        threshold=threshold,
-    )  # fmt: skip
+        calibration.of_text, cut=cut, others=others, seed=seed, valid=valid
+    )
     asked = calibrated(run)
     z, how = _read(run, ids, asked, seed=seed)
-    shown = min(len(ids), length)
-    first, detectors = list(z[reading][:, :shown]), reading == "detectors"
+    shown = min(len(ids), shown)
+    first, detectors = list(z[cut.reading][:, :shown]), cut.reading == "detectors"
     weights = sparse_model.inference(run.model, run.plain)
     _, norms = activations.of(*weights, ids[:shown], run.slope, seed)
     heading = f"{run.title}: {title}" + ("" if detectors else f", {asked[0].description}")
@@ -189,8 +188,8 @@ def show_boundaries(
 
 
 def segment(
-    run, inputs, path, seed=0, batch=None, warmup=None, say=lambda line: None,
-    reading="detectors", length=None, trained_on=False, threshold=None,
+    run, inputs, path, cut=DETECTED, seed=0, batch=None, warmup=None, say=lambda line: None,
+    trained_on=False,
 ):  # fmt: skip
     """Writes the segments of each layer as JSON lines; says how many.
 
@@ -199,23 +198,22 @@ def segment(
 
     Args:
       inputs: `(ids, symbols)`.
+      cut: an `inference.readings.Cut`; each of the reading's curves is a layer.
       batch, warmup: rows side by side and symbols that each reads before its part, see
         `inference.reading.curves`, which says what is exact; by default a single pass up to
         `inference.reading.SINGLE_PASS` symbols, and the longer of `inference.reading.WARMUP` and
         the configuration's warm-up.
       say: is told how far it is, a line every few seconds.
-      reading: what is cut by, see `inference.readings`; each of its curves is a layer.
-      length: wanted mean length of segments; threshold: see `run.readings_of`.
       trained_on: see `show_boundaries`.
     """
     ids, symbols = inputs
     valid = ids if trained_on else None
-    asked = runs.readings_of(run, [reading], length, seed, valid, threshold=threshold)
+    asked = calibration.of_text(run, cut, seed=seed, valid=valid)
     pace = reading_inference.Pace(len(ids), say)
     found, how = _read(run, ids, asked, batch, warmup, seed, pace)
-    z = found[reading]
+    z, detectors = found[cut.reading], cut.reading == "detectors"
     count = boundaries.write_segments(path, boundaries.segment_lines(symbols, z))
-    kind = reading_inference.nesting(run.model) if reading == "detectors" else asked[0].description
+    kind = reading_inference.nesting(run.model) if detectors else asked[0].description
     layers = f"{len(z)} layer{'s' if len(z) > 1 else ''}"
     lines = f"{count:,} segments of {layers}: {path}\n{how}; {kind}"
     found = {"segments": count, "layers": len(z), "symbols": len(ids), "file": str(path)}
@@ -259,22 +257,20 @@ def poems(run, count, temperature=1.0, seed=0):
     return Report(lines, figures)
 
 
-def stream_segments(
-    run, source, seed=0, tell=None, reading="detectors", length=None, threshold=None
-):
+def stream_segments(run, source, cut=DETECTED, seed=0, tell=None):
     """Yields a line of JSON for each segment of what `source` brings, as soon as it ends.
 
     Args:
       source: a binary file, UTF-8 unless the model reads bytes; what it has is taken at once.
+      cut: an `inference.readings.Cut`, by a reading that a `Stream` has.
       tell: called with a sentence on the symbols that the model does not know, if there were
         any, when the text ends or is read no further.
-      reading, length, threshold: as of `segment`, of readings that a `Stream` has.
 
     Raises:
       UserError: the text is not UTF-8, or has a symbol that the model cannot read; or as
-        `run.readings_of` and `Stream`.
+        `calibration.of_text` and `Stream`.
     """
-    (by,) = runs.readings_of(run, [reading], length, seed, threshold=threshold)
+    (by,) = calibration.of_text(run, cut, seed=seed)
     stream, unknown, total = Stream.of(run, seed, by), 0, 0
     try:
         raw = True

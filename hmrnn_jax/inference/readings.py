@@ -10,6 +10,7 @@ a line's last symbol.
 
 import dataclasses
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,23 @@ NAMES = (
 LINES = ("entropy_within", "line_end", "line_break")  # readings that speak of lines
 CALIBRATED_ON = 20_000  # symbols of the validation text, at most
 CALIBRATED_SEQUENCES = 50  # or of real-valued validation sequences
+
+
+class Cut(NamedTuple):
+    """By what a user asks for segments.
+
+    Attributes:
+      reading: one of `NAMES`.
+      length: wanted mean length of segments, in symbols or steps; None takes the first of the run's
+        own `boundaries.lengths`, and 0 asks for none.
+      rule: how a curve is cut, see `Reading.of`. threshold: the least value of a boundary, instead
+        of a length.
+    """
+
+    reading: str = "detectors"
+    length: float | None = None
+    rule: str | None = None
+    threshold: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ Pieces give bit for bit what the whole text gives: one compiled program reads an
 symbols, sparsely where the model allows it (see `recurrence.sparse`).
 """
 
-import codecs
 import dataclasses
 import functools
 import hashlib
@@ -23,31 +22,11 @@ from etils import epath
 
 from hmrnn_jax import archives, files
 from hmrnn_jax.analysis import boundaries
-from hmrnn_jax.datasets.vocabulary import as_unit
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.inference import marginal, reading, readings, sparse_model
+from hmrnn_jax.inference import marginal, pieces, reading, readings, sparse_model
 
 _CHUNK = 256  # most symbols that one call of the program reads
 _OF_NEXT = ("surprise", "pmi")  # readings that are known when the next symbol is
-# A segment or a word that does not end must not take the memory: of it so many symbols are kept.
-_LONGEST = 1 << 20
-
-
-class _Bytes(NamedTuple):
-    """How far the text was taken.
-
-    Attributes:
-      half: the first bytes of a character that is not whole yet.
-      read: how many bytes were taken, these included.
-      begun: whether any text came, as bytes or as str.
-    """
-
-    half: bytes
-    read: int
-    begun: bool
-
-
-_NO_BYTES = _Bytes(b"", 0, False)
 
 
 class Reading(NamedTuple):
@@ -159,7 +138,7 @@ class Stream:
         layers = _detectors(self._model) if self._by.name == "detectors" else layers
         self._open = [[] for _ in range(layers)]
         self._decider = readings.Decider(self._by)
-        self._read, self._pending, self._bytes = 0, "", _NO_BYTES
+        self._read, self._waiting = 0, pieces.Held()
 
     def push(self, text):
         """Reads the next piece of the text; of any length, and none is compiled for.
@@ -176,50 +155,10 @@ class Stream:
           UserError: the text is neither, is not UTF-8, or has a symbol that the model cannot
             read; then nothing of this piece has been read.
         """
-        if not isinstance(text, str | bytes):
-            raise UserError(f"A stream reads str or bytes, not {type(text).__name__}.")
-        unit = self.vocabulary.unit
-        if unit == "bytes":
-            return self._take(as_unit(text, unit))
-        (text, taken), begun = self._decoded(text), ""
-        if unit == "words":
-            text = self._pending + text
-            if text.endswith("\r"):  # of which "\n" may be a part
-                begun = "\r"
-            elif text and not text[-1].isspace():
-                begun = text.rsplit(None, 1)[-1]
-            if len(begun) > _LONGEST:
-                raise UserError(
-                    f"A word of the stream has more than {_LONGEST:,} characters: this model reads"
-                    " words with whitespace between them."
-                )
-        taken_now = self._take(text[: len(text) - len(begun)])
-        self._pending, self._bytes = begun, taken
-        return taken_now
-
-    def _decoded(self, piece):
-        """A piece as str, less what is half a character at its end, and `_Bytes` after it."""
-        half, read, begun = self._bytes
-        if isinstance(piece, str):
-            if half and piece:
-                raise UserError(
-                    f"A str follows bytes that begin a character ({half.hex(' ')}): push the rest"
-                    " of it first."
-                )
-            text = piece
-        else:
-            decoder = codecs.getincrementaldecoder("utf-8")()
-            decoder.setstate((half, 0))
-            try:
-                text = decoder.decode(piece)
-            except UnicodeDecodeError as error:
-                place = read - len(half) + error.start
-                raise UserError(
-                    f"The text is not UTF-8: byte {place:,} cannot be read; convert it."
-                ) from None
-            half, read = decoder.getstate()[0], read + len(piece)
-        taken = _Bytes(half, read, begun or bool(text))
-        return text if begun else text.removeprefix("\ufeff"), taken
+        text, held = pieces.taken(self._waiting, text, self.vocabulary.unit)
+        read = self._take(text)
+        self._waiting = held
+        return read
 
     def finish(self):
         """Ends the text: a `Reading` of what was held back, with the segments still open.
@@ -229,12 +168,7 @@ class Stream:
         Raises:
           UserError: the text ends within a character of UTF-8; the stream stays where it is.
         """
-        if self._bytes.half:
-            raise UserError(
-                f"The text is not UTF-8: it ends within a character ({self._bytes.half.hex(' ')});"
-                " push its rest, or convert it."
-            )
-        last = self._take(self._pending, final=True)
+        last = self._take(pieces.rest(self._waiting), final=True)
         rest = []
         for number, symbols in enumerate(self._open, 1):
             none, first = np.zeros(len(symbols), np.int8), self._read - len(symbols)
@@ -291,9 +225,9 @@ class Stream:
         upto = decided - first + len(fired)
         ends[decided - first : upto] = fired
         begin = 0
-        while upto - begin >= _LONGEST:
-            own = np.flatnonzero(ends[begin : begin + _LONGEST])
-            begin += int(own[-1]) + 1 if len(own) else _LONGEST
+        while upto - begin >= pieces.LONGEST:
+            own = np.flatnonzero(ends[begin : begin + pieces.LONGEST])
+            begin += int(own[-1]) + 1 if len(own) else pieces.LONGEST
             ends[begin - 1] = 1
         if not ends.any():
             return []
@@ -309,13 +243,14 @@ class Stream:
           UserError: it cannot be written there.
         """
         files.check_writable(path)
+        held = self._waiting._asdict() | {"half": self._waiting.half.hex()}
         notes = {
             "model": self._fingerprint,
             "read": self._read,
-            "pending": self._pending,
+            "pending": held.pop("word"),
             "open": self._open,
             "decider": self._decider.state,
-            "bytes": self._bytes._asdict() | {"half": self._bytes.half.hex()},
+            "bytes": held,
         }
         arrays = {f"leaf{k}": leaf for k, leaf in enumerate(jax.tree.leaves(self._held))}
         with files.writing(path) as file:
@@ -336,11 +271,11 @@ class Stream:
             notes = json.loads(str(stored["notes"]))
             stored = [jnp.asarray(stored[f"leaf{k}"]) for k in range(len(leaves))]
             same = notes["model"] == self._fingerprint
-            read, pending, waiting = notes["read"], notes["pending"], notes["open"]
+            read, word, still_open = notes["read"], notes["pending"], notes["open"]
             # Older states say nothing of bytes, none of which were held back.
             decider = readings.Decider(self._by, notes.get("decider"))
-            taken = notes.get("bytes", {"half": "", "read": 0, "begun": bool(read or pending)})
-            taken = _Bytes(**taken | {"half": bytes.fromhex(taken["half"])})
+            held = notes.get("bytes", {"half": "", "read": 0, "begun": bool(read or word)})
+            held = pieces.Held(**held | {"half": bytes.fromhex(held["half"]), "word": word})
         except (ValueError, KeyError, TypeError, AttributeError):  # UserError is a ValueError
             raise UserError(
                 f"{path} is not the state of a stream: give one that save wrote."
@@ -351,8 +286,7 @@ class Stream:
                 " those that it was saved with."
             )
         self._held = jax.tree.unflatten(tree, stored)
-        self._read, self._pending, self._open, self._bytes = read, pending, waiting, taken
-        self._decider = decider
+        self._read, self._open, self._waiting, self._decider = read, still_open, held, decider
 
     @functools.cached_property
     def _fingerprint(self):

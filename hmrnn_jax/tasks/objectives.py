@@ -153,22 +153,21 @@ def first_length(config):
     return next(iter(Boundaries.of(config).lengths), 0)
 
 
-def readings_asked(config, names, length=None, rule=None, threshold=None):
+def readings_asked(config, cut, others=()):
     """The `inference.readings.Reading`s of a run's `config`, yet to be calibrated.
 
     Args:
-      names: see `inference.reading.curves`. length: wanted mean length of segments; None takes the
-        first of the run's own, and 0 asks for none. rule: see `Reading.of`. threshold: of the first
-        of them, the least value of a boundary, instead of a length.
+      cut: an `inference.readings.Cut`. others: names of readings that are asked for beside it, of
+        the same length and rule; its threshold is of its own curve.
     """
     own, delay = first_length(config), Boundaries.of(config).delay
 
     def asked(name, length, threshold=None):
-        return Reading.of(name, own if length is None else length, rule, delay, threshold)
+        return Reading.of(name, own if length is None else length, cut.rule, delay, threshold)
 
-    first, *others = names
-    of_first = 0 if threshold is not None and length is None else length
-    return [asked(first, of_first, threshold), *(asked(name, length) for name in others)]
+    of_first = 0 if cut.threshold is not None and cut.length is None else cut.length
+    first = asked(cut.reading, of_first, cut.threshold)
+    return [first, *(asked(name, cut.length) for name in others)]
 
 
 def detectors(model):

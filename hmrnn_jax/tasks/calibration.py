@@ -1,0 +1,32 @@
+"""Readings of a run's boundaries, with the length of their segments set on its validation text."""
+
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.inference import readings
+from hmrnn_jax.tasks import language, objectives
+
+
+def of_text(run, cut, others=(), seed=0, valid=None):
+    """The `inference.readings.Reading`s of a run of text, ready to cut.
+
+    Args:
+      run: a `run.Run`. cut: an `inference.readings.Cut`. others: names of readings beside it, see
+        `objectives.readings_asked`. seed: of detectors that sample.
+      valid: int `[N]`, what lengths are set on; by default the validation text of the run's corpus.
+
+    Raises:
+      UserError: the model has no such reading, see `Reading.of`, or the validation text is needed
+        and not there.
+    """
+    newline = run.encoding.line_end
+    for name in (cut.reading, *others):
+        readings.check(run.model, name, newline)
+    asked = objectives.readings_asked(run.config, cut, others)
+    if valid is None and any(one.length for one in asked):
+        try:
+            valid = language.corpus_of(run).splits["valid"]
+        except UserError as error:
+            raise UserError(
+                "The length of segments is set on the validation text that the run was trained"
+                f" with, which is not to be had: {error} Without it, ask for a length of 0."
+            ) from None
+    return readings.calibrated(run.model, run.plain, valid, asked, newline, run.slope, seed)
