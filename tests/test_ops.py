@@ -212,7 +212,9 @@ def test_only_operands_are_cast_and_only_under_bfloat16():
 
 
 def test_each_gate_has_its_own_orthogonal_block():
-    blocks = ops.orthogonal_blocks(jax.random.key(0), 5, 5, 4)
+    (blocks,) = ops.draw_blocks(
+        {0: ops.Blocks(ops.ORTHOGONAL, jax.random.key(0), 5, 5, 4)}
+    ).values()
     assert blocks.shape == (20, 5)
     parts = np.split(np.asarray(blocks), 4)
     for block in parts:
@@ -220,8 +222,24 @@ def test_each_gate_has_its_own_orthogonal_block():
     assert len({part.tobytes() for part in parts}) == 4
 
 
+def test_blocks_drawn_together_are_those_drawn_one_by_one():
+    """By JAX alone, each with its own key, whatever else is asked for."""
+    first, second, third = jax.random.split(jax.random.key(1), 3)
+    asked = {
+        "a": ops.Blocks(ops.ORTHOGONAL, first, 6, 4, 4),
+        "b": ops.Blocks(ops.GLOROT, second, 6, 4, 3),
+        "c": ops.Blocks(ops.ORTHOGONAL, third, 6, 4, 4),
+        "d": ops.Blocks(ops.GLOROT, third, 1, 4),
+    }
+    found = jax.jit(lambda: ops.draw_blocks(asked))()
+    for name, (make, key, rows, columns, blocks) in asked.items():
+        own = [make(k, (rows, columns), jnp.float32) for k in jax.random.split(key, blocks)]
+        np.testing.assert_array_equal(found[name], np.concatenate(own))
+
+
 def test_glorot_bounds_count_the_fans_of_one_gate():
-    blocks = np.asarray(ops.glorot_blocks(jax.random.key(0), 50, 30, 4))
+    asked = ops.Blocks(ops.GLOROT, jax.random.key(0), 50, 30, 4)
+    blocks = np.asarray(ops.draw_blocks({"W": asked})["W"])
     bound = np.sqrt(6 / (50 + 30))
     assert blocks.shape == (200, 30)
     assert 0.98 * bound < np.abs(blocks).max() <= bound

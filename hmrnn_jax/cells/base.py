@@ -211,8 +211,8 @@ def init_affine(key, config, dtype, input_size=None, biases=("b_W", "b_U"), fan_
         }
     else:
         params = {
-            "U": _blocks(ops.orthogonal_blocks, keys[0], config.blocks, size, dtype),
-            "W": _blocks(ops.glorot_blocks, keys[1], config.blocks, width, dtype),
+            "U": _blocks(ops.ORTHOGONAL, keys[0], config.blocks, size, dtype),
+            "W": _blocks(ops.GLOROT, keys[1], config.blocks, width, dtype),
         } | {name: jnp.zeros(rows, dtype) for name in biases}
     first = biases[0]
     params[first] = params[first].at[:size].add(config.forget_bias)
@@ -221,5 +221,5 @@ def init_affine(key, config, dtype, input_size=None, biases=("b_W", "b_U"), fan_
 
 def _blocks(make, key, heights, width, dtype):
     keys = jax.random.split(key, len(heights))
-    blocks = [make(k, rows, width, 1, dtype) for k, rows in zip(keys, heights, strict=True)]
-    return jnp.concatenate(blocks)
+    asked = [ops.Blocks(make, k, rows, width) for k, rows in zip(keys, heights, strict=True)]
+    return jnp.concatenate(list(ops.draw_blocks(dict(enumerate(asked)), dtype).values()))

@@ -149,32 +149,30 @@ def init(key, config, dtype=jnp.float32):
     Glorot-uniform input and top-down blocks, small biases (the paper states no
     initialisation).
     """
-    params = {}
+    params, asked = {}, {}
     for layer, (size, layer_key) in enumerate(
         zip(config.sizes, jax.random.split(key, config.depth), strict=True)
     ):
         keys = iter(jax.random.split(layer_key, 2 * len(TERMS) + 1))
         terms = config.terms(layer)
-        gates = {
-            name: (ops.orthogonal_blocks if name == "U_rec" else ops.glorot_blocks)(
-                next(keys), size, width, 4, dtype
-            )
-            for name, width in terms.items()
-        }
-        params[_name(layer)] = entry = {"gates": gates}
+        params[_name(layer)] = entry = {"gates": {}}
+        for name, width in terms.items():
+            make = ops.ORTHOGONAL if name == "U_rec" else ops.GLOROT
+            asked[layer, "gates", name] = ops.Blocks(make, next(keys), size, width, 4)
         if layer < config.depth - 1:
-            entry["detector"] = {
-                name: config.detector_scale * ops.glorot_blocks(next(keys), 1, width, 1, dtype)
-                for name, width in terms.items()
-            } | {"b": jnp.full(1, config.detector_bias, dtype)}
+            entry["detector"] = {"b": jnp.full(1, config.detector_bias, dtype)}
+            for name, width in terms.items():
+                asked[layer, "detector", name] = ops.Blocks(ops.GLOROT, next(keys), 1, width)
             if config.detector_reads_h:
                 own = jax.random.fold_in(layer_key, len(TERMS))  # the other draws stay as they are
-                row = ops.glorot_blocks(own, 1, size, 1, dtype)
-                entry["detector"]["V"] = config.detector_scale * row
-        gates["b"] = _gate_bias(next(keys), config, size, dtype)
+                asked[layer, "detector", "V"] = ops.Blocks(ops.GLOROT, own, 1, size)
+        entry["gates"]["b"] = _gate_bias(next(keys), config, size, dtype)
         if config.layer_norm != "none":
             names = ["s"] if config.layer_norm == "sum" else list(terms)
             entry["norm"] = init_norms(names, size, dtype)
+    for (layer, part, name), matrix in ops.draw_blocks(asked, dtype).items():
+        scale = config.detector_scale if part == "detector" else 1
+        params[_name(layer)][part][name] = scale * matrix
     return params
 
 

@@ -14,7 +14,6 @@ import contextlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -101,7 +100,9 @@ class Checkpoints:
             self._say(f"the best checkpoint stays that of update {kept:,}, of the loss {its:.6g}")
 
     def _write(self, name, step, tree, **facts):
-        if not jax.device_get(_finite(stored.parameters(tree))):
+        # On the host, where they go anyway: a compiled check is a program that a start waits for.
+        parameters = jax.tree.leaves(jax.device_get(stored.parameters(tree)))
+        if not all(np.isfinite(leaf).all() for leaf in parameters):
             raise UserError(f"The parameters after update {step:,} are not finite; {self.kept()}.")
         self._clean(keep=step)
         self._writer.write(name, step, tree, **facts)
@@ -278,11 +279,6 @@ class Checkpoints:
 
     def _tell(self, name, step, fault):
         self._warn(f"{name}/{step} is not a whole checkpoint ({fault}); it stays where it is")
-
-
-@jax.jit
-def _finite(tree):
-    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
 def _place(array, like):
