@@ -37,7 +37,7 @@ def score(folder, job, flags):
     figure = folder / f"boundaries-{flags.part}.png"
     if job.config.task == "strokes":
         held_out = sequences.held_out(run, flags.part)
-        cut = readings.Cut(length=job.wanted)
+        cut = readings.Cut(sequences.available(run.model)[0], job.wanted)
         shown = sequences.show_boundaries(run, flags.part, held_out, figure, cut)
         for row in shown.data["rows"]:
             found.setdefault(row["against"], []).append(row)

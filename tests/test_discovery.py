@@ -5,11 +5,13 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import stroke_models
 
 from benchmarks import discovery, discovery_jobs, discovery_report, discovery_scores
 from hmrnn_jax import run as runs
 from hmrnn_jax.errors import BAD_INPUT, STOPPED, UserError
 from hmrnn_jax.evaluation.report import Report
+from hmrnn_jax.inference.readings import Cut
 from hmrnn_jax.models.language import language_model
 from hmrnn_jax.training import settings
 from hmrnn_jax.training.workdir import load_run, open_run
@@ -205,6 +207,26 @@ def test_a_study_goes_on_where_it_was_killed(study, work):
     assert [title for title, *_ in scored] == ["valid", "valid", "test"]
     with pytest.raises(UserError, match="was trained with steps=1, not 5: choose another --output"):
         run("--updates=5")
+
+
+@pytest.mark.parametrize("cell, first", [("lstm", "surprise"), ("hm_lstm", "detectors")])
+def test_pen_strokes_are_scored_by_a_reading_that_the_cell_has(cell, first, tmp_path, monkeypatch):
+    name = "handwriting_lstm" if cell == "lstm" else "handwriting"
+    config = (discovery_jobs.beside if cell == "lstm" else discovery_jobs.taught)(name)
+    job, asked = discovery_jobs.Job("headline", name, config), []
+
+    def show(run, title, inputs, path, cut):
+        asked.append(cut)
+        return Report("", {"rows": [{"against": "pen_up"}]})
+
+    run = mock.Mock(model=stroke_models.make(cell)[0])
+    monkeypatch.setattr(discovery_scores.opening, "restore", lambda *_: run)
+    monkeypatch.setattr(discovery_scores.sequences, "held_out", lambda *_: None)
+    monkeypatch.setattr(discovery_scores.sequences, "show_boundaries", show)
+    flags = mock.Mock(part="test", symbols=100)
+    discovery_scores.score(tmp_path, job, flags)
+    assert asked == [Cut(first, 25)]
+    assert discovery_scores.scored(tmp_path, job, flags) == {"pen_up": [{"against": "pen_up"}]}
 
 
 def test_one_that_diverges_stops_no_other(study, work, monkeypatch):

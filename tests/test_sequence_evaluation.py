@@ -122,7 +122,7 @@ def test_segments_by_surprise_have_the_length_that_is_asked_for(tmp_path, monkey
 def test_what_cannot_be_looked_at_is_refused(tmp_path, monkeypatch):
     shrink_oscillators(monkeypatch)
     write(tmp_path, data((40, 7)))
-    with pytest.raises(UserError, match="no boundary detectors"):
+    with pytest.raises(UserError, match="no boundary detectors.* --reading=surprise"):
         evaluation.segment(
             run_of("lstm"), evaluation.read(run_of("lstm"), tmp_path), tmp_path / "out"
         )

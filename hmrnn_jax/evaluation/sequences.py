@@ -103,7 +103,7 @@ def _readings(run, cut, others=(), seed=0):
 def _check(run, name):
     require("The reading of real-valued sequences", name, READINGS)
     if name == "detectors":
-        reading_inference.check(run.model)
+        reading_inference.check(run.model, READINGS[1])
 
 
 def show_boundaries(
@@ -123,7 +123,7 @@ def show_boundaries(
     Returns a `Report`, each of whose `rows` has the truth's name too, `against`.
     """
     _check(run, cut.reading)
-    others = [name for name in _available(run.model) if name != cut.reading]
+    others = [name for name in available(run.model) if name != cut.reading]
     asked = _readings(run, cut, others, seed)
     sequences = sequences.chosen(np.arange(min(len(sequences), scored)))
     looked = _look(run, sequences, asked, seed=seed)
@@ -165,7 +165,7 @@ def show_boundaries(
     return Report("\n".join([*lines, f"figure: {path}"]), data)
 
 
-def _available(model):
+def available(model):
     """The readings that a model of sequences has."""
     return READINGS if reading_inference.has_detectors(model) else READINGS[1:]
 

@@ -35,12 +35,12 @@ def has_detectors(model):
     return any(config.uses_slope and config.depth > 1 for config in model.cells)
 
 
-def check(model):
-    """Raises `UserError` unless the model has boundary detectors."""
+def check(model, other="entropy"):
+    """Raises `UserError` unless the model has boundary detectors; `other` reading it names."""
     if not has_detectors(model):
         raise UserError(
             "This run's cell has no boundary detectors; train with model.cell=hm_lstm, or take"
-            " another reading, such as the entropy."
+            f" another reading, such as --reading={other}."
         )
 
 
