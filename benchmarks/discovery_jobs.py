@@ -150,7 +150,7 @@ def plan(only=(), seeds=(0,), updates=None, size=None, output=Path()):
 
 
 def studied(data, setting, updates, size):
-    """The configuration of a setting: that of `configs/brent.py`, untaught, and one thing more."""
+    """The configuration of a setting: a network of the defaults, untaught, and one thing more."""
     config = defaults.text()
     config.data.name = data
     _sized(config, size)

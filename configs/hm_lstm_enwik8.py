@@ -7,11 +7,11 @@ authors found no good schedule at this size. Reads `$HMRNN_DATA/enwik8`, or down
 part of the corpus is used under the name `enwik8-prefix`.
 
 Variant by argument: `paper` has exactly the paper's settings. Where the default has others, so that
-detectors stay alive (README): `clip` is 0.25, the paper's 1; detectors learn at a tenth of the
-rate, `detector_rate`, and start at 0.3 of the usual weights, `model.hm_lstm.detector_scale`, where
-the paper makes no exception for them. An epoch has 7,031 updates; the default validates every 2,000
-and drops the rate after 4 validations without a new best, which is more than an epoch; `paper`
-validates at the end of each epoch and drops it at the first that does not decrease.
+detectors stay alive (docs/results.md): `clip` is 0.25, the paper's 1; detectors learn at a tenth of
+the rate, `detector_rate`, and start at 0.3 of the usual weights, `model.hm_lstm.detector_scale`,
+where the paper makes no exception for them. An epoch has 7,031 updates; the default validates every
+2,000 and drops the rate after 4 validations without a new best, which is more than an epoch;
+`paper` validates at the end of each epoch and drops it at the first that does not decrease.
 
 The authors' own LN LSTM, 1.39 in the paper, is `:paper` with `--config.model.cell=lstm`.
 

@@ -18,11 +18,11 @@ by `data.seed` with `data.split=hm_lstm`, as in `paper`); the default is the off
 5,023,726 parameters (`taught` 5,024,526) and 12,000 of layer normalisation. The paper is silent on
 epochs, patience and initialisation.
 
-Where the defaults are not the paper's, so that detectors stay alive (README): they learn at a tenth
-of the rate, `detector_rate`, and start at 0.3 of the usual weights, `model.hm_lstm.detector_scale`,
-where the paper makes no exception for them. `clip` is the paper's 1. The rate drops at the second
-validation in a row without a new best, in `paper` at the first; lines beyond 2,000 points are cut
-in pieces for training, in `paper` they are whole.
+Where the defaults are not the paper's, so that detectors stay alive (docs/results.md): they learn
+at a tenth of the rate, `detector_rate`, and start at 0.3 of the usual weights,
+`model.hm_lstm.detector_scale`, where the paper makes no exception for them. `clip` is the paper's
+1. The rate drops at the second validation in a row without a new best, in `paper` at the first;
+lines beyond 2,000 points are cut in pieces for training, in `paper` they are whole.
 
 Reads `$HMRNN_DATA/iam-ondb`. The data are free for research after registration; how to
 convert the official archives: `hmrnn convert --help`.

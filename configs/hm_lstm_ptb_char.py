@@ -9,9 +9,9 @@ Variants by argument; the paper's test bits per character:
 
     paper, paper-step, paper-soft, paper-sample: the same with exactly the paper's settings
 
-Where the defaults are not the paper's, so that detectors stay alive (README): `clip` is 0.25, the
-paper's 1; detectors learn at a tenth of the rate, `detector_rate`, and start at 0.3 of the usual
-weights, `model.hm_lstm.detector_scale`, where the paper makes no exception for them.
+Where the defaults are not the paper's, so that detectors stay alive (docs/results.md): `clip` is
+0.25, the paper's 1; detectors learn at a tenth of the rate, `detector_rate`, and start at 0.3 of
+the usual weights, `model.hm_lstm.detector_scale`, where the paper makes no exception for them.
 The rate drops at the second validation in a row without a new best, the paper's "when it stops
 decreasing" taken at its word in `paper`, at the first. The slope grows by 0.04 an epoch and reaches
 5 after 100, the most that a run has; validation may end it sooner.

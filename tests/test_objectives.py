@@ -339,3 +339,5 @@ def test_of_layers_without_a_detector_nothing_is_asked_and_that_is_said():
     none = wanted.of_model(0)
     assert not none.active and "nothing is asked" in none.describe(wanted.lengths)
     assert Boundaries().of_model(2).describe(()) == ""
+    # Lengths alone teach nothing.
+    assert "nothing teaches them" in Boundaries((6, 5)).of_model(2).describe((6, 5))

@@ -222,7 +222,7 @@ def read(
     model, params, ids, asked, newline=None, slope=1.0, seed=0, rows=None,
     warmup=reading.WARMUP, progress=lambda done: None,
 ):  # fmt: skip
-    """`{name: boundaries, int8 [K, N]}` of one text, in one pass.
+    """`{name: boundaries, int8 [K, N]}` of one text.
 
     Args:
       asked: `Reading`s. The rest as in `reading.curves`.

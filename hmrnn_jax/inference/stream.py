@@ -1,6 +1,6 @@
 """A text read as it comes: boundaries, surprise and finished segments, a piece at a time.
 
-    stream = run.load("runs/ptb").stream()
+    stream = hm.load("runs/ptb").stream()
     reading = stream.push("the cat s")     # z and log-probabilities of 9 symbols, "the ", ...
     reading = stream.push("at on the mat")
     last = stream.finish()                 # the segments that were still open

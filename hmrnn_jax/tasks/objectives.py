@@ -115,8 +115,13 @@ class Boundaries(NamedTuple):
         Args:
           wanted: the lengths before `of_model`.
         """
-        if not wanted or (self.teacher, self.rate) == ("none", "none"):
+        if not wanted:
             return ""
+        if (self.teacher, self.rate) == ("none", "none"):
+            return (
+                "\ndetectors: nothing teaches them, and boundaries.lengths are those of readings"
+                " alone; choose boundaries.teacher, boundaries.rate or both to have them taught"
+            )
         lengths = ", then ".join(f"{length:g}" for length in self.lengths)
         asked = f"segments of about {lengths} are asked for" if lengths else "nothing is asked"
         less = len(wanted) - len(self.lengths)

@@ -102,7 +102,7 @@ def _of_cells():
 COMMON = {
     "task": kept(Choice("The task, see hmrnn_jax.tasks.", tuple(MODULES))),
     "seed": kept(_seed("Random seed: initial parameters, data order, dropout, samples.")),
-    "data.path": kept(Text("Your own file or folder; of a published data set, where it is.")),
+    "data.path": kept(Text("Your own file or folder; where logic, digits or handwriting are.")),
     # The network.
     "model.cell": kept(
         Choice("The cell; its options are in the section of its name.", tuple(cells.MODULES))
