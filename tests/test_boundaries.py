@@ -90,32 +90,29 @@ def test_scores_against_spaces():
     at_space = np.array([c == " " for c in text])
     after_space = np.roll(at_space, 1)
     after_space[0] = 0
-    rows = boundaries.score_against_spaces([at_space, after_space], text)
+    given = ([at_space, after_space], at_space, (0, 1))
+    rows = scores.score_against(*given, every_step=False)
     assert [(row["layer"], row["shift"]) for row in rows] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert [row["f1"] for row in rows] == [1, 0, 0, 1]
     # A detector that reads nothing hits a space as often as spaces occur: one symbol in three.
     for row in rows:
         assert row["rate"] == pytest.approx(1 / 3, abs=0.01)
         assert row["random_precision"] == pytest.approx(1 / 3, abs=0.05)
-    assert rows == boundaries.score_against_spaces([at_space, after_space], text)
+    assert rows == scores.score_against(*given, every_step=False)
     # The regular detector of this rate fires at 0, 3, 6, ...: never at a space of this text.
     assert rows[0]["regular_recall"] == 0
-    table = scores.format_scores(rows)
-    assert len(table.splitlines()) == 7
-    assert "100.0 100.0 100.0" in table.splitlines()[2]
 
 
-def test_scores_of_a_batch_and_of_another_space_sign():
-    texts = ["a_bc", "ab_c"]
+def test_scores_of_a_batch():
+    gold = np.array([[0, 0], [1, 0], [0, 1], [0, 0]])
     z = [np.array([[0, 0], [1, 0], [0, 1], [1, 0]])]
-    row = boundaries.score_against_spaces(z, texts, shifts=[0], spaces="_")[0]
+    row = scores.score_against(z, gold, shifts=[0])[0]
     assert (row["precision"], row["recall"]) == pytest.approx((2 / 3, 1))
+    for wrong in (gold[:, :1], np.zeros(4)):
+        with pytest.raises(UserError, match="one for each step"):
+            scores.score_against(z, wrong)
     with pytest.raises(UserError):
-        boundaries.score_against_spaces(z, texts[:1])
-    with pytest.raises(UserError):
-        boundaries.score_against_spaces([np.zeros(3)], "four")
-    with pytest.raises(UserError):
-        boundaries.score_against_spaces([np.zeros(0)], "")
+        scores.score_against([np.zeros(0)], np.zeros(0))
 
 
 def test_pairs_of_which_a_step_is_masked_do_not_count():
@@ -145,9 +142,6 @@ def test_scores_against_any_boundaries_by_hand():
         assert row["rate"] == row["recall"] == row["random_recall"] == 1
         assert row["precision"] == row["random_precision"] == row["regular_precision"] == rate
     assert rows[:4] == scores.score_against(z, gold, seeds=range(4), every_step=False)
-    table = scores.format_scores(rows, "the end of a word").splitlines()
-    assert table[6].startswith("every  +0   1.000 |  50.0 100.0")
-    assert "while reading the end of a word;" in table[-2] and "every symbol" in table[-1]
 
 
 def test_random_boundaries_stay_on_the_steps_that_count():
@@ -176,8 +170,6 @@ def test_scores_refuse_what_does_not_fit():
             scores.score_against([z], gold, mask=mask)
     with pytest.raises(UserError, match="0 and 1"):
         scores.score_against([z * 0.4], z)
-    with pytest.raises(UserError, match="2 texts but 3"):
-        boundaries.score_against_spaces([np.zeros((3, 2))], ["abc"] * 3)
 
 
 def test_segments_cover_the_text():

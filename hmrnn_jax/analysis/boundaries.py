@@ -1,4 +1,4 @@
-"""Boundaries found by an HM-LSTM: operations, segments, and scores against spaces.
+"""Boundaries found by an HM-LSTM: operations, segments, and a view of them in the text.
 
 Layers are numbered from 1 at the bottom, as in Chung, Ahn and Bengio (2017). A
 boundary `z[t] = 1` is fired *after reading* symbol t, so it ends the segment
@@ -13,7 +13,7 @@ import numpy as np
 
 from hmrnn_jax import files
 from hmrnn_jax.analysis.glyphs import columns, glyph, wrap
-from hmrnn_jax.analysis.scores import checked, score_against
+from hmrnn_jax.analysis.scores import checked
 from hmrnn_jax.cells import hm_lstm_window
 from hmrnn_jax.errors import UserError
 
@@ -115,37 +115,6 @@ def update_counts(z, z_initial=None):
     """
     done = operations(z, z_initial=z_initial)
     return [int(np.sum(array != COPY)) for array in done.values()]
-
-
-def score_against_spaces(z, text, shifts=(0, 1), seeds=range(10), spaces=None, untrained=()):
-    """Scores every layer's boundaries against the spaces of the text, see `scores.score_against`.
-
-    Args:
-      z: list of `[T]` arrays with one text of T symbols, or of `[T, B]` arrays
-        with a sequence of B texts.
-      text: str or sequence of symbols; for `[T, B]` a sequence of B of these.
-      shifts: 0 asks for the boundary at the space, 1 for the symbol after it.
-      seeds: of the random detectors; the same seeds give the same numbers.
-      spaces: the symbols that count as spaces, for a corpus that writes, say,
-        "_" for the space; any whitespace when None.
-      untrained: see `scores.score_against`.
-
-    Returns:
-      The rows of `scores.score_against`, without those of a boundary at every step.
-
-    Raises:
-      UserError: the text and the boundaries have different shapes, or are empty.
-    """
-    z = checked(z)
-    texts = [text] if z[0].ndim == 1 else list(text)
-    if z[0].ndim == 2 and len(texts) != z[0].shape[1]:
-        raise UserError(f"z holds {z[0].shape[1]} texts but {len(texts)} were given.")
-    gold = np.empty(z[0].shape, bool)
-    for b, one in enumerate(texts):
-        column = ... if z[0].ndim == 1 else (slice(None), b)
-        _, symbols = _of_one_text([layer[column] for layer in z], one)
-        gold[column] = [s.isspace() if spaces is None else s in spaces for s in symbols]
-    return score_against(z, gold, shifts, seeds, every_step=False, untrained=untrained)
 
 
 def segments(text_symbols, z_layer, layer, begin=0):

@@ -203,39 +203,6 @@ def _deviation(values):
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def format_scores(rows, gold="a space"):
-    """The rows of `score_against` as a text table (percent, but for the rate).
-
-    Args:
-      gold: what a true boundary is, for the legend: "the last character of a word".
-    """
-    lines = [
-        "                  |    boundaries     | random, same rate | regular, same rate",
-        "layer  at    rate |     P     R    F1 |     P     R    F1 |     P     R    F1",
-    ]
-    if controls := max(row.get("untrained", 0) for row in rows):
-        lines[0] += f" | untrained, {controls} seeds"
-        lines[1] += " |  rate    F1     ±"
-    for row in rows:
-        at = f"±{row['tolerance']}" if row["tolerance"] else f"{row['shift']:+d}"
-        line = f"{row['layer']:>5} {at:>3}   {row['rate']:.3f} "
-        for prefix in ("", "random_", "regular_"):
-            scores = [100 * row[prefix + name] for name in _NAMES]
-            line += "|" + "".join(f"{score:6.1f}" for score in scores) + " "
-        if "untrained" in row:
-            mean, deviation = 100 * row["untrained_f1"], 100 * row["untrained_f1_std"]
-            line += f"|{row['untrained_rate']:6.3f}{mean:6.1f}{deviation:6.1f}"
-        lines.append(line.rstrip())
-    lines.append(f"at +0: fires while reading {gold}; at +1: one step later")
-    if reach := max(row["tolerance"] for row in rows):
-        lines.append(f"at ±{reach}: within {reach} steps of it, each hit by one boundary at most")
-    if controls:
-        lines.append("untrained: freshly initialised models, F1's mean and standard deviation")
-    if any(row["layer"] == EVERY for row in rows):
-        lines.append(f"{EVERY}: a boundary after every symbol")
-    return "\n".join(lines)
-
-
 def _regular(fired):
     """As many ones as `fired [N]` has, spread evenly."""
     count, even = int(fired.sum()), np.zeros(fired.size, bool)

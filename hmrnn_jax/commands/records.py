@@ -82,8 +82,8 @@ _HEADLINES = tuple(
 COMMANDS = {
     "curves": Command(
         curves,
-        RUN
-        | {
+        {
+            "workdir": ("runs/quickstart", file("Folder of the run.")),
             "control": (None, file("Folder of a second run, whose curves are drawn over it.")),
             "keys": (
                 ("valid/bpc", "rate/layer1", "rate/layer2"),
