@@ -300,8 +300,12 @@ def _flag_help(flag):
 
 
 def json_line(data):
-    """Data as one line of JSON: arrays are lists, and numbers that are not finite are null."""
-    return json.dumps(_plain(data), ensure_ascii=False, allow_nan=False)
+    """Data as one line of JSON: arrays are lists, and numbers that are not finite are null.
+
+    Characters are escaped where stdout could not show all of them.
+    """
+    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    return json.dumps(_plain(data), ensure_ascii=not unicode, allow_nan=False)
 
 
 def _plain(data):

@@ -89,6 +89,11 @@ def from_official(config, weights, mesh) -> Run:
     """A model of the ON-LSTM authors' weights, a `.pt` or `.npz` file, under our `config`."""
     if config is None:
         raise UserError("--weights needs --config, for example configs/on_lstm_ptb_word.py.")
+    if config.task != "language":
+        raise UserError(
+            f"--weights are a language model's, and --config is of the task {config.task}: give a"
+            " config of words, for example configs/on_lstm_ptb_word.py."
+        )
     corpus = language.corpus(config)
     model = language_model(config.model, corpus.vocabulary.size)
     params = ordered_neurons.to_ours(

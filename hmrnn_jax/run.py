@@ -96,6 +96,8 @@ class Run:
         evaluation = self.config.evaluation
         if batch is None:
             batch = 1 if len(ids) <= evaluation.batch else evaluation.batch
+        if batch < 1:
+            raise UserError(f"batch is {batch}; it must be 1 or more.")
         warmup = evaluation.warmup if warmup is None else warmup
         mesh, params = self.mesh, self.params
         if batch == 1:
@@ -134,7 +136,7 @@ class Run:
         ids = self._ids(text)
         if warmup is None:
             warmup = max(reading_inference.WARMUP, self.config.evaluation.warmup)
-        asked = calibration.of_text(self, Cut(reading, length, rule, threshold), seed=seed)
+        asked = self._cut(Cut(reading, length, rule, threshold), seed)
         newline = self.encoding.line_end
         return readings.read(
             self.model, self.plain, ids, asked, newline, self.slope, seed, batch, warmup
@@ -203,7 +205,7 @@ class Run:
 
     def sample(
         self,
-        prompt: str | bytes = "\n",
+        prompt: str | bytes | None = None,
         length: int = 500,
         *,
         temperature: float = 1.0,
@@ -212,7 +214,8 @@ class Run:
         """Continues a text by `length` symbols, drawn one by one.
 
         Args:
-          prompt: of one symbol or more. temperature: 0 takes the likeliest symbol.
+          prompt: of one symbol or more; by default `Vocabulary.beginning`. temperature: 0 takes the
+            likeliest symbol.
 
         Returns `text`, what was drawn, a str; `log_probabilities`, float32 `[length]`, of each
         symbol given all before it, in nats, at temperature 1; `unknown`, how many symbols of the
@@ -224,6 +227,9 @@ class Run:
                 f"length is {length}, temperature {temperature}: give a length of 1 or more and a"
                 " temperature of 0 or more."
             )
+        prompt = self.encoding.beginning if prompt is None else prompt
+        if not isinstance(prompt, str | bytes):
+            raise UserError(f"A prompt is a str or bytes, not {type(prompt).__name__}.")
         words = self.encoding.unit == "words"
         encode = self.encoding.encode_sentence if words else self.encoding.encode
         ids, unknown = encode(prompt)
@@ -262,6 +268,9 @@ class Run:
             an empty sentence, or no such layer.
         """
         self._check_language("Sentences are parsed")
+        if isinstance(sentences, str):
+            raise UserError("Sentences are a list: give one as [sentence].")
+        activations.check_distances(self.model, self.encoding)
         words = [tuple(one.split()) if isinstance(one, str) else tuple(one) for one in sentences]
         if not all(words):
             raise UserError("A sentence has no word: leave it out.")
@@ -292,8 +301,8 @@ class Run:
         Raises:
           UserError: the model has no such reading, or it cannot be read while the text comes in.
         """
-        Stream.check(self)
-        asked = calibration.of_text(self, Cut(reading, length, rule, threshold), seed=seed)
+        Stream.check(self, reading)
+        asked = self._cut(Cut(reading, length, rule, threshold), seed)
         return Stream.of(self, seed, *asked)
 
     def export(self, path: Any, *, dtype: str = "float32") -> dict[str, Any]:
@@ -322,6 +331,10 @@ class Run:
             card["score"] = exported.score(self.workdir, self.card["updates"])
         return exported.write(path, self.config, self.encoding, self.plain, self.slope, card, dtype)
 
+    def _cut(self, cut, seed):
+        cut.check()
+        return calibration.of_text(self, cut, seed=seed)
+
     def _check_language(self, what):
         if self.config.task != "language":
             raise UserError(
@@ -330,12 +343,12 @@ class Run:
 
     def _ids(self, text):
         self._check_language("A text is read")
-        return text if isinstance(text, np.ndarray) else self.encoding.encode(text)[0]
+        return self.encoding.ids(text)
 
     def _symbols(self, text):
         """The ids of a text, and each symbol as a str."""
         ids = self._ids(text)
-        if isinstance(text, np.ndarray):
+        if not isinstance(text, str | bytes):
             return ids, self.encoding.symbol_strings(ids)
         return ids, self.encoding.as_written(as_unit(text, self.encoding.unit), ids)
 

@@ -72,6 +72,7 @@ def test_a_flag_out_of_its_range_is_refused(hmrnn_says, argument):
         ("boundaries --text=a --split=valid", "--text", "--split"),
         ("score --text=a --split=test", "--text", "--split"),
         ("score --config=quickstart", "--config", "--weights"),
+        ("score --config=logic --weights=on.pt", "language model's", "task logic"),
         ("score --config.batch=3", "--config.batch", "--config=FILE"),
         ("score --weights=on.pt", "--weights", "--config"),
     ],

@@ -157,6 +157,47 @@ def test_boundaries_and_segments_of_a_text_are_data(run):
     assert stream.push(TEXT).segments + stream.finish().segments == rows
 
 
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (Path("my.txt"), "not PosixPath: read a file"),
+        ([1, 2], "not list"),
+        (None, "not NoneType"),
+        (7, "not int"),
+        (np.array([1, 99999]), "these are 1 to 99,999"),
+        (np.array([-1, 2]), "these are -1 to 2"),
+        (np.array([1.5, 2.0]), "these are float64 of shape"),
+        (np.array([[1, 2]]), "of shape .1, 2."),
+        (jnp.array(3), "of shape .."),
+    ],
+)
+def test_what_is_no_text_is_refused(run, given, message):
+    for ask in (run.score, run.boundaries, run.segment):
+        with pytest.raises(UserError, match=message):
+            ask(given)
+
+
+def test_ids_of_jax_are_a_text_and_further_wishes_are_checked(run):
+    ids = jnp.asarray(run.encoding.encode(TEXT)[0])
+    np.testing.assert_array_equal(run.boundaries(ids), run.boundaries(TEXT))
+    assert run.segment(ids) == run.segment(TEXT)
+    with pytest.raises(UserError, match="batch is -3"):
+        run.score(TEXT, batch=-3)
+    with pytest.raises(UserError, match="A prompt is a str or bytes, not ndarray"):
+        run.sample(np.array([1, 2]))
+    for ask in (functools.partial(run.segment, TEXT), run.stream):
+        with pytest.raises(UserError, match="a length or a rule needs another reading"):
+            ask(length=5)
+        with pytest.raises(UserError, match="a length or a rule needs another reading"):
+            ask(rule="peaks")
+    with pytest.raises(UserError, match="looks 5 symbols ahead"):
+        run.stream(reading="line_break", length=5)
+    with pytest.raises(UserError, match="a model of words"):
+        run.parse([["the", "cat"]])
+    with pytest.raises(UserError, match="Sentences are a list"):
+        run.parse("the cat")
+
+
 def test_a_text_is_scored_as_the_stream_scores_it(run):
     found = run.score(TEXT)
     nats = -run.stream().push(TEXT).log_probabilities[1:]

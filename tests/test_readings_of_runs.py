@@ -104,13 +104,19 @@ def test_segments_by_a_reading_are_written_and_streamed(run, tmp_path, monkeypat
     assert all(row["text"].find("\n") in (-1, len(row["text"]) - 1) for row in rows)
     source = io.BytesIO(VOCABULARY.decode(inputs[0]).encode())
     lines = list(evaluation.stream_segments(run, source, Cut("entropy", 3)))
-    assert [json.loads(line) for line in lines] == rows
+    assert lines == rows
     # The run's own length, and what is said where there is no text to set it on.
     run.config.boundaries.lengths = (4.0,)
     assert calibration.of_text(run, Cut("entropy"))[0].length == 4
     monkeypatch.setattr(language, "corpus", lambda config: language.datasets.load("nothing"))
     with pytest.raises(UserError, match="not to be had: there is no corpus 'nothing'.*length of 0"):
-        evaluation.segment(run, inputs, path, Cut("entropy"))
+        run.segment(inputs[0], reading="entropy")
+    said = evaluation.segment(run, inputs, path, Cut("entropy"))
+    assert "segments of about 4, by this text, for the run's validation text is not here" in said
+    shown = evaluation.show_boundaries(
+        run, "test", inputs, None, tmp_path / "b.png", Cut("entropy")
+    )
+    assert "lengths are set on this text itself" in shown
     assert "entropy, peaks" in evaluation.segment(run, inputs, path, Cut("entropy", 0))
     # On a text that the model was trained on it is set on the text itself.
     evaluation.segment(run, inputs, path, Cut("entropy"), trained_on=True)
@@ -144,7 +150,7 @@ def test_a_rule_and_a_threshold_are_those_that_are_asked_for(run, tmp_path):
         assert [json.loads(line) for line in path.read_text().splitlines()] == rows
         source = io.BytesIO(text.encode())
         lines = evaluation.stream_segments(run, source, Cut("line_end", threshold=least))
-        assert [json.loads(line) for line in lines] == rows
+        assert list(lines) == rows
     # A threshold is of the reading that is asked for; the others keep the run's own length.
     asked = calibration.of_text(run, Cut("line_end", threshold=least), ["entropy"])
     assert [one.length for one in asked] == [0, 4]

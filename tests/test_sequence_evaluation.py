@@ -119,6 +119,33 @@ def test_segments_by_surprise_have_the_length_that_is_asked_for(tmp_path, monkey
         evaluation.segment(run, sequences, path, Cut("entropy"))
 
 
+def test_the_ends_of_sequences_end_segments_too(tmp_path, monkeypatch):
+    """However short they are, segments have about the length that is asked for."""
+    run, sequences = run_of("lstm"), data((12,) * 30)
+    monkeypatch.setattr(evaluation, "held_out", lambda run, split: sequences)
+    path = tmp_path / "segments.jsonl"
+    evaluation.segment(run, sequences, path, Cut("surprise", 6))
+    assert len(path.read_text().splitlines()) == pytest.approx(360 / 6, abs=1)
+
+    def gone(run, split):
+        raise UserError("there is no file mine.csv.")
+
+    monkeypatch.setattr(evaluation, "held_out", gone)
+    with pytest.raises(UserError, match="validation sequences .* mine.csv. Without them, .* of 0"):
+        evaluation.segment(run, sequences, path, Cut("surprise", 6))
+    with pytest.raises(UserError, match="a length or a rule needs another reading"):
+        evaluation.segment(run_of("hm_lstm"), sequences, path, Cut(length=6))
+
+
+def test_no_figure_is_written_over_what_stands_beside_it(tmp_path, monkeypatch):
+    for name in ("a.npz", "a.svg"):
+        with pytest.raises(UserError, match="give the figure's own name, a.png"):
+            evaluation.sample(
+                run_of("hm_lstm"), "test", 1, 5, 1, 1.0, 0.0, seed=0, path=tmp_path / name
+            )
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_looked_at_is_refused(tmp_path, monkeypatch):
     shrink_oscillators(monkeypatch)
     write(tmp_path, data((40, 7)))

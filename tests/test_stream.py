@@ -20,6 +20,7 @@ from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import text as evaluation
 from hmrnn_jax.inference import pieces as pieces_of
 from hmrnn_jax.inference import sparse_model, stream
+from hmrnn_jax.inference.readings import Reading
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.models.language import LanguageModel
 from hmrnn_jax.tasks import language
@@ -232,9 +233,7 @@ def test_a_word_that_does_not_end_is_refused(monkeypatch):
 def test_standard_input_to_json_lines(reading):
     text = "the cät sat on the hat"  # the letter of two bytes is cut, and unknown
     raw = text.encode()
-    rows = [
-        json.loads(line) for line in evaluation.stream_segments(run_of(VOCABULARY), Trickle(raw))
-    ]
+    rows = list(evaluation.stream_segments(run_of(VOCABULARY), Trickle(raw)))
     whole = Stream(*trained(), VOCABULARY)
     expected = whole.push(text)
     assert expected.unknown == 1
@@ -243,7 +242,7 @@ def test_standard_input_to_json_lines(reading):
     with pytest.raises(UserError, match="not UTF-8: byte 7 cannot be read"):
         list(evaluation.stream_segments(run_of(VOCABULARY), Trickle(b"the cat\xff sat")))
     of_bytes = Vocabulary.of(raw, "bytes")
-    rows = [json.loads(line) for line in evaluation.stream_segments(run_of(of_bytes), Trickle(raw))]
+    rows = list(evaluation.stream_segments(run_of(of_bytes), Trickle(raw)))
     assert "".join(row["text"] for row in rows if row["layer"] == 2) == raw.decode("latin-1")
 
 
@@ -295,8 +294,9 @@ def test_bad_input_is_one_sentence_and_reads_nothing(tmp_path):
         Stream(model, other, VOCABULARY),
         Stream(model, params, VOCABULARY, slope=2.0),
         Stream(model, params, VOCABULARY, seed=1),
+        Stream(model, params, VOCABULARY, by=Reading.of("entropy")),
     ):
-        with pytest.raises(UserError, match="another model, slope or seed"):
+        with pytest.raises(UserError, match="another model, slope, seed or reading"):
             stranger.load(tmp_path / "d.npz")
     plain = LanguageModel(VOCABULARY.size, 4, (lstm.Config(4, 6),), head="plain")
     with pytest.raises(UserError, match="no boundary detectors"):

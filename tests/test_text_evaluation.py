@@ -145,6 +145,32 @@ def test_the_view_at_the_end_of_training_has_a_mark_for_each_symbol(unit):
     assert f"over {len(ids)} symbols" in said
 
 
+def test_soft_detectors_are_shown_where_they_are_above_one_half():
+    vocabulary = Vocabulary.of(SENTENCES, "characters")
+    ids, _ = vocabulary.encode(SENTENCES)
+    cells = hm_lstm.Config(4, (6, 5), layer_norm="none", boundary="soft", detector_scale=5.0)
+    run = run_of(vocabulary, (cells,))
+    corpus = Corpus("text", {"train": ids, "test": ids}, vocabulary, "", {})
+    said = language.view(run.model, run.plain, corpus, 2.0, slope=2.0)
+    (z,), _ = activations.of(run.model, run.plain, ids, 2.0)
+    assert 0 < z.sum() < len(z) and said.count("|") == z.sum()
+    np.testing.assert_array_equal(z, run.boundaries(SENTENCES)[0])
+
+
+def test_a_model_without_lines_begins_with_a_space_and_reads_words(tmp_path):
+    vocabulary = Vocabulary.of("the cat sat on a mat", "characters")
+    run = run_of(vocabulary)
+    assert run.sample(length=5)["log_probabilities"].shape == (5,)
+    assert run.sample(length=5)["text"] == run.sample(" ", 5)["text"]
+    (tmp_path / "gold.txt").write_text("the cat\nsat\n")
+    ids, symbols, _, ends = text.read_words(tmp_path / "gold.txt", vocabulary)
+    assert "".join(symbols) == "thecatsat" and np.flatnonzero(ends).tolist() == [2, 5, 8]
+    assert (
+        Vocabulary.of("ab", "characters").beginning == "b"
+        and Vocabulary.of(b"a b", "bytes").beginning == " "
+    )
+
+
 def test_a_byte_order_mark_and_blanks_are_no_words(tmp_path, of_words):
     path = tmp_path / "mine.txt"
     path.write_bytes("\ufeffthe cat\r\nsat".encode())

@@ -100,6 +100,13 @@ def within_lines(newline):
     return ~newline & ~np.append(newline[1:], True)
 
 
+def last_steps(lengths):
+    """bool `[N]`: the last step of each of some sequences, one after the other."""
+    ends = np.zeros(int(np.sum(lengths)), bool)
+    ends[np.cumsum(lengths) - 1] = True
+    return ends
+
+
 def word_scores(found, true, newline=None):
     """Precision, recall and F1 of words, and of the boundaries within lines.
 

@@ -43,8 +43,9 @@ def sample(given):
                 given.temperature, given.bias, given.seed, place(given, "sample.png"),
             )
         )  # fmt: skip
-    # UTF-8, whatever the terminal's encoding is.
-    prompt = os.fsencode(given.prompt).decode("utf-8", "surrogateescape")
+    prompt = run.encoding.beginning
+    if given.prompt is not None:  # UTF-8, whatever the terminal's encoding is
+        prompt = os.fsencode(given.prompt).decode("utf-8", "surrogateescape")
     return shown(text.sample(run, prompt, given.length or 500, given.temperature, given.seed))
 
 
@@ -61,7 +62,7 @@ def poems(given):
 
 _TEMPERATURE = {"temperature": (1.0, Number("Of the draws; 0 takes the likeliest.", least=0))}
 _SAMPLE = {
-    "prompt": ("\n", file("Text that is continued.")),
+    "prompt": (None, file("Text that is continued; a new line, or a space, by default.")),
     "length": (
         None, Whole("Symbols, 500 by default; steps of each sequence, 700.", 1, text.MOST_DRAWN),
     ),

@@ -8,7 +8,7 @@ from etils import epath
 from hmrnn_jax.analysis.comparison import TOLERANCE
 from hmrnn_jax.analysis.figures.handwriting import MOST_LINES
 from hmrnn_jax.analysis.figures.text import MOST_SYMBOLS
-from hmrnn_jax.cli import JSON, Command
+from hmrnn_jax.cli import JSON, Command, json_line
 from hmrnn_jax.commands.base import (
     LANGUAGE,
     OFFICIAL,
@@ -165,8 +165,10 @@ def stream(given):
     """
     run = open_run(given, "stream", [LANGUAGE], notes=sys.stderr)
     count = 0
-    for line in text.stream_segments(run, sys.stdin.buffer, _cut(given), given.seed, progress):
-        say(line)
+    if sys.stdin is None:
+        raise UserError("Standard input is closed: give the text there.")
+    for row in text.stream_segments(run, sys.stdin.buffer, _cut(given), given.seed, progress):
+        say(json_line(row))
         count += 1
     return {"segments": count}
 

@@ -91,6 +91,13 @@ class Vocabulary:
         symbol = {"characters": "\n", "bytes": ord("\n"), "words": LINE_END}[self.unit]
         return self.symbols.index(symbol) if symbol in self.symbols else None
 
+    @property
+    def beginning(self) -> str:
+        """What comes before a text: a newline; a space, where there are no lines; or any symbol."""
+        if self.line_end is not None:
+            return "\n"
+        return " " if {" ", ord(" ")} & set(self.symbols) else self.decode([self.size - 1])
+
     def describe(self) -> str:
         """A few words for messages."""
         return f"a vocabulary of {self.size:,} {self.unit}"
@@ -141,6 +148,30 @@ class Vocabulary:
             )
         ids[missing] = 0
         return ids, len(missing)
+
+    def ids(self, text) -> np.ndarray:
+        """The ids `[N]` of a text: a str, bytes, or an array that has them already.
+
+        Raises:
+          UserError: as `encode`; it is something else; or these are the ids of no symbols.
+        """
+        if isinstance(text, str | bytes):
+            return self.encode(text)[0]
+        if not hasattr(text, "__array__"):
+            raise UserError(
+                f"A text is a str, bytes or an array of ids, not {type(text).__name__}: read a file"
+                " first, and give a list as np.array."
+            )
+        ids = np.asarray(text)
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise UserError(
+                f"Ids are a row of integers, [N]; these are {ids.dtype} of shape {list(ids.shape)}."
+            )
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.size:
+            raise UserError(
+                f"Ids are 0 to {self.size - 1:,} here; these are {ids.min():,} to {ids.max():,}."
+            )
+        return ids
 
     def encode_sentence(self, sentence: str) -> tuple[np.ndarray, int]:
         """One sentence to ids int32 [n], and how many of its symbols are unknown.

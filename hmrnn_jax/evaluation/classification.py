@@ -13,15 +13,18 @@ def score(runs, split, path):
     For logical inference's test split also a table and, in the file `path`, a figure of the
     accuracies for each length.
     """
-    results, lines = {}, []
+    results, configs, lines = {}, {}, []
     for run in runs:
         task = tasks.make(run.config, run.mesh)
         result = task.evaluate(run.params, split, run.slope)
-        results[run.name] = result
+        name = run.name
+        while name in results or name == "split":  # folders of two runs may be called alike
+            name += "'"
+        results[name], configs[name] = result, run.config
         lines.append(f"{split}: {task.headline(result)}")
     config = runs[0].config
     if config.task == "logic" and split == "test":
-        names = titles({run.name: run.config for run in runs})
+        names = titles(configs)
         titled = {names[name]: result for name, result in results.items()}
         curves.length_curves(path, titled, config.data.longest)
         lines += [logic.table(results), f"figure: {path}"]

@@ -10,6 +10,7 @@ from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import boundaries, comparison
 from hmrnn_jax.analysis.figures.handwriting import MOST_LINES, handwriting_figure, handwriting_sheet
 from hmrnn_jax.analysis.figures.signals import signal_figure
+from hmrnn_jax.analysis.segmenters import last_steps
 from hmrnn_jax.batches.sequences import columns
 from hmrnn_jax.datasets import signals
 from hmrnn_jax.errors import UserError, require
@@ -93,11 +94,17 @@ def _readings(run, cut, others=(), seed=0):
     asked = objectives.readings_asked(run.config, cut, others)
     if not any(one.length for one in asked):
         return asked
-    valid = held_out(run, "valid")
+    try:
+        valid = held_out(run, "valid")
+    except UserError as error:
+        raise UserError(
+            "The length of segments is set on the validation sequences that the run was trained"
+            f" with, which are not to be had: {error} Without them, ask for a length of 0."
+        ) from None
     valid = valid.chosen(np.arange(min(len(valid), readings.CALIBRATED_SEQUENCES)))
     curve = np.concatenate([surprise for *_, surprise in _activations(run, valid, seed)])
-    ends = np.zeros(len(curve), bool)
-    return [one.calibrated(curve[None], ends) if one.length else one for one in asked]
+    ends = last_steps(valid.lengths)
+    return [one.calibrated(curve[None], ends, ~ends) if one.length else one for one in asked]
 
 
 def _check(run, name):
@@ -203,6 +210,7 @@ def segment(run, sequences, path, cut=DETECTED, seed=0, say=lambda line: None):
     `show_boundaries` has it; `say` takes a line of progress every few seconds.
     """
     _check(run, cut.reading)
+    cut.check()
     (asked,) = _readings(run, cut, seed=seed)
     pace = reading_inference.Pace(int(sequences.lengths.sum()), say, of="steps")
     looked = _look(run, sequences, [asked], seed=seed, progress=pace)
@@ -237,6 +245,15 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
         )
     if count * (prime + steps) > MOST_DRAWN:
         raise UserError(f"At most {MOST_DRAWN:,} steps are drawn in all; give a smaller --count.")
+    folder, stem = epath.Path(path).parent, epath.Path(path).stem
+    beside = {kind: folder / f"{stem}.{kind}" for kind in ("npz", "svg")}
+    if epath.Path(path) in beside.values():
+        raise UserError(
+            f"--output is {path}, which is written beside the figure: give the figure's own name,"
+            f" {stem}.png."
+        )
+    for also in beside.values():
+        files.check_writable(also)
     handwriting = run.config.data.name in HANDWRITING
     if handwriting and count > MOST_LINES:
         raise UserError(f"At most {MOST_LINES} lines are drawn; give a smaller --count.")
@@ -254,17 +271,16 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
     width = len(run.encoding.columns)
     values = run.encoding.restore(drawn[..., :width])
     events = drawn[..., width].astype(np.uint8) if run.encoding.event else None
-    folder, stem = epath.Path(path).parent, epath.Path(path).stem
     arrays = {name: values[..., k] for k, name in enumerate(run.encoding.columns)}
     if events is not None:
         arrays[run.encoding.event] = events
-    with files.writing(folder / f"{stem}.npz") as file:
+    with files.writing(beside["npz"]) as file:
         np.savez(file, **arrays)
-    written = [str(path), str(folder / f"{stem}.npz")]
+    written = [str(path), str(beside["npz"])]
     if handwriting:
         lines = [_to_last_stroke(*line) for line in zip(values, events, strict=True)]
         handwriting_sheet(path, lines, title=run.title)
-        written.append(str(folder / f"{stem}.svg"))
+        written.append(str(beside["svg"]))
         handwriting_sheet(written[-1], lines, title=run.title)
     else:
         signal_figure(path, values[0], run.encoding.columns, title=run.title)

@@ -69,6 +69,7 @@ def parse(run, words, layer, biased, draw, picture):
       words: of `read_sentences`. layer: whose distances are read, from 1.
       biased: the tree rule. draw: the sentence, from 1, for the file `picture`.
     """
+    activations.check_distances(run.model, run.encoding)
     lines, words = words, [line for line in words if line]
     depth = len(run.model.cells)
     if not 1 <= layer <= depth:

@@ -2,8 +2,9 @@
 
 import collections.abc
 import functools
-import json
 import math
+
+import numpy as np
 
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import boundaries, comparison, quatrains
@@ -55,6 +56,9 @@ def read_words(path, vocabulary):
     if vocabulary.unit != "characters":
         raise UserError("--words is for models of characters; this one reads other symbols.")
     text, ends = segmented.unspaced(segmented.read_words(path))
+    if vocabulary.line_end is None:  # the model was trained on a text without lines
+        ends = ends[np.array([symbol != "\n" for symbol in text])]
+        text = text.replace("\n", "")
     return *_encoded(path, text, vocabulary), ends
 
 
@@ -147,7 +151,9 @@ def show_boundaries(
         corpus, notes = language.corpus_of(run), []
     except UserError as error:
         corpus, notes = None, [f"no n-gram model beside: {error}"]
-    valid = ids if trained_on else corpus and corpus.splits["valid"]
+    valid = ids if trained_on or not corpus else corpus.splits["valid"]
+    if not corpus:
+        notes.append("lengths are set on this text itself")
     calibrated = functools.partial(
         calibration.of_text, cut=cut, others=others, seed=seed, valid=valid
     )
@@ -207,13 +213,15 @@ def segment(
       trained_on: see `show_boundaries`.
     """
     ids, symbols = inputs
-    valid = ids if trained_on else None
+    cut.check()
+    valid, on = (ids, "this text") if trained_on else calibration.validation_text(run, ids)
     asked = calibration.of_text(run, cut, seed=seed, valid=valid)
     pace = reading_inference.Pace(len(ids), say)
     found, how = _read(run, ids, asked, batch, warmup, seed, pace)
     z, detectors = found[cut.reading], cut.reading == "detectors"
     count = boundaries.write_segments(path, boundaries.segment_lines(symbols, z))
     kind = reading_inference.nesting(run.model) if detectors else asked[0].description
+    kind += f", by {on}" if asked[0].length else ""
     layers = f"{len(z)} layer{'s' if len(z) > 1 else ''}"
     lines = f"{count:,} segments of {layers}: {path}\n{how}; {kind}"
     found = {"segments": count, "layers": len(z), "symbols": len(ids), "file": str(path)}
@@ -258,7 +266,7 @@ def poems(run, count, temperature=1.0, seed=0):
 
 
 def stream_segments(run, source, cut=DETECTED, seed=0, tell=None):
-    """Yields a line of JSON for each segment of what `source` brings, as soon as it ends.
+    """Yields each segment of what `source` brings, as `Stream` has it, as soon as it ends.
 
     Args:
       source: a binary file, UTF-8 unless the model reads bytes; what it has is taken at once.
@@ -270,6 +278,8 @@ def stream_segments(run, source, cut=DETECTED, seed=0, tell=None):
       UserError: the text is not UTF-8, or has a symbol that the model cannot read; or as
         `calibration.of_text` and `Stream`.
     """
+    cut.check()
+    Stream.check(run, cut.reading)
     (by,) = calibration.of_text(run, cut, seed=seed)
     stream, unknown, total = Stream.of(run, seed, by), 0, 0
     try:
@@ -278,8 +288,7 @@ def stream_segments(run, source, cut=DETECTED, seed=0, tell=None):
             raw = source.read1(1 << 16)
             part = stream.push(raw) if raw else stream.finish()
             unknown, total = unknown + part.unknown, total + len(part.symbols)
-            for row in part.segments:
-                yield json.dumps(row, ensure_ascii=False)
+            yield from part.segments
     except UserError as error:
         raise UserError(f"Standard input: {error}") from error
     finally:

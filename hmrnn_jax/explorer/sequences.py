@@ -6,7 +6,7 @@ import numpy as np
 
 from hmrnn_jax import tasks
 from hmrnn_jax.analysis.comparison import TOLERANCE
-from hmrnn_jax.analysis.segmenters import heights_of, within_lines
+from hmrnn_jax.analysis.segmenters import heights_of, last_steps
 from hmrnn_jax.datasets.sequences import Sequences
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.explorer.page import bits, packed, quantised
@@ -64,7 +64,7 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
                 "norms": quantised(norms),
             }
         )
-    inner = within_lines(np.zeros(len(curve), bool))
+    inner = ~last_steps(valid.lengths)
     return {
         "kind": "sequences",
         "title": run.title,
@@ -77,7 +77,8 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
         "heights": [packed(heights_of(curve, RULE, inner))],
         "length": objectives.first_length(run.config) or LENGTH,
         "calibrated": {
-            "on": calibrated_on, "symbols": len(curve), "inner": int(inner.sum()), "lines": 0,
+            "on": calibrated_on, "symbols": len(curve), "inner": int(inner.sum()),
+            "lines": len(valid),
         },
         "against": against,
         "tolerance": TOLERANCE,

@@ -7,7 +7,7 @@ from hmrnn_jax.analysis.segmenters import CLOSE, heights_of, within_lines
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.explorer.page import bits, packed, quantised
 from hmrnn_jax.inference import activations, reading, readings, sparse_model
-from hmrnn_jax.tasks import language, objectives
+from hmrnn_jax.tasks import calibration, objectives
 
 SHOWN = 20_000  # symbols of a text, or steps of sequences, unless told
 MOST_SHOWN = 200_000  # what a browser still lays out in a second or two
@@ -39,7 +39,7 @@ def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda lin
         )
     names = readings.available(run.model, run.encoding.line_end)
     found = fixed(run, ids, symbols, name, ends)  # bad ends are told before long work
-    found |= read(run, ids, names, *_validation(run, ids), seed, say)
+    found |= read(run, ids, names, *calibration.validation_text(run, ids), seed, say)
     if "distance" in names and run.encoding.unit == "words":
         found["distances"] = _distances(run, ids)
     return found
@@ -109,15 +109,6 @@ def read(run, ids, names, valid, calibrated_on, seed=0, say=lambda line: None):
         "likeliest": packed(likeliest.reshape(len(ids), count).astype(kind)),
         "chances": packed(np.rint(255 * chances).astype(np.uint8)),
     }
-
-
-def _validation(run, ids):
-    """`(ids, what they are of)`: a text to set the length of segments on."""
-    try:
-        valid = language.corpus_of(run).splits["valid"][: readings.CALIBRATED_ON]
-    except UserError:
-        return ids, "this text, for the run's validation text is not here"
-    return valid, "the run's validation text"
 
 
 def _curves(run, ids, names, seed, say):

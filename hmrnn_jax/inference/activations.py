@@ -69,7 +69,7 @@ def of(model, params, inputs, slope=1.0, seed=0, window=256):
     Args:
       inputs: ids `[N]` of one text, or the steps `[N, B, C]` of B real-valued sequences.
 
-    Returns `(boundaries, norms)`: z of each detector, a list of `[N]` or `[N, B]` arrays,
+    Returns `(boundaries, norms)`: z of each detector, a list of `[N]` or `[N, B]` arrays, int8,
     and the norms of each layer's h, `[L, N]` or `[L, N, B]`.
     """
     inputs = np.asarray(inputs)
@@ -113,7 +113,7 @@ def of_sequences(
         for row, number in enumerate(chosen):
             inputs[: sequences.lengths[number], row] = table[sequences.place(number)]
         z, norms, surprise = with_surprise(model, params, inputs, slope, seed)
-        z = np.array([layer > 0.5 for layer in z], np.int8).reshape(-1, *surprise.shape)
+        z = np.array(z, np.int8).reshape(-1, *surprise.shape)
         for row, number in enumerate(chosen):
             length = int(sequences.lengths[number])
             own = surprise[:length, row].copy()
@@ -138,7 +138,9 @@ def _windows(model, params, inputs, following, slope, seed, window):
         carry, *values = _one_window(model, params, part, after, carry, slope, draw)
         found.append(jax.device_get(values))
     norms, boundaries, surprise = zip(*found, strict=True)
-    layers = [np.concatenate(parts)[:length] for parts in zip(*boundaries, strict=True)]
+    # Of soft detectors a boundary is where a step's would be.
+    layers = [np.concatenate(parts)[:length] > 0.5 for parts in zip(*boundaries, strict=True)]
+    layers = [fired.astype(np.int8) for fired in layers]
     norms = np.concatenate(norms, axis=1)[:, :length]
     if following is not None:
         surprise = np.concatenate(surprise)[:length]
@@ -147,6 +149,17 @@ def _windows(model, params, inputs, following, slope, seed, window):
 
 def _padded(part, length):
     return np.pad(part, [(0, length - len(part))] + [(0, 0)] * (part.ndim - 1))
+
+
+def check_distances(model, vocabulary):
+    """Raises `UserError` unless a model has the `distances` of sentences."""
+    if vocabulary.unit != "words":
+        raise UserError(
+            "Trees are read from a model of words; train one, for example"
+            " configs/on_lstm_ptb_word.py."
+        )
+    if model.cells[0].uses_slope or not hasattr(cells.of(model.cells[0]), "Aux"):
+        raise UserError("Distances are those of an ON-LSTM or an LSTM; this run has other cells.")
 
 
 def distances(model, params, vocabulary, sentences_of_words):
@@ -162,13 +175,9 @@ def distances(model, params, vocabulary, sentences_of_words):
     Returns a list of arrays `[words, layers]`.
 
     Raises:
-      UserError: the model is not of words, or its cells have no such gates.
+      UserError: as `check_distances`.
     """
-    if vocabulary.unit != "words":
-        raise UserError("Trees are read from a model of words; train one, for example"
-                        " configs/on_lstm_ptb_word.py.")  # fmt: skip
-    if model.cells[0].uses_slope or not hasattr(cells.of(model.cells[0]), "Aux"):
-        raise UserError("Distances are those of an ON-LSTM or an LSTM; this run has other cells.")
+    check_distances(model, vocabulary)
     known = set(vocabulary.symbols)
     ids = []
     for words in sentences_of_words:

@@ -45,6 +45,14 @@ class Cut(NamedTuple):
     rule: str | None = None
     threshold: float | None = None
 
+    def check(self):
+        """Raises `UserError` where segments are asked of detectors that are not theirs."""
+        if self.reading == "detectors" and (self.length or self.rule):
+            raise UserError(
+                "Detectors fire or do not: a length or a rule needs another reading, such as"
+                " entropy."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
@@ -92,16 +100,19 @@ class Reading:
             )
         return cls(name, 0, (Segmenter(rule or "level", threshold),))
 
-    def calibrated(self, curves, newline):
+    def calibrated(self, curves, newline, inner=None):
         """The same with segments of about `length` symbols, those that lines end among them.
 
         Args:
           curves: `[K, N]`, of `reading.curves`, of a text that is not the one to be cut: the
-            validation text. newline: bool `[N]`, the symbols that end its lines.
+            validation text. newline: bool `[N]`, the symbols that end its lines, or the last steps
+            of sequences one after the other. inner: bool `[N]`, where a boundary is looked for; by
+            default `within_lines`.
         """
         if not self.length or not self.segmenters:
             return self
-        inner, wanted = within_lines(newline), curves.shape[1] / self.length - newline.sum()
+        inner = within_lines(newline) if inner is None else inner
+        wanted = curves.shape[1] / self.length - newline.sum()
         spacing = max(1, inner.sum() / wanted) if wanted > 0 else np.inf
         found = [self.segmenters[0].calibrated(curve, spacing, inner) for curve in curves]
         return dataclasses.replace(self, segmenters=tuple(found))

@@ -76,6 +76,14 @@ def _read(model, curve, newline, params, ids, count, held, scalars):
     return jax.lax.fori_loop(0, count, body, (held, z, jnp.zeros(len(ids)), curves))
 
 
+def _check_ahead(name):
+    if name == "line_break":
+        raise UserError(
+            f"The reading line_break looks {reading.AHEAD} symbols ahead, which a stream does not"
+            " have: segment a file by it, or take line_end."
+        )
+
+
 def _detectors(model):
     """Number of boundary detectors of a model."""
     return sum(config.depth - 1 for config in model.cells if config.uses_slope)
@@ -97,11 +105,7 @@ class Stream:
 
     def __init__(self, model, params, vocabulary, slope=1.0, seed=0, by=readings.DETECTORS):
         readings.check(model, by.name, vocabulary.line_end)
-        if by.name == "line_break":
-            raise UserError(
-                f"The reading line_break looks {reading.AHEAD} symbols ahead, which a stream does"
-                " not have: segment a file by it, or take line_end."
-            )
+        _check_ahead(by.name)
         self.vocabulary, self._by = vocabulary, by
         # The surprise is among what is read anyway.
         self._curve = () if by.name in ("detectors", *_OF_NEXT) else (by.name,)
@@ -122,13 +126,15 @@ class Stream:
         return cls(run.model, run.plain, run.encoding, run.slope, seed, by)
 
     @staticmethod
-    def check(run):
-        """Raises `UserError` unless a `run.Run` is of a language model."""
+    def check(run, name="detectors"):
+        """Raises `UserError` unless a `run.Run` is of a language model, and its reading `name` is
+        known while a text comes in."""
         if run.config.task != "language":
             raise UserError(
                 f"{run.name} is a run of the task {run.config.task}: a stream reads text, with a"
                 " run of the task language."
             )
+        _check_ahead(name)
 
     def reset(self):
         """Back to the beginning: nothing read."""
@@ -282,8 +288,8 @@ class Stream:
             ) from None
         if not same:
             raise UserError(
-                f"{path} is the state of a stream of another model, slope or seed: open it with"
-                " those that it was saved with."
+                f"{path} is the state of a stream of another model, slope, seed or reading, its"
+                " length or threshold: open it with those that it was saved with."
             )
         self._held = jax.tree.unflatten(tree, stored)
         self._read, self._open, self._waiting, self._decider = read, still_open, held, decider

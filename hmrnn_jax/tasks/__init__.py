@@ -10,7 +10,7 @@
 * `evaluate(params, split, slope) -> metrics`, and `score(metrics)`, lower is better: what
   chooses the best checkpoint and moves the learning rate;
 * `name`, `unit`, `counted` (the metric that counts units), `headline(metrics)`,
-  `describe()`, `finish(params, metrics)`: words for the log;
+  `describe()`, `finish(params, metrics, slope)`: words for the log;
 * `encoding`: what the data's numbers mean, a `Vocabulary` or a `Scale`, saved beside the run;
   None if that is never in question.
 

@@ -5,6 +5,19 @@ from hmrnn_jax.inference import readings
 from hmrnn_jax.tasks import language, objectives
 
 
+def validation_text(run, own):
+    """`(ids, what they are)`: the beginning of the run's validation text, on which lengths are set.
+
+    Where that is not to be had, as of a model that was passed on without its data, the text `own`
+    that is to be cut stands in.
+    """
+    try:
+        valid = language.corpus_of(run).splits["valid"][: readings.CALIBRATED_ON]
+    except UserError:
+        return own, "this text, for the run's validation text is not here"
+    return valid, "the run's validation text"
+
+
 def of_text(run, cut, others=(), seed=0, valid=None):
     """The `inference.readings.Reading`s of a run of text, ready to cut.
 

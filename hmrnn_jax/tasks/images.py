@@ -61,7 +61,7 @@ class Task:
     def describe(self):
         return self.data.describe()
 
-    def finish(self, params, result):
+    def finish(self, params, result, slope):
         return table({"this run": result})
 
 

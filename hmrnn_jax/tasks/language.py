@@ -82,10 +82,10 @@ class Task:
     def describe(self):
         return self.corpus.describe() + self._asked
 
-    def finish(self, params, result):
+    def finish(self, params, result, slope):
         if not self._view:
             return ""
-        return view(self.model, params, self.corpus, result["bpc"], self.boundaries.delay)
+        return view(self.model, params, self.corpus, result["bpc"], slope, self.boundaries.delay)
 
 
 def given_segments(boundaries, corpus):
@@ -131,8 +131,8 @@ def corpus_of(run):
     found = corpus(run.config)
     if found.vocabulary != run.encoding:
         raise UserError(
-            f"The corpus {found.name} found here has another vocabulary than the run's; point"
-            " HMRNN_DATA to the data it was trained on, or give --text."
+            f"The corpus {found.name} found here has another vocabulary than the run's: it is not"
+            " the one that the run was trained on."
         )
     return found
 
@@ -311,16 +311,17 @@ class Evaluator:
         return summary(sums)
 
 
-def view(model, params, corpus, bpc, delay=0, length=540):
+def view(model, params, corpus, bpc, slope=1.0, delay=0, length=540):
     """The score beside an n-gram baseline's, and the boundaries at the start of the test text.
 
     Args:
+      slope: of the detectors.
       delay: steps after a segment's last one at which its boundary was taught.
     """
     (train, counted), test = corpus.counted(), corpus.splits["test"]
     size = corpus.vocabulary.size
     baseline = ngram.interpolated_ngram_bpc(train, test, size, order=4)
-    z, _ = activations.of(model, params, test[:length])
+    z, _ = activations.of(model, params, test[:length], slope)
     z = [np.append(fired[delay:], fired[:delay] * 0) for fired in z]
     text = corpus.vocabulary.symbol_strings(test[:length])
     return "\n".join(

@@ -87,7 +87,7 @@ class Task:
             f"{self._asked}"
         )
 
-    def finish(self, params, result):
+    def finish(self, params, result, slope):
         return ""
 
 

@@ -212,13 +212,13 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
         checkpoints.wait()
         target = {"params": state.params, "slope": _scalar(0.0, mesh)}
         chosen = checkpoints.restore_best(target)
-    params = chosen.tree["params"]
-    result = task.evaluate(params, "test", float(chosen.tree["slope"]))
+    params, slope = chosen.tree["params"], float(chosen.tree["slope"])
+    result = task.evaluate(params, "test", slope)
     of_test = {f"test/{name}": value for name, value in result.items()}
     logger.log(int(state.step), of_test | {"test/update": chosen.step})
     logger.close()
     say(f"test {task.headline(result)} on {task.name} ({chosen.origin})")
-    if jax.process_count() == 1 and (view := task.finish(jax.device_get(params), result)):
+    if jax.process_count() == 1 and (view := task.finish(jax.device_get(params), result, slope)):
         say(view)
     return result | {"checkpoint": chosen.origin}
 

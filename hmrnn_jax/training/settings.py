@@ -304,6 +304,12 @@ def check(config):
         raise UserError(
             f"window_quantum is {config.window_quantum}, more than window, {config.window}."
         )
+    asked = config.get("boundaries")
+    if asked and "window" in config and asked.teacher != "none" and asked.delay >= config.window:
+        raise UserError(
+            f"boundaries.delay is {asked.delay}, and window {config.window}: a boundary is taught"
+            " in the window that it lies in; choose a smaller delay or a longer window."
+        )
     if config.slope.start > config.slope.maximum:
         raise UserError(
             f"slope.start is {config.slope.start:g}, above slope.maximum, {config.slope.maximum:g}."
