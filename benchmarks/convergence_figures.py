@@ -85,9 +85,7 @@ def curves(path, jobs, group):
             panels[0].set_ylim(low - margin, worst + margin)
     panels[0].set_ylabel(WORDS[group.unit])
     panels[0].set_xlabel("updates")
-    kind = (
-        "on the idle machine: updates times an update's" if idle else "measured, other work beside"
-    )
+    kind = "of an idle machine" if idle else "measured, other work beside"
     spent = sorted(x for line in panels[1].get_lines() for x in line.get_xdata())
     if len(spent) >= 20 and spent[-1] > 2 * spent[int(0.9 * len(spent))]:
         # A few, as the last ones of a training that ended on a slower machine, would do so too.
