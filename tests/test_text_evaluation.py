@@ -128,6 +128,8 @@ def test_a_space_of_bytes_is_one_of_ascii(tmp_path):
     run = run_of(Vocabulary.of("à la carte ", "bytes"))
     ids, _ = run.encoding.encode("à la carte ")
     inputs = ids, run.encoding.symbol_strings(ids)
+    with pytest.raises(UserError, match="--scored is 1"):
+        text.show_boundaries(run, "mine", inputs, None, tmp_path / "figure.png", scored=1)
     shown = text.show_boundaries(run, "mine", inputs, None, tmp_path / "figure.png")
     # Two of eleven: the last symbol of the text ends its line anyway.
     assert shown.data["rows"][-1]["precision"] == pytest.approx(2 / 11)

@@ -76,6 +76,16 @@ def test_unknown_symbols_have_id_0_and_are_counted(unit, text, unseen, decoded):
     assert vocabulary.decode(ids) == decoded
 
 
+def test_a_word_for_the_unknown_ones_stands_for_them_in_a_closed_vocabulary():
+    """As Penn Treebank has it; the replacement character of a text stands for nothing."""
+    closed = Vocabulary.of("the <unk> cat", "words")
+    ids, count = closed.encode("the dog cat <unk>")
+    assert closed.decode(ids) == "the <unk> cat <unk>" and count == 1
+    np.testing.assert_array_equal(closed.ids("the dog"), closed.encode_sentence("the dog")[0])
+    with pytest.raises(UserError, match="'z' at offset 1"):
+        Vocabulary.of("a\ufffd", "characters").encode("az")
+
+
 def test_missing_symbol_is_named_with_its_offset():
     with pytest.raises(UserError, match="'é' at offset 3"):
         Vocabulary.of("abc", "characters").encode("abcé")

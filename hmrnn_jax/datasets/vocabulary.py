@@ -119,11 +119,12 @@ class Vocabulary:
         """Text (str, or bytes of UTF-8) to ids.
 
         Returns:
-          ids int32 [N], and how many symbols were unknown (they have id 0).
+          ids int32 [N], and how many symbols were unknown. They have id 0, or that of '<unk>' where
+          this is one of the words, as in Penn Treebank.
 
         Raises:
-          UserError: a symbol is missing and the vocabulary has no unknown symbol, or bytes
-            that are not UTF-8 where characters or words are wanted.
+          UserError: a symbol is missing and nothing stands for it, or bytes that are not UTF-8
+            where characters or words are wanted.
         """
         text = as_unit(text, self.unit)
         if self.unit == "words":
@@ -137,7 +138,10 @@ class Vocabulary:
             for number, codes in enumerate(_codes(text)):
                 ids[number * _CHUNK :][: len(codes)] = self._table[codes]
         missing = np.flatnonzero(ids < 0)
-        if len(missing) and not self.unknown:
+        stands_in = None
+        if self.unknown or self.unit == "words":  # U+FFFD may be a character like any other
+            stands_in = self._ids.get(UNKNOWN[self.unit])
+        if len(missing) and stands_in is None:
             offset = int(missing[0])
             symbols = each_word(text) if self.unit == "words" else text
             symbol = next(itertools.islice(symbols, offset, None))
@@ -146,7 +150,8 @@ class Vocabulary:
                 f"not among the {self.size} known {self.unit}: remove it, or train on a text "
                 "that has it."
             )
-        ids[missing] = 0
+        if len(missing):
+            ids[missing] = stands_in
         return ids, len(missing)
 
     def ids(self, text) -> np.ndarray:
@@ -174,13 +179,10 @@ class Vocabulary:
         return ids
 
     def encode_sentence(self, sentence: str) -> tuple[np.ndarray, int]:
-        """One sentence to ids int32 [n], and how many of its symbols are unknown.
-
-        As `encode`, but a word vocabulary that holds '<unk>' as one of its words, as Penn
-        Treebank's does, takes that for the symbols it lacks.
+        """As `encode`, of one sentence, which a refusal then quotes.
 
         Raises:
-          UserError: a symbol is missing and there is nothing to stand for it.
+          UserError: a symbol is missing and nothing stands for it.
         """
         text = as_unit(sentence, self.unit)
         return self.encode_symbols(list(each_word(text) if self.unit == "words" else text))

@@ -139,6 +139,8 @@ def show_boundaries(
 
     Returns a `Report`, with the `rows` of `comparison.compare`.
     """
+    if scored < 2:
+        raise UserError(f"--scored is {scored}; a text needs 2 symbols or more.")
     ids, symbols = inputs
     ids, symbols = ids[:scored], symbols[:scored]
     newline = run.encoding.line_end
