@@ -216,7 +216,9 @@ def segment(
     """
     ids, symbols = inputs
     cut.check()
-    valid, on = (ids, "this text") if trained_on else calibration.validation_text(run, ids)
+    valid, on = ids, "this text"
+    if not trained_on and calibration.sets_length(run, cut):  # else the corpus may be far away
+        valid, on = calibration.validation_text(run, ids)
     asked = calibration.of_text(run, cut, seed=seed, valid=valid)
     pace = reading_inference.Pace(len(ids), say)
     found, how = _read(run, ids, asked, batch, warmup, seed, pace)

@@ -18,6 +18,11 @@ def validation_text(run, own):
     return valid, "the run's validation text"
 
 
+def sets_length(run, cut):
+    """Whether an `inference.readings.Cut` asks for a length that is set on a text."""
+    return any(one.length for one in objectives.readings_asked(run.config, cut))
+
+
 def of_text(run, cut, others=(), seed=0, valid=None):
     """The `inference.readings.Reading`s of a run of text, ready to cut.
 
