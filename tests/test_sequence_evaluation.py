@@ -137,13 +137,23 @@ def test_the_ends_of_sequences_end_segments_too(tmp_path, monkeypatch):
         evaluation.segment(run_of("hm_lstm"), sequences, path, Cut(length=6))
 
 
-def test_no_figure_is_written_over_what_stands_beside_it(tmp_path, monkeypatch):
-    for name in ("a.npz", "a.svg"):
-        with pytest.raises(UserError, match="give the figure's own name, a.png"):
-            evaluation.sample(
-                run_of("hm_lstm"), "test", 1, 5, 1, 1.0, 0.0, seed=0, path=tmp_path / name
-            )
+@pytest.mark.parametrize(
+    "name, data_name",
+    [("a.npz", "oscillators"), ("a.npz", "iam_ondb"), ("a.svg", "iam_ondb")],
+)
+def test_no_figure_is_written_over_what_stands_beside_it(name, data_name, tmp_path):
+    """Arrays beside every figure, and lines of handwriting as SVG too."""
+    run = run_of("hm_lstm", **{"data.name": data_name})
+    with pytest.raises(UserError, match="give the figure's own name, a.png"):
+        evaluation.sample(run, "test", 1, 5, 1, 1.0, 0.0, seed=0, path=tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_figure_of_a_signal_may_be_svg(tmp_path, monkeypatch):
+    run, sequences = run_of("hm_lstm"), data((40,))
+    monkeypatch.setattr(evaluation, "held_out", lambda run, split: sequences)
+    evaluation.sample(run, "test", 1, 5, 1, 1.0, 0.0, seed=0, path=tmp_path / "a.svg")
+    assert b"<svg" in (tmp_path / "a.svg").read_bytes() and (tmp_path / "a.npz").exists()
 
 
 def test_what_cannot_be_looked_at_is_refused(tmp_path, monkeypatch):

@@ -21,7 +21,6 @@ from hmrnn_jax.tasks import metrics, objectives
 from hmrnn_jax.tasks.sequences import HANDWRITING
 
 READINGS = ("detectors", "surprise")
-DETECTED = readings.Cut()
 MOST_DRAWN = 10**7  # steps that one call generates, for the memory that they take
 
 
@@ -114,7 +113,7 @@ def _check(run, name):
 
 
 def show_boundaries(
-    run, title, sequences, path, cut=DETECTED, shown=5, scored=200, seed=0,
+    run, title, sequences, path, cut=readings.DETECTED, shown=5, scored=200, seed=0,
     tolerance=comparison.TOLERANCE,
 ):  # fmt: skip
     """Figure of the first `shown` sequences, and scores of the boundaries of the first `scored`.
@@ -203,7 +202,7 @@ def _side_by_side(looked, steps):
     return found
 
 
-def segment(run, sequences, path, cut=DETECTED, seed=0, say=lambda line: None):
+def segment(run, sequences, path, cut=readings.DETECTED, seed=0, say=lambda line: None):
     """Writes the segments of each layer of each sequence as JSON lines; says how many.
 
     Those of two layers need not be nested, see `boundaries.segments`. `cut` is as
@@ -246,7 +245,9 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
     if count * (prime + steps) > MOST_DRAWN:
         raise UserError(f"At most {MOST_DRAWN:,} steps are drawn in all; give a smaller --count.")
     folder, stem = epath.Path(path).parent, epath.Path(path).stem
-    beside = {kind: folder / f"{stem}.{kind}" for kind in ("npz", "svg")}
+    handwriting = run.config.data.name in HANDWRITING
+    kinds = ("npz", "svg") if handwriting else ("npz",)
+    beside = {kind: folder / f"{stem}.{kind}" for kind in kinds}
     if epath.Path(path) in beside.values():
         raise UserError(
             f"--output is {path}, which is written beside the figure: give the figure's own name,"
@@ -254,7 +255,6 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
         )
     for also in beside.values():
         files.check_writable(also)
-    handwriting = run.config.data.name in HANDWRITING
     if handwriting and count > MOST_LINES:
         raise UserError(f"At most {MOST_LINES} lines are drawn; give a smaller --count.")
     sequences = held_out(run, split)

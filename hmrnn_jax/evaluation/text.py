@@ -19,7 +19,6 @@ from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.tasks import calibration, language, metrics
 
-DETECTED = readings.Cut()
 MOST_DRAWN = 10**7  # symbols that one call generates, for the memory that they take
 _POEM = 40  # symbols drawn for each poem: one in form has 25 with its newline; some are longer
 MOST_POEMS = MOST_DRAWN // _POEM
@@ -119,7 +118,7 @@ def _read(run, ids, asked, rows=None, warmup=None, seed=0, progress=lambda done:
 
 
 def show_boundaries(
-    run, title, inputs, ends, path, cut=DETECTED, shown=270, scored=20_000, seed=0,
+    run, title, inputs, ends, path, cut=readings.DETECTED, shown=270, scored=20_000, seed=0,
     every_reading=False, trained_on=False,
 ):  # fmt: skip
     """Figure and text view of the first `shown` symbols, and the boundaries' scores.
@@ -196,8 +195,8 @@ def show_boundaries(
 
 
 def segment(
-    run, inputs, path, cut=DETECTED, seed=0, batch=None, warmup=None, say=lambda line: None,
-    trained_on=False,
+    run, inputs, path, cut=readings.DETECTED, seed=0, batch=None, warmup=None,
+    say=lambda line: None, trained_on=False,
 ):  # fmt: skip
     """Writes the segments of each layer as JSON lines; says how many.
 
@@ -269,7 +268,7 @@ def poems(run, count, temperature=1.0, seed=0):
     return Report(lines, figures)
 
 
-def stream_segments(run, source, cut=DETECTED, seed=0, tell=None):
+def stream_segments(run, source, cut=readings.DETECTED, seed=0, tell=None):
     """Yields each segment of what `source` brings, as `Stream` has it, as soon as it ends.
 
     Args:

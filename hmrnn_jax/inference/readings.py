@@ -54,6 +54,9 @@ class Cut(NamedTuple):
             )
 
 
+DETECTED = Cut()
+
+
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """How boundaries are read.
