@@ -174,9 +174,7 @@ def half_epochs(config):
 
 def teach(config):
     """Has the detectors of an HM-LSTM of text taught without a label, as the quickstart's are."""
-    config.boundaries.update(lengths=TEXT, teacher="entropy", rate="ratio", rate_weight=0.3)
-    config.boundaries.reaches_below = False
-    config.model.hm_lstm.update(surrogate="logistic", nested=True, detector_reads_h=True)
+    defaults.teach(config, "entropy", TEXT, rate_weight=0.3, reaches_below=False)
     return config
 
 

@@ -214,8 +214,7 @@ def _sized(config, size):
 
 def _teach(config):
     lengths, teacher = ASKED[config.data.name]
-    config.boundaries.update(lengths=lengths, teacher=teacher, rate="ratio")
-    config.model.hm_lstm.update(surrogate="logistic", nested=True, detector_reads_h=True)
+    defaults.teach(config, teacher, lengths)
 
 
 def _ready(config):

@@ -39,16 +39,10 @@ def get_config(argument="text"):
     config.data.name = f"brent_{kind}"
     config.model.sizes = (128, 128, 128)
     config.model.output = 128
-    config.model.hm_lstm.surrogate = "logistic"
-    config.model.hm_lstm.nested = True
-    config.model.hm_lstm.detector_reads_h = True
-    config.boundaries.lengths = (LENGTHS[kind], WORDS)
-    config.boundaries.teacher = "segments" if segments else "line_break"
-    config.boundaries.segments = segments
+    teacher = "segments" if segments else "line_break"
+    defaults.teach(config, teacher, (LENGTHS[kind], WORDS), segments=segments, delay=2)
     config.boundaries.teacher_weight = 0.5
-    config.boundaries.rate = "ratio"
     config.boundaries.rate_weight = 0.3
-    config.boundaries.delay = 2
     # The text is short: without dropout the network is at its best after 900 of these updates.
     config.model.dropout.input, config.model.dropout.output = 0.2, 0.3
     config.batch = 16

@@ -37,14 +37,11 @@ def get_config(argument="traditional"):
     config.data.name = NAMES[script]
     config.model.sizes = (256, 256, 256)
     config.model.output = 256
-    config.model.hm_lstm.surrogate = "logistic"
-    config.model.hm_lstm.nested = True
-    config.model.hm_lstm.detector_reads_h = True
-    config.boundaries.lengths = (1.7, 3.0)
-    config.boundaries.teacher = "segments" if segments else "entropy"
-    config.boundaries.segments = segments
-    config.boundaries.delay = 1 if segments else 0
-    config.boundaries.rate = "ratio"
+    lengths = (1.7, 3.0)
+    if segments:
+        defaults.teach(config, "segments", lengths, segments=segments, delay=1)
+    else:
+        defaults.teach(config, "entropy", lengths)
     config.boundaries.rate_weight = 0.3
     # The text is short.
     config.model.dropout.input, config.model.dropout.output = 0.2, 0.3

@@ -45,14 +45,7 @@ def get_config(variant="annealed"):
     require("The variant", variant, (*VARIANTS, *PAPER, TAUGHT))
     config = defaults.strokes()
     if variant == TAUGHT:
-        config.model.hm_lstm.surrogate = "logistic"
-        config.model.hm_lstm.nested = True
-        config.model.hm_lstm.detector_reads_h = True
-        config.boundaries.lengths = (25.0, 5.0)
-        config.boundaries.teacher = "surprise"
-        config.boundaries.delay = 2
-        config.boundaries.positive_weight = 5.0
-        config.boundaries.rate = "ratio"
+        defaults.teach(config, "surprise", (25.0, 5.0), delay=2, positive_weight=5.0)
         return config
     config.slope.increment = VARIANTS[PAPER.get(variant, variant)]
     if variant in PAPER:

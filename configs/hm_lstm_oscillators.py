@@ -28,14 +28,7 @@ def get_config():
     config.model.sizes = (64, 64, 64)
     config.model.output = 64
     config.model.components = 10
-    config.model.hm_lstm.surrogate = "logistic"
-    config.model.hm_lstm.nested = True
-    config.model.hm_lstm.detector_reads_h = True
-    config.boundaries.lengths = (40.0,)
-    config.boundaries.teacher = "surprise"
-    config.boundaries.delay = 2
-    config.boundaries.positive_weight = 5.0
-    config.boundaries.rate = "ratio"
+    defaults.teach(config, "surprise", (40.0,), delay=2, positive_weight=5.0)
     config.slope.increment = 0.1
     config.batch = 16
     config.epochs = 30

@@ -19,12 +19,7 @@ def get_config():
     config = defaults.text()
     config.model.sizes = (128, 128, 128)
     config.model.output = 128
-    config.model.hm_lstm.surrogate = "logistic"
-    config.model.hm_lstm.nested = True
-    config.model.hm_lstm.detector_reads_h = True
-    config.boundaries.lengths = (6.0, 5.0)
-    config.boundaries.teacher = "entropy"
-    config.boundaries.rate = "ratio"
+    defaults.teach(config, "entropy", (6.0, 5.0))
     config.boundaries.rate_weight = 0.3  # of .03 the second layer's detector hardly lives
     # Its gradient into the layers costs bits, and a space shows without it.
     config.boundaries.reaches_below = False

@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 
+from hmrnn_jax import huge_pages
+
 
 def main(command=None, default=None):
     """Runs the sub-command that the command line names, and exits.
@@ -18,6 +20,7 @@ def main(command=None, default=None):
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         # Before training has begun, and after it has ended, nothing is left to be saved.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
+    huge_pages.use()  # here already, for what follows takes a while
     from hmrnn_jax import cli, commands
 
     cli.start(lambda: commands.execute(sys.argv, command, default))

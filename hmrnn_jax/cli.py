@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags, logging
 
+from hmrnn_jax import huge_pages
 from hmrnn_jax.errors import BAD_INPUT, INTERRUPTED, UserError, refusal
 from hmrnn_jax.training import fields
 
@@ -67,6 +68,7 @@ def start(work):
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # what a terminal cannot show is escaped
             stream.reconfigure(errors="backslashreplace")
+    huge_pages.use()
     keep_programs()
     flags.FLAGS.mark_as_parsed()  # libraries have flags there, which keep their defaults
     _silence_libraries()

@@ -73,6 +73,19 @@ def as_published(config):
     config.evaluation.every = 0
 
 
+def teach(config, teacher, lengths, **more):
+    """Has the detectors of an HM-LSTM taught without a label, see `tasks.objectives`.
+
+    Boundaries are nested, detectors read their own layer's new h, and their derivative is that of
+    the logistic function; each layer has a rate to keep.
+
+    Args:
+      teacher, lengths, more: fields of `config.boundaries`.
+    """
+    config.model.hm_lstm.update(surrogate="logistic", nested=True, detector_reads_h=True)
+    config.boundaries.update(teacher=teacher, lengths=lengths, rate="ratio", **more)
+
+
 def words(variant="official"):
     """Word language modelling with the ON-LSTM's recipe (Shen et al. 2019, section 5.1).
 

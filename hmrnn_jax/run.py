@@ -302,8 +302,7 @@ class Run:
           UserError: the model has no such reading, or it cannot be read while the text comes in.
         """
         Stream.check(self, reading)
-        asked = self._cut(Cut(reading, length, rule, threshold), seed)
-        return Stream.of(self, seed, *asked)
+        return Stream.of(self, seed, *self._cut(Cut(reading, length, rule, threshold), seed))
 
     def export(self, path: Any, *, dtype: str = "float32") -> dict[str, Any]:
         """Writes the run as one file of safetensors, which `load` reads anywhere.

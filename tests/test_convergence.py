@@ -7,10 +7,19 @@ from types import SimpleNamespace
 from unittest.mock import ANY
 
 import jax
+import numpy as np
 import pytest
 
-from benchmarks import convergence, convergence_jobs, convergence_report, convergence_speed, matched
+from benchmarks import (
+    convergence,
+    convergence_figures,
+    convergence_jobs,
+    convergence_report,
+    convergence_speed,
+    matched,
+)
 from hmrnn_jax import datasets, defaults, parallel
+from hmrnn_jax.analysis.figures import style
 from hmrnn_jax.errors import BAD_INPUT, STOPPED, UserError
 from hmrnn_jax.training.metrics_log import read_metrics
 from hmrnn_jax.training.workdir import open_run
@@ -306,6 +315,21 @@ def test_tables_and_pictures_of_made_up_figures(tmp_path):
         "equal_parameters.png", "equal_multiplications.png", "logic.png", "on_lstm_words.png",
         "multiplications.png", "logic_by_length.png", "trees_by_epoch.png",
     }  # fmt: skip
+
+
+def test_curves_leave_out_what_would_flatten_the_others(tmp_path, monkeypatch):
+    """The first validations, and seconds of a few that lie far beyond all others."""
+    drawn = []
+    monkeypatch.setattr(style, "save", lambda drawing, path: drawn.append(drawing))
+    job = entry("equal_parameters", "lstm", 0, (9.0, *np.linspace(3, 2, 19)))
+    for late in (0, 10_000):
+        for number, point in enumerate(job["curve"]):
+            point["seconds"] = 10.0 * number + (late if number == 19 else 0)
+        convergence_figures.curves(tmp_path / "x.png", [job], GROUPS["equal_parameters"])
+        bits, seconds = drawn[-1].axes
+        assert bits.get_ylim()[0] < 2 and 3.2 > bits.get_ylim()[1] > 2.9
+        assert (seconds.get_xlim()[1] < 10_000) and seconds.get_xlim()[1] > 180
+        assert ("are beyond" in seconds.get_xlabel()) == bool(late)
 
 
 def test_durations():

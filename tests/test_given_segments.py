@@ -86,6 +86,15 @@ def test_they_are_taught_later_and_read_where_they_end(given, tmp_path):
     assert found == (config.window, config.batch)
 
 
+def test_a_text_shorter_than_the_delay_is_one_sentence(tmp_path):
+    (tmp_path / "text.txt").write_text("ab cd ef\n" * 5)
+    config = make(tmp_path)
+    config.window = 50
+    config.boundaries.update(teacher="line_break", segments="", delay=49)
+    with pytest.raises(UserError, match="the training text has 40 symbols, but 8 rows of 50 steps"):
+        language.Task(config, parallel.make_mesh())
+
+
 def test_a_file_that_ends_early_teaches_so_far(given, tmp_path):
     folder, _ = given
     lines = files.read_text(folder / "first.jsonl").splitlines()

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent / "hmrnn_jax"
 FLOORS = (
     (
         "errors",
+        "huge_pages",
         "pretrained",
     ),
     (

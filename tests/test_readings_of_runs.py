@@ -103,7 +103,7 @@ def test_segments_by_a_reading_are_written_and_streamed(run, tmp_path, monkeypat
     # A text's lines end segments.
     assert all(row["text"].find("\n") in (-1, len(row["text"]) - 1) for row in rows)
     source = io.BytesIO(VOCABULARY.decode(inputs[0]).encode())
-    lines = list(evaluation.stream_segments(run, source, Cut("entropy", 3)))
+    lines = list(evaluation.stream_segments(run.stream(reading="entropy", length=3), source))
     assert lines == rows
     # The run's own length, and what is said where there is no text to set it on.
     run.config.boundaries.lengths = (4.0,)
@@ -150,7 +150,7 @@ def test_a_rule_and_a_threshold_are_those_that_are_asked_for(run, tmp_path):
         assert f"line end, level, at least {least:g}" in said
         assert [json.loads(line) for line in path.read_text().splitlines()] == rows
         source = io.BytesIO(text.encode())
-        lines = evaluation.stream_segments(run, source, Cut("line_end", threshold=least))
+        lines = evaluation.stream_segments(run.stream(reading="line_end", threshold=least), source)
         assert list(lines) == rows
     # A threshold is of the reading that is asked for; the others keep the run's own length.
     asked = calibration.of_text(run, Cut("line_end", threshold=least), ["entropy"])

@@ -148,6 +148,11 @@ def run_of(vocabulary, task="language"):
     )
 
 
+def streamed(raw, vocabulary=VOCABULARY, **more):
+    stream = Stream(*trained(vocabulary=vocabulary), vocabulary)
+    return evaluation.stream_segments(stream, Trickle(raw), **more)
+
+
 CUT = "naïve 漢字\r\n\U0001f600 a\rb\r\n\ufeff"
 CUT_WORDS = "naïve 漢字 <eos> \U0001f600 a <eos> b <eos> \ufeff".split()
 
@@ -233,16 +238,16 @@ def test_a_word_that_does_not_end_is_refused(monkeypatch):
 def test_standard_input_to_json_lines(reading):
     text = "the cät sat on the hat"  # the letter of two bytes is cut, and unknown
     raw = text.encode()
-    rows = list(evaluation.stream_segments(run_of(VOCABULARY), Trickle(raw)))
+    rows = list(streamed(raw))
     whole = Stream(*trained(), VOCABULARY)
     expected = whole.push(text)
     assert expected.unknown == 1
     assert rows == expected.segments + whole.finish().segments
     assert "".join(row["text"] for row in rows if row["layer"] == 1) == text
     with pytest.raises(UserError, match="not UTF-8: byte 7 cannot be read"):
-        list(evaluation.stream_segments(run_of(VOCABULARY), Trickle(b"the cat\xff sat")))
+        list(streamed(b"the cat\xff sat"))
     of_bytes = Vocabulary.of(raw, "bytes")
-    rows = list(evaluation.stream_segments(run_of(of_bytes), Trickle(raw)))
+    rows = list(streamed(raw, of_bytes))
     assert "".join(row["text"] for row in rows if row["layer"] == 2) == raw.decode("latin-1")
 
 
@@ -250,15 +255,13 @@ def test_unknown_symbols_of_standard_input_are_told_at_its_end():
     told = []
     for raw in (b"the cat", "the cät sät, ok?".encode(), b"the \xc3\xa4\xff"):
         with contextlib.suppress(UserError):
-            list(evaluation.stream_segments(run_of(VOCABULARY), Trickle(raw), tell=told.append))
+            list(streamed(raw, tell=told.append))
     assert told == [
         "standard input: 5 of 16 symbols were never seen in training, read as unknown",
         "standard input: 1 of 5 symbols were never seen in training, read as unknown",
     ]
     # One who stops listening is told too, of what was read until then.
-    lines = evaluation.stream_segments(
-        run_of(VOCABULARY), Trickle("ä ".encode() * 99), tell=told.append
-    )
+    lines = streamed("ä ".encode() * 99, tell=told.append)
     next(lines)
     lines.close()
     assert len(told) == 3

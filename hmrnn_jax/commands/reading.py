@@ -164,10 +164,11 @@ def stream(given):
     Each has layer, start, end and text. What else there is to say goes to stderr.
     """
     run = open_run(given, "stream", [LANGUAGE], notes=sys.stderr)
-    count = 0
     if sys.stdin is None:
         raise UserError("Standard input is closed: give the text there.")
-    for row in text.stream_segments(run, sys.stdin.buffer, _cut(given), given.seed, progress):
+    by = {"reading": given.reading, "length": given.length, "threshold": given.threshold}
+    reader, count = run.stream(**by, seed=given.seed), 0
+    for row in text.stream_segments(reader, sys.stdin.buffer, progress):
         say(json_line(row))
         count += 1
     return {"segments": count}

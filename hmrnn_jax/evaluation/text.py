@@ -16,7 +16,6 @@ from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.inference import activations, readings, sparse_model
 from hmrnn_jax.inference import reading as reading_inference
-from hmrnn_jax.inference.stream import Stream
 from hmrnn_jax.tasks import calibration, language, metrics
 
 MOST_DRAWN = 10**7  # symbols that one call generates, for the memory that they take
@@ -268,23 +267,18 @@ def poems(run, count, temperature=1.0, seed=0):
     return Report(lines, figures)
 
 
-def stream_segments(run, source, cut=readings.DETECTED, seed=0, tell=None):
-    """Yields each segment of what `source` brings, as `Stream` has it, as soon as it ends.
+def stream_segments(stream, source, tell=None):
+    """Yields each segment of what `source` brings, as a `Stream` has it, as soon as it ends.
 
     Args:
       source: a binary file, UTF-8 unless the model reads bytes; what it has is taken at once.
-      cut: an `inference.readings.Cut`, by a reading that a `Stream` has.
       tell: called with a sentence on the symbols that the model does not know, if there were
         any, when the text ends or is read no further.
 
     Raises:
-      UserError: the text is not UTF-8, or has a symbol that the model cannot read; or as
-        `calibration.of_text` and `Stream`.
+      UserError: the text is not UTF-8, or has a symbol that the model cannot read.
     """
-    cut.check()
-    Stream.check(run, cut.reading)
-    (by,) = calibration.of_text(run, cut, seed=seed)
-    stream, unknown, total = Stream.of(run, seed, by), 0, 0
+    unknown = total = 0
     try:
         raw = True
         while raw:
@@ -296,7 +290,7 @@ def stream_segments(run, source, cut=readings.DETECTED, seed=0, tell=None):
         raise UserError(f"Standard input: {error}") from error
     finally:
         if tell and unknown:
-            tell(run.encoding.unknown_note("standard input", unknown, total))
+            tell(stream.vocabulary.unknown_note("standard input", unknown, total))
 
 
 def score_table(result):

@@ -107,7 +107,8 @@ def given_segments(boundaries, corpus):
         ends, reached = readings.of_ngram(corpus, asked, ids)[name] > 0, [len(ids)]
     taught = np.zeros(len(ids), np.uint8)
     for layer, (fired, end) in enumerate(zip(ends, reached, strict=True)):
-        taught[delay:] |= objectives.given(layer, fired[: len(ids) - delay])
+        late = np.concatenate([np.zeros(delay, bool), fired])[: len(ids)]
+        taught |= objectives.given(layer, late)
         taught[end + delay :] &= ~objectives.given(layer, True)
         taught[:delay] = 0
     shares = ", ".join(

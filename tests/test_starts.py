@@ -1,0 +1,49 @@
+"""What `benchmarks/starts.py` times: a program's first line and its first update."""
+
+import pytest
+
+from benchmarks import starts
+from hmrnn_jax.errors import UserError
+
+PROGRAM = """
+import os, pathlib, sys, time
+kept = pathlib.Path(os.environ["HMRNN_CACHE"]) / "kept"
+print("starting", sys.argv[-1], flush=True)
+time.sleep(0 if kept.exists() else 2)
+kept.touch()
+{then}
+time.sleep(60)
+"""
+UPDATE = 'print("update 1/2600  bpc 6.6", flush=True)'
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A function of what the program does then: the folder of a checkout."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+    (tmp_path / "other").mkdir()
+
+    def make(then):
+        (tmp_path / "other/train.py").write_text(PROGRAM.format(then=then))
+        return tmp_path / "other"
+
+    return make
+
+
+def test_a_start_from_nothing_and_one_with_what_it_left(checkout, monkeypatch):
+    monkeypatch.setattr(starts, "PACKAGE", "pass")
+    values = starts.once(checkout(UPDATE), None)
+    assert values["line"] < 2 < values["update"] and values["second"] < values["update"]
+    lines = starts.table({checkout(UPDATE): [values, values | {"update": 60.0}]}).splitlines()
+    assert lines[0] == "| seconds | other |" and len(lines) == 2 + len(starts.ROWS)
+    assert lines[3].endswith("-60.0) |")
+
+
+def test_a_start_that_fails_is_told(checkout, tmp_path):
+    with pytest.raises(UserError, match="ended before its first update:\nstarting --config=c"):
+        starts.start(checkout("sys.exit()"), "c", tmp_path)
+
+
+def test_a_folder_that_is_no_checkout_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="has no train.py"):
+        starts.main([f"--beside={tmp_path}"])
