@@ -42,3 +42,17 @@ def test_nothing_heavy_is_imported_that_is_not_needed(names, needed):
     imported = set(done.stdout.split())
     assert needed <= imported and set(names) <= imported
     assert not ({*HEAVY, "jax"} - needed) & imported
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["", "imported before"])
+def test_a_torch_that_is_installed_is_left_to_who_needs_it(tmp_path, before):
+    """tensorboardX would import it, some seconds of each start."""
+    (tmp_path / "torch.py").write_text("class Tensor: pass\nprint('torch')")
+    program = f"""import sys; sys.path.insert(0, {str(tmp_path)!r})
+{"import torch" if before else ""}
+from hmrnn_jax.training import events
+print("events", "torch" in sys.modules)
+import torch"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    events = f"events {before}"
+    assert done.stdout.split("\n")[:2] == (["torch", events] if before else [events, "torch"])

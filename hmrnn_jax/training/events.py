@@ -5,12 +5,19 @@ is gone, with a traceback, and after ten more events whoever adds one waits for 
 """
 
 import os
+import sys
 import time
 
-from tensorboardX import summary  # imports torch where that is installed
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.utils import figure_to_image
+# tensorboardX imports torch where that is installed, some seconds for what is not needed here.
+TORCH = sys.modules.setdefault("torch", None)
+try:
+    from tensorboardX import summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.utils import figure_to_image
+finally:
+    if TORCH is None:
+        del sys.modules["torch"]
 
 _HELD = 20  # seconds for which an event may be in memory alone
 
