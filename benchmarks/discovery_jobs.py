@@ -34,6 +34,7 @@ SETTINGS = {
     "teacher_stopped": "teacher, gradient stopped",
     "all": "all",
     "all_stopped": "all, gradient stopped",
+    "no_flush": "all, gradient stopped, no FLUSH",
     "slope_.04": "defaults, slope +.04 an epoch",
     "slope_.2": "defaults, slope +.2 an epoch",
     "slope_5": "defaults, slope 5",
@@ -169,9 +170,10 @@ def studied(data, setting, updates, size):
         lengths, teacher = ASKED[data]
         reaches = setting == "teacher"
         asked.update(lengths=lengths, teacher=teacher, reaches_below=reaches)
-    elif setting in ("all", "all_stopped"):
+    elif setting in ("all", "all_stopped", "no_flush"):
         _teach(config)
         asked.reaches_below = setting == "all"
+        hm.flush = setting != "no_flush"
     elif setting == "slope_5":
         config.slope.start = 5.0
     elif setting.startswith("slope_"):
