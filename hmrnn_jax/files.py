@@ -35,7 +35,35 @@ def cache_folder(name):
     return None if place == "off" else os.path.join(os.path.expanduser(place), name)
 
 
+def place(path):
+    """The path of a file or folder of the user's, local or in a bucket.
+
+    Raises:
+      UserError: it is elsewhere, or in a bucket for which a package is missing.
+    """
+    scheme, elsewhere, rest = str(path).partition("://")
+    if elsewhere and (why := _why_not(f"{scheme}://{rest.partition('/')[0]}")):
+        raise UserError(f"{path} {why}.")
+    return epath.Path(path)
+
+
+@functools.cache
+def _why_not(bucket):
+    """Why nothing of a bucket can be read, as the end of a sentence; None if it can be tried."""
+    try:
+        epath.Path(bucket).exists()
+    except KeyError:
+        return "is neither a local path nor one in a bucket, gs://"
+    except ImportError as error:
+        return f"cannot be reached ({error}): pip install that"
+    except Exception:  # of the network or of permissions, which are told where it is read
+        return None
+
+
 # Writing
+
+# What Linux has for a process's open files; not /dev/shm, whose files are as others.
+_STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 
 
 @contextlib.contextmanager
@@ -51,7 +79,7 @@ def writing(path):
     """
     name = os.fspath(path)
     try:
-        with _aside(epath.Path(path)) as file:
+        with _aside(place(path)) as file:
             yield file
     except OSError as error:
         if error.filename is None or ".writing" in os.fsdecode(error.filename):
@@ -63,7 +91,7 @@ def writing(path):
 def _aside(path):
     remote = "://" in str(path)
     if not remote:
-        if str(path).startswith("/dev/") or _is_special(path):
+        if str(path).startswith(_STREAMS) or _is_special(path):
             with path.open("wb") as file:
                 yield file
             return
@@ -89,7 +117,7 @@ def _is_special(path):
 
 def check_writable(path):
     """Raises `UserError` if a file cannot be written at `path`, as far as can be known before."""
-    name, path = str(path), epath.Path(path)
+    name, path = str(path), place(path)
     if "://" in name:
         return
     folder = os.path.dirname(os.path.realpath(path))
@@ -157,7 +185,7 @@ def read_parts(path, digest=None):
     Raises:
       UserError: it cannot be read, or is damaged.
     """
-    path = epath.Path(path)
+    path = place(path)
     try:
         with contextlib.ExitStack() as opened:
             file = opened.enter_context(path.open("rb"))

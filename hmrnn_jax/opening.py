@@ -5,9 +5,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
-from hmrnn_jax import parallel, pretrained, tasks
+from hmrnn_jax import files, parallel, pretrained, tasks
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import ordered_neurons
 from hmrnn_jax.models.language import language_model
@@ -16,7 +15,7 @@ from hmrnn_jax.tasks import language
 from hmrnn_jax.training import exported
 from hmrnn_jax.training.checkpoint import Checkpoints
 from hmrnn_jax.training.titles import title
-from hmrnn_jax.training.workdir import load_run
+from hmrnn_jax.training.workdir import load_data, load_run
 
 
 def load(where: Any) -> Run:
@@ -33,7 +32,7 @@ def load(where: Any) -> Run:
     Raises:
       UserError: as `restore`.
     """
-    if str(where) == pretrained.QUICKSTART and not (epath.Path(where) / "config.json").exists():
+    if str(where) == pretrained.QUICKSTART and not (files.place(where) / "config.json").exists():
         where = pretrained.path(pretrained.QUICKSTART)
     return restore(where, parallel.make_mesh())
 
@@ -74,7 +73,7 @@ def restore(where, mesh) -> Run:
     card = {"title": title(config), "data": config.data.get("name", ""), "updates": best.step}
     return Run(
         name, config, encoding, model, params, slope, mesh, tuple(notes), best.origin,
-        str(where), card,
+        str(where), card, load_data(where),
     )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ class Run:
       workdir: its folder, or the file it was exported to.
       card: what is known of it: title, data, updates; of an exported file also its score, number
         of parameters, dtype and program.
+      data: the fingerprint of the text that it was trained on, or None.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Run:
     checkpoint: str = ""
     workdir: str = ""
     card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, Any] | None = None
 
     @functools.cached_property
     def plain(self) -> Any:

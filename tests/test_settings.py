@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from runs import run
 
-from hmrnn_jax import cells, defaults, parallel
+from hmrnn_jax import cells, defaults, parallel, recurrence
 from hmrnn_jax.cells.base import is_stack
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import stack
@@ -93,20 +95,41 @@ def test_no_field_may_be_nan_or_of_another_kind():
 
 
 @pytest.mark.parametrize("cell", cells.MODULES)
-def test_a_run_keeps_the_choices_of_a_cell_that_shape_its_parameters_and_no_others(cell):
+def test_a_run_keeps_the_choices_of_a_cell_that_shape_its_network_and_no_others(cell):
+    """Those by which its parameters have other shapes, or the same ones give other states."""
     module = cells.MODULES[cell]
-    sizes = {"sizes": (8, 8)} if is_stack(module.Config) else {"size": 8}
+    sizes = {"sizes": (8, 8, 8)} if is_stack(module.Config) else {"size": 8}
     plain = {"chunk": 4} if cell == "on_lstm" else {}
 
-    def shapes(**choices):
+    def made(**choices):
         config = module.Config(4, **sizes, **(plain | choices))
-        init = functools.partial(module.init, config=config)
-        return jax.tree.map(lambda v: v.shape, jax.eval_shape(init, jax.random.key(0)))
+        params = jax.eval_shape(functools.partial(module.init, config=config), jax.random.key(0))
+        return config, jax.tree.map(lambda v: v.shape, params)
+
+    _, shapes = made()
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda shape: draw.normal(0, 1, shape).astype(np.float32),
+        shapes,
+        is_leaf=lambda v: isinstance(v, tuple) and all(isinstance(n, int) for n in v),
+    )
+    x, noise = draw.normal(size=(6, 8, 4)), draw.uniform(size=(6, 8, 2))
+
+    def states(config):
+        out = recurrence.unroll(
+            config, params, recurrence.initial_state(config, 8), jnp.float32(x),
+            per_step={"noise": jnp.float32(noise)} if config.uses_noise else None,
+        )  # fmt: skip
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(out.states)])
+
+    def differs(config, found):
+        return found != shapes or not np.array_equal(states(config), states(made()[0]))
 
     for name in cells.choices(module):
         field = settings.COMMON[f"model.{cell}.{name}"]
-        values = getattr(field, "choices", (False, True) if isinstance(field, Switch) else (1, 2))
-        different = any(shapes(**{name: value}) != shapes() for value in values)
+        numbers = (1, 2) if isinstance(field, Whole) else (0.5, 1.0)
+        values = getattr(field, "choices", (False, True) if isinstance(field, Switch) else numbers)
+        different = any(differs(*made(**{name: value})) for value in values)
         assert field.fixed == different, name
 
 

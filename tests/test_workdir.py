@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from hmrnn_jax import defaults
@@ -25,10 +26,65 @@ def test_a_run_is_read_back_and_one_that_differs_is_refused(folder):
     config, encoding = workdir.load_run(folder)
     assert encoding == VOCABULARY and config.model.sizes == [8, 8] and config.batch == 64
     assert workdir.open_run(folder, small(), VOCABULARY) == []
-    Logger(folder, 0).log(3, {"a": 1})
+    logger = Logger(folder, 0)
+    logger.log(3, {"a": 1})
+    logger.close()
     other = small()
     other.epochs = 7
     assert workdir.open_run(folder, other, VOCABULARY) == ["epochs: 100 in the run, 7 now"]
+    # What later commands read of the run is what it has gone on with.
+    assert workdir.load_run(folder)[0].epochs == 7
+    assert workdir.open_run(folder, other, VOCABULARY) == []
+    other.model.hm_lstm.flush = False  # another network of the same parameters
+    with pytest.raises(UserError, match="flush: True in the run, False now"):
+        workdir.open_run(folder, other, VOCABULARY)
+
+
+def test_a_text_that_has_changed_is_told(folder):
+    data = {"train": [3000, 17], "valid": [170, 1], "test": [170, 2]}
+    workdir.open_run(folder, small(), VOCABULARY, data)
+    later = data | {"train": [3087, 18], "test": [170, 3]}
+    workdir.open_run(folder, small(), VOCABULARY, later)  # nothing has been trained yet
+    workdir.open_run(folder, small(), VOCABULARY, data)
+    (folder / "metrics.jsonl").write_text('{"step": 4}\n')
+    assert workdir.load_data(folder) == data
+    told = (
+        "train text: 3,000 symbols in the run, 3,087 now;"
+        " test text: 170 symbols in the run, 170 others now"
+    )
+    with pytest.raises(UserError, match=told):
+        workdir.open_run(folder, small(), VOCABULARY, later)
+    (folder / "data.json").write_text('{"train": [3000]}')
+    with pytest.raises(UserError, match="data.json is damaged"):
+        workdir.open_run(folder, small(), VOCABULARY, data)
+    (folder / "data.json").unlink()  # a run of an earlier version
+    assert workdir.open_run(folder, small(), VOCABULARY, data) == []
+    assert workdir.load_data(folder) == data
+
+
+def test_a_start_of_another_task_leaves_no_encoding_behind(folder):
+    workdir.open_run(folder, small(), VOCABULARY, {"train": [1, 1]})
+    strokes, scale = defaults.strokes(), Scale(("x", "y"), "", (0.0, 0.0), (1.0, 1.0))
+    workdir.open_run(folder, strokes, scale)
+    assert workdir.load_run(folder)[1] == scale
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "scale.json"]
+
+
+def test_a_start_that_failed_gives_way_whatever_differs(folder):
+    workdir.open_run(folder, small(), VOCABULARY)
+    (folder / "checkpoints/latest/0").mkdir(parents=True)
+    other = small()
+    other.model.hm_lstm.detector_bias = 3.0  # which the first state does not have
+    assert workdir.open_run(folder, other, VOCABULARY) == []
+    assert not (folder / "checkpoints/latest/0").exists()
+    assert workdir.load_run(folder)[0].model.hm_lstm.detector_bias == 3
+
+
+def test_sizes_of_numpy(folder):
+    config = small()
+    config.model.sizes = tuple(2 ** np.arange(3, 5))
+    workdir.open_run(folder, config, VOCABULARY)
+    assert workdir.load_run(folder)[0].model.sizes == [8, 16]
 
 
 def test_a_start_that_failed_does_not_block_its_folder(folder):

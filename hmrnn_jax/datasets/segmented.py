@@ -70,7 +70,7 @@ def own(path) -> Corpus:
     Raises:
       UserError: no such path, a missing or empty split, or as `read_words`.
     """
-    path = epath.Path(path)
+    path = files.place(path)
     if path.is_dir():
         found = {split: find_file(path, f"{split}.txt", split) for split in SPLITS}
         if absent := [f"{split}.txt" for split in SPLITS if found[split] is None]:

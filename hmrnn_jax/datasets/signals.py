@@ -20,13 +20,12 @@ import dataclasses
 import hashlib
 
 import numpy as np
-from etils import epath
 
 from hmrnn_jax.datasets.sequences import Scale, SequenceCorpus, Sequences, make_corpus, standardise
 from hmrnn_jax.datasets.tables import SUFFIXES, open_table
 from hmrnn_jax.datasets.text import SPLITS
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.files import check_size
+from hmrnn_jax.files import check_size, place
 
 CHANGES = "changes"
 SHORTEST_FILE = 40  # steps; 5 % of them are two, the shortest sequence there is
@@ -59,7 +58,7 @@ def load(
         or differs in its columns, a cell without a number, a column that does not exist, and
         whatever `make_corpus` refuses.
     """
-    path = epath.Path(path)
+    path = place(path)
     if not path.exists():
         raise UserError(f"there is no file or folder {path}: check the path of your sequences.")
     if path.is_dir():
@@ -94,7 +93,7 @@ def read(path, scale: Scale, clip: float = 0.0, header: str = "guess") -> Sequen
     Raises:
       UserError: as `load`; columns of the scale that a file has not.
     """
-    path = epath.Path(path)
+    path = place(path)
     files = _files(path) if path.is_dir() else [path]
     if not files or not path.exists() or files[0].suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is no .csv or .npz file, and no folder of them: check the path.")

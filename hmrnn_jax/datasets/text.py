@@ -1,6 +1,7 @@
 """Corpora from text: three splits, their vocabulary, and a user's own files."""
 
 import dataclasses
+import zlib
 
 import numpy as np
 from etils import epath
@@ -14,6 +15,7 @@ SPLITS = ("train", "valid", "test")
 _LARGE = 1 << 25  # bytes from which a user's text is encoded in a stream, see `encoded`
 _UNPACKED = 8  # bytes that one of a gzipped file may become
 _COUNTED = 1 << 23  # symbols of such a text that n-gram models count
+_ENDS = 1 << 18  # symbols at either end of a split that its checksum is of
 
 
 @dataclasses.dataclass
@@ -50,6 +52,17 @@ class Corpus:
             return np.asarray(ids), "same training text"
         return ids[:_COUNTED], f"first {_COUNTED:,} {self.vocabulary.unit} of the training text"
 
+    def fingerprint(self):
+        """`{split: [symbols, checksum of its ends]}`, by which another text is told from this."""
+        ends = {k: (ids[:_ENDS], ids[-_ENDS:]) for k, ids in self.splits.items()}
+        return {
+            split: [
+                len(self.splits[split]),
+                zlib.crc32(b"".join(np.asarray(end, "<i4").tobytes() for end in both)),
+            ]
+            for split, both in ends.items()
+        }
+
     def describe(self) -> str:
         """A few lines for the log: name, source, sizes, unknown symbols."""
         unit = self.vocabulary.unit
@@ -81,7 +94,7 @@ def user_text(path, unit: str = "characters") -> Corpus:
         none, bytes that are not UTF-8.
     """
     check_unit(unit)
-    path = epath.Path(path)
+    path = files.place(path)
     if path.is_dir():
         found = {split: find_file(path, f"{split}.txt", split) for split in SPLITS}
         absent = [split for split, file in found.items() if file is None]

@@ -119,7 +119,7 @@ def read_trees(path) -> Treebank:
         cannot be read, brackets that do not balance, or what is no part of a tree; it names the
         file and the line. Or no tree has a word with one of the Penn Treebank's tags.
     """
-    path = epath.Path(path)
+    path = files.place(path)
     if not path.exists():
         raise UserError(f"there is no file or folder {path}: check the path of your treebank.")
     trees, size, largest = [], 0, files.room() // 4  # what is kept is larger than the file

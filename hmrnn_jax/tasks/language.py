@@ -130,10 +130,13 @@ def corpus_of(run):
       UserError: it is not here, or another one is.
     """
     found = corpus(run.config)
-    if found.vocabulary != run.encoding:
+    other = "vocabulary" if found.vocabulary != run.encoding else ""
+    if not other and run.data and found.fingerprint() != run.data:
+        other = "text"
+    if other:
         raise UserError(
-            f"The corpus {found.name} found here has another vocabulary than the run's: it is not"
-            " the one that the run was trained on."
+            f"The corpus {found.name} found here has another {other} than the run's: it is not the"
+            " one that the run was trained on. A file of your own is read by --text."
         )
     return found
 

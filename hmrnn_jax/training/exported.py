@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from hmrnn_jax import files
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.training import metrics_log, settings, stored
+from hmrnn_jax.training import metrics_log, stored
 from hmrnn_jax.training.workdir import ENCODINGS, NO_ENCODING, config_of
 
 SUFFIX = ".safetensors"
@@ -47,7 +47,7 @@ class Exported(NamedTuple):
 
 def is_file(path):
     """Whether a path is meant to be such a file, and no run's folder."""
-    return str(path).endswith(SUFFIX) or epath.Path(path).is_file()
+    return str(path).endswith(SUFFIX) or files.place(path).is_file()
 
 
 def write(path, config, encoding, params, slope, card, dtype="float32"):
@@ -120,9 +120,6 @@ def read(path):
 
 def _described(metadata, tensors):
     config = config_of(metadata["config"])
-    known, given = settings.fields(config), settings.flat(config.to_dict())
-    for name in known.keys() & given.keys():
-        known[name].check(name, given[name])
     encoding = next(
         (kind.from_json(metadata[_key(name)]) for name, kind in ENCODINGS.items()
          if _key(name) in metadata), None,

@@ -8,9 +8,7 @@ import threading
 import time
 import uuid
 
-from etils import epath
-
-from hmrnn_jax import parallel
+from hmrnn_jax import files, parallel
 from hmrnn_jax.errors import UserError
 
 NAME = "lock.json"
@@ -39,7 +37,7 @@ class Lock:
     """
 
     def __init__(self, workdir, say):
-        self._folder = epath.Path(workdir)
+        self._folder = files.place(workdir)
         self._path = self._folder / NAME
         self._local, self._say = "://" not in str(workdir), say
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}

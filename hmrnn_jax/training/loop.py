@@ -62,21 +62,22 @@ def train(
         config = config_file.load(config)
     stopping = Stopping() if stopping is None else stopping
     with Lock(workdir, say) as lock:
-        if fresh:
-            say(parallel.from_first(set_aside, workdir))
         shown = (table, terminal)
-        return _train(config, workdir, say, profile, stopping, lock, watch, *shown)
+        return _train(config, workdir, say, profile, fresh, stopping, lock, watch, *shown)
 
 
-def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal):
+def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, terminal):
     # 1. Data, devices, model: everything that can be wrong is found here.
     settings.check(config)
     mesh = parallel.make_mesh()
-    config, precision = settle_precision(config, workdir, mesh.devices.flat[0])
+    before = None if fresh else workdir
+    config, precision = settle_precision(config, before, mesh.devices.flat[0])
     task = tasks.make(config, mesh)
     stream = task.stream
     plan = optim.Plan(config, stream)
     trace = profiling.Trace(profile, plan.total, workdir, say)
+    if fresh:
+        say(parallel.from_first(set_aside, workdir))
     watching = Watch(task, config, title(config), workdir) if watch else None
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
@@ -87,7 +88,8 @@ def _train(config, workdir, say, profile, stopping, lock, watch, table, terminal
     say(task.describe())
     say("making the model ...")
     state, carry = train_state.start(task, plan, config, mesh)
-    changed = parallel.from_first(open_run, workdir, config, task.encoding)
+    data = task.corpus.fingerprint() if hasattr(task, "corpus") else None
+    changed = parallel.from_first(open_run, workdir, config, task.encoding, data)
     say(parameter_table(state.params) if table else total(state.params))
     for line in changed:
         say(f"changed since the run began: {line}")

@@ -1,6 +1,8 @@
 """The metrics of a run, in `metrics.jsonl` and, where it is local, for TensorBoard."""
 
+import contextlib
 import json
+import os
 
 import jax
 from etils import epath
@@ -100,8 +102,7 @@ class Logger:
             return
         text = "".join(self._pending)
         if self._local:
-            with self._path.open("a") as file:
-                file.write(text)
+            _append(self._path, text)
         else:
             self._number += 1
             part = self._path.parent / f"{self._path.stem}-{self._number:06}.jsonl"
@@ -113,6 +114,18 @@ class Logger:
         self.flush()
         if self.board:
             self.board.close()
+
+
+def _append(path, text):
+    """Adds lines to a local file, all of them or, where the disk is full, none."""
+    size = os.path.getsize(path) if path.exists() else 0
+    try:
+        with path.open("a") as file:
+            file.write(text)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)
+        raise
 
 
 def last_step(workdir):
@@ -130,7 +143,7 @@ def last_report(workdir, step):
     """The metrics of the last report of training updates up to `step`, `{}` if there is none."""
     path = epath.Path(workdir) / NAME
     rows = read_metrics(path) if _files(path) else []
-    told = [row for row in rows if row.get("step", step + 1) <= step and "gradient_norm" in row]
+    told = [row for row in rows if "gradient_norm" in row and _step_of(row, step + 1) <= step]
     return told[-1] if told else {}
 
 
@@ -150,5 +163,9 @@ def _row(line):
 
 def _step(line):
     """The step of a line; 0 if it tells none, so that nobody drops it."""
-    step = (_row(line) or {}).get("step")
-    return step if isinstance(step, int) else 0
+    return _step_of(_row(line) or {}, 0)
+
+
+def _step_of(row, otherwise):
+    step = row.get("step")
+    return step if isinstance(step, int) else otherwise

@@ -2,8 +2,8 @@
 
 `defaults` has their values. `check` comes before anything is compiled or written, and
 `hmrnn train --help` prints the table. A run cannot go on when a field that is `kept` changes: those
-decide the parameters' shapes, the carried states' shapes, the optimiser's parts, or what the number
-of an update means in the data.
+decide the parameters' shapes, what a network computes of them, the carried states' shapes, the
+optimiser's parts, or what the number of an update means in the data.
 """
 
 from ml_collections.config_dict import RequiredValueError
@@ -60,28 +60,30 @@ SHARED = {
     ),
 }
 OF_CELL = {
-    "hm_lstm.boundary": Choice(
-        "Boundaries: binary (step), sampled, or continuous (soft).", ops.BOUNDARY_MODES
+    "hm_lstm.boundary": kept(
+        Choice("Boundaries: binary (step), sampled, or continuous (soft).", ops.BOUNDARY_MODES)
     ),
     "hm_lstm.gradient": Choice(
         "Whether the choice of operation passes its gradient on to the detectors.",
         ("blend", "select"),
     ),
-    "hm_lstm.z_init": Number("Initial boundary z, before the first step.", least=0, most=1),
+    "hm_lstm.z_init": kept(Number("Initial boundary z, before the first step.", least=0, most=1)),
     "hm_lstm.detector_bias": Number("Initial bias of the detectors."),
     "hm_lstm.detector_scale": Number("Scale of the detectors' initial weights.", least=0),
     "hm_lstm.top_down": kept(Switch("Top-down connections; False ablates them.")),
-    "hm_lstm.flush": Switch("The FLUSH operation; False ablates it."),
+    "hm_lstm.flush": kept(Switch("The FLUSH operation; False ablates it.")),
     "hm_lstm.surrogate": Choice(
         "Straight-through derivative: the paper's, or one without a dead zone.", ops.SURROGATES
     ),
-    "hm_lstm.nested": Switch("Nested boundaries: a layer fires only where the layer below does."),
+    "hm_lstm.nested": kept(
+        Switch("Nested boundaries: a layer fires only where the layer below does.")
+    ),
     "hm_lstm.detector_reads_h": kept(Switch("Detectors also read their own layer's new state h.")),
-    "hm_lstm.reset_recurrent": Switch("FLUSH also drops the recurrent term."),
+    "hm_lstm.reset_recurrent": kept(Switch("FLUSH also drops the recurrent term.")),
     "lstm.recurrent_bias": kept(Switch("A second bias vector, as in PyTorch's LSTM.")),
     "nested_lstm.depth": kept(Whole("Levels of memory; 1 is an LSTM.", 1, 32)),
-    "nested_lstm.proposal": Choice(
-        "Activation of the outermost cell proposal.", ("identity", "tanh")
+    "nested_lstm.proposal": kept(
+        Choice("Activation of the outermost cell proposal.", ("identity", "tanh"))
     ),
     "on_lstm.chunk": kept(
         Whole("Units that share a master gate (chunk size); it must divide the sizes.", 1, WIDEST)
@@ -305,7 +307,8 @@ def check(config):
             f"window_quantum is {config.window_quantum}, more than window, {config.window}."
         )
     asked = config.get("boundaries")
-    if asked and "window" in config and asked.teacher != "none" and asked.delay >= config.window:
+    window = config.get("window")  # 0 for whole sequences
+    if asked and window and asked.teacher != "none" and asked.delay >= window:
         raise UserError(
             f"boundaries.delay is {asked.delay}, and window {config.window}: a boundary is taught"
             " in the window that it lies in; choose a smaller delay or a longer window."

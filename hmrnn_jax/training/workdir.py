@@ -1,17 +1,21 @@
 """What a run keeps beside its checkpoints and metrics: its configuration and encoding."""
 
 import json
+import operator
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from hmrnn_jax import defaults, files, parallel
 from hmrnn_jax.datasets.sequences import Scale
+from hmrnn_jax.datasets.text import SPLITS
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.recurrence import execution
 from hmrnn_jax.training import metrics_log, settings
 
+CONFIG = "config.json"
+DATA = "data.json"  # the fingerprint of a run's text, see `datasets.text.Corpus`
 # What the numbers of a run's data mean: one of these, or nothing.
 ENCODINGS = {"vocabulary.json": Vocabulary, "scale.json": Scale}
 NO_ENCODING = ("images",)  # tasks whose data always mean the same
@@ -25,56 +29,68 @@ DEFAULTS = {
 }
 
 
-def open_run(workdir, config, encoding):
+def open_run(workdir, config, encoding, data=None):
     """Starts a run's folder, or checks that `config` can go on with the one that is there.
 
     Called when all that can fail is built, so that a start that failed blocks nobody: what never
-    came beyond its first state gives way to another configuration.
+    came beyond its first state gives way to another configuration. What a run that goes on is told
+    anew stands in its configuration from then on.
+
+    Args:
+      encoding: one of `ENCODINGS`, or None. data: the fingerprint of the run's text, or None.
 
     Returns the differences from the saved configuration, as lines for the log.
 
     Raises:
-      UserError: the folder holds a run of another shape or encoding, and what differs is named;
-        or it has lost its configuration.
+      UserError: the folder holds a run of another shape, encoding or text, and what differs is
+        named; or it has lost its configuration.
     """
-    folder = epath.Path(workdir)
+    folder = files.place(workdir)
     done = _done(folder)
-    if not (folder / "config.json").exists():
-        if done:
-            raise UserError(
-                f"{workdir} holds {done} of a run that has lost its config.json: bring that back,"
-                " choose another --workdir, or give --fresh, which sets the old run aside."
-            )
-        _begin(folder, config, encoding)
+    if not done:
+        _begin(folder, config, encoding, data)
         return []
+    if not (folder / CONFIG).exists():
+        raise UserError(
+            f"{workdir} holds {done} of a run that has lost its config.json: bring that back,"
+            " choose another --workdir, or give --fresh, which sets the old run aside."
+        )
     saved_config, saved_encoding = load_run(workdir)
-    ours, saved = _flatten(config.to_dict()), _flatten(saved_config.to_dict())
+    ours, saved = _comparable(config), _comparable(saved_config)
     changed = [key for key in sorted(ours.keys() | saved.keys()) if ours.get(key) != saved.get(key)]
     lines = [f"{key}: {saved.get(key)!r} in the run, {ours.get(key)!r} now" for key in changed]
     kept = {name for name, field in settings.fields(config).items() if field.fixed}
-    # What an older run does not say cannot be another choice than today's.
+    # Of another task's run the task says enough.
     fixed = [line for key, line in zip(changed, lines, strict=True) if key in kept and key in saved]
     if saved_encoding != encoding:
         old, new = (e.describe() if e else "none" for e in (saved_encoding, encoding))
         fixed.append(f"encoding: {old} in the run, {new} now")
-    if fixed and done:
+    saved_data = load_data(workdir)
+    for split in data or () if saved_data else ():
+        (old, old_sum), (new, new_sum) = saved_data[split], data[split]
+        if (old, old_sum) != (new, new_sum):
+            others = " others" if old == new else ""
+            fixed.append(f"{split} text: {old:,} symbols in the run, {new:,}{others} now")
+    if fixed:
         raise UserError(
             f"{workdir} holds a run that this configuration cannot go on with"
             f" ({'; '.join(fixed)}). Choose another --workdir, or give --fresh, which sets the old"
             " run aside."
         )
-    if fixed:
-        _begin(folder, config, encoding)
+    if lines:
+        files.write_text(folder / CONFIG, _json(config.to_dict()))
+    if data and not saved_data:  # an older run
+        files.write_text(folder / DATA, _json(data))
     return lines
 
 
 def settle_precision(config, workdir, device):
     """`(config, line for the log)`: a configuration whose `model.precision` is not `auto`.
 
-    Where a run is in the folder, `auto` is what that run has, so that it goes on as it began, on
-    whatever machine; else what suits the device, which is then written in the run's configuration.
-    So what is restored of a run always has the precision that it was trained in. The first process
-    decides for all. Without `auto`, `config` itself and an empty line.
+    Where a run is in the folder (None: in no folder), `auto` is what that run has, so that it goes
+    on as it began, on whatever machine; else what suits the device, which is then written in the
+    run's configuration. So what is restored of a run always has the precision that it was trained
+    in. The first process decides for all. Without `auto`, `config` itself and an empty line.
     """
     if config.model.precision != "auto":
         return config, ""
@@ -84,8 +100,8 @@ def settle_precision(config, workdir, device):
 
 
 def _precision(workdir, device):
-    saved = epath.Path(workdir) / "config.json"
-    if saved.exists():
+    saved = workdir and epath.Path(workdir) / CONFIG
+    if saved and saved.exists():
         return _load_config(saved).model.precision, "as the run in this folder has it"
     return execution.native_precision(device), f"which suits {device.device_kind}"
 
@@ -102,7 +118,7 @@ def check_new(workdir):
 def set_aside(workdir):
     """Moves what a run has written into a folder of its own beside; returns a line on it."""
     folder = epath.Path(workdir)
-    patterns = ("checkpoints", "metrics*.jsonl", "events.out.tfevents.*", *ENCODINGS, "config.json")
+    patterns = ("checkpoints", "metrics*.jsonl", "events.out.tfevents.*", *ENCODINGS, CONFIG, DATA)
     patterns += ("watch.html",)
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     if not found:
@@ -147,16 +163,22 @@ def _done(folder):
     return f"metrics up to update {last:,}" if last else ""
 
 
-def _begin(folder, config, encoding):
+def _begin(folder, config, encoding, data):
     """Writes what a run begins with; a first state that was saved already is another run's."""
     first = folder / "checkpoints/latest/0"
     if first.exists():
         first.rmtree()
     folder.mkdir(parents=True, exist_ok=True)
+    written = {name: None for name in ENCODINGS} | {DATA: data and _json(data)}
     for name, kind in ENCODINGS.items():
         if isinstance(encoding, kind):
-            files.write_text(folder / name, encoding.to_json())
-    files.write_text(folder / "config.json", _json(config.to_dict()))
+            written[name] = encoding.to_json()
+    # The configuration last, which makes it a run's.
+    for name, text in (written | {CONFIG: _json(config.to_dict())}).items():
+        if text:
+            files.write_text(folder / name, text)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def load_run(workdir):
@@ -167,12 +189,12 @@ def load_run(workdir):
     Raises:
       UserError: the folder is not a run's, or its files are damaged.
     """
-    folder = epath.Path(workdir)
-    if not (folder / "config.json").exists():
+    folder = files.place(workdir)
+    if not (folder / CONFIG).exists():
         raise UserError(
             f"{workdir} is not a run: it has no config.json; give the folder of a training."
         )
-    config = _load_config(folder / "config.json")
+    config = _load_config(folder / CONFIG)
     for name, kind in ENCODINGS.items():
         if (folder / name).exists():
             text = files.read_text(folder / name)
@@ -183,6 +205,22 @@ def load_run(workdir):
     if config.task in NO_ENCODING:
         return config, None
     raise UserError(f"{workdir} has lost its {' or '.join(ENCODINGS)}: {_BRING_BACK}")
+
+
+def load_data(workdir):
+    """The fingerprint of a run's text; None of an older run, or one of another task.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = files.place(workdir) / DATA
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(files.read_text(path))
+        return {split: [int(number) for number in found[split]] for split in SPLITS}
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, error) from None
 
 
 _BRING_BACK = "bring it back from a backup, or train anew in another folder."
@@ -209,7 +247,12 @@ def config_of(text):
     saved = json.loads(text)
     if not isinstance(saved, dict) or saved.get("task") not in DEFAULTS:
         raise TypeError("it is not the configuration of a task")
-    return ConfigDict(_filled(saved, DEFAULTS[saved["task"]]().to_dict()))
+    config = ConfigDict(_filled(saved, DEFAULTS[saved["task"]]().to_dict()))
+    given = settings.flat(config.to_dict())
+    for name, field in settings.fields(config).items():
+        if name in given and not field.holds(given[name]):
+            raise ValueError(f"{name} is {given[name]!r}; it must be {field.allowed}")
+    return config
 
 
 def _filled(saved, default, prefix=""):
@@ -231,15 +274,12 @@ def _alike(value, default):
 
 
 def _json(tree):
-    return json.dumps(tree, indent=2, sort_keys=True) + "\n"
+    # NumPy's numbers as Python's.
+    item = operator.methodcaller("item")
+    return json.dumps(tree, indent=2, sort_keys=True, default=item) + "\n"
 
 
-def _flatten(tree, prefix=""):
+def _comparable(config):
     """`{'a.b': value}`; lists and tuples compare alike, as JSON knows only lists."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+    flat = settings.flat(config.to_dict())
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in flat.items()}
