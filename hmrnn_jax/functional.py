@@ -79,7 +79,7 @@ def unroll(
     _check(cell, state, x, lengths, resets)
     steps, batch = x.shape[:2]
     if lengths is not None:
-        within = jnp.arange(steps)[:, None] < lengths
+        within = jnp.arange(steps)[:, None] < lengths[None]
         x = jnp.where(within[..., None], x, 0)
     if reverse:
         turn = _turn(steps, batch, lengths)
@@ -93,7 +93,7 @@ def unroll(
         cell, params, state, x, resets=resets, per_step=noise, policy=policy,
         constants={"slope": slope} if cell.uses_slope else None,
     )  # fmt: skip
-    if lengths is not None:
+    if lengths is not None and steps:
         out = _cut(out, state, lengths, within)
     if reverse:
         out = out._replace(states=turn(out.states), aux=turn(out.aux))
@@ -113,6 +113,13 @@ def _check(cell, state, x, lengths, resets):
     for name, array, shape in (("lengths", lengths, (batch,)), ("resets", resets, (steps, batch))):
         if array is not None and array.shape != shape:
             raise UserError(f"{name} has shape {array.shape}; with this x it must be {shape}.")
+    if lengths is None or isinstance(lengths, jax.core.Tracer) or not batch:
+        return
+    if lengths.min() < 0 or lengths.max() > steps:
+        raise UserError(
+            f"lengths are from {lengths.min()} to {lengths.max()}; with this x they must be from 0"
+            f" to {steps}."
+        )
 
 
 def _turn(steps, batch, lengths):
@@ -120,8 +127,8 @@ def _turn(steps, batch, lengths):
     if lengths is None:
         return lambda tree: jax.tree.map(lambda v: v[::-1], tree)
     step, row = jnp.arange(steps)[:, None], jnp.arange(batch)
-    place = jnp.where(step < lengths, lengths - 1 - step, step)
-    return lambda tree: jax.tree.map(lambda v: v[place, row], tree)
+    place = jnp.where(step < lengths[None], lengths[None] - 1 - step, step)
+    return lambda tree: jax.tree.map(lambda v: v[place, row[None]], tree)
 
 
 def _cut(out, state, lengths, within):

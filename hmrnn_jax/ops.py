@@ -82,19 +82,15 @@ def straight_through_both_ways(value, x, slope, surrogate="hard_sigmoid"):
 BOUNDARY_MODES = ("step", "sample", "soft")
 
 
-def boundary(x, slope, mode, noise=None, surrogate="hard_sigmoid"):
-    """The boundary `z` of pre-activation `x` (Chung et al. 2017, eq. 9).
+def fired(x, slope, mode, noise=None):
+    """The boundary `z` of pre-activation `x` (Chung et al. 2017, eq. 9), without its derivative,
+    which is that of `straight_through`.
 
     Modes: `step`, 1 iff the hard sigmoid exceeds 1/2; `sample`, Bernoulli with the
     hard sigmoid as probability, drawn with `noise` uniform in [0, 1); `soft`, the
     hard sigmoid itself. The step is written `x > 0`: through the hard sigmoid, f32
-    rounding would swallow 0 < x < 6e-8 / a. Differentiable in both modes.
+    rounding would swallow 0 < x < 6e-8 / a.
     """
-    return straight_through_both_ways(fired(x, slope, mode, noise), x, slope, surrogate)
-
-
-def fired(x, slope, mode, noise=None):
-    """The value of `boundary`, without its derivative."""
     if mode == "step":
         return (x > 0).astype(x.dtype)
     if mode == "sample":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -224,10 +225,11 @@ class Run:
         prompt the model does not know, of `read`.
         """
         self._check_language("A sample is drawn")
-        if length < 1 or not temperature >= 0:
+        whole = isinstance(length, numbers.Integral)
+        if not whole or length < 1 or not 0 <= temperature < np.inf:
             raise UserError(
-                f"length is {length}, temperature {temperature}: give a length of 1 or more and a"
-                " temperature of 0 or more."
+                f"length is {length}, temperature {temperature}: give a whole length of 1 or more"
+                " and a finite temperature of 0 or more."
             )
         prompt = self.encoding.beginning if prompt is None else prompt
         if not isinstance(prompt, str | bytes):

@@ -29,6 +29,11 @@ def test_operations_by_hand():
     assert boundaries.update_counts([Z1, Z2]) == [5, 3, 1]
     assert boundaries.counts(done)["layer2"] == {"COPY": 2, "UPDATE": 2, "FLUSH": 1}
     assert boundaries.rates(done)["layer1"] == {"COPY": 0.0, "UPDATE": 0.6, "FLUSH": 0.4}
+    # Without FLUSH layer 2 COPYs after its own boundary, as z1 is 0 there.
+    assert boundaries.update_counts([Z1, Z2], flush=False) == [5, 2, 1]
+    assert boundaries.text_view("abcde", [Z1, Z2], flush=False).endswith("5 / 2 / 1")
+    # A boundary before the first step is flushed at it.
+    assert boundaries.update_counts([Z1, Z2], z_initial=[0, 1]) == [5, 4, 1]
 
 
 def test_flush_wins_over_update():

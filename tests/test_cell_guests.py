@@ -36,6 +36,7 @@ POLICIES = {
     "autodiff": AUTODIFF,
     "remat": Policy(remat=2),
     "rounded": Policy(precision="bfloat16"),
+    "skipping": Policy(skip_copies=True),
 }
 
 
@@ -232,6 +233,7 @@ def test_a_step_of_no_rows_runs(name):
     "name, dtype, carry, policy",
     [(name, "float32", "bfloat16", "autodiff") for name in CONFIGS]
     + [(name, "bfloat16", "float32", "deferred") for name in ("hm_lstm", "nested_lstm", *VARIANTS)]
+    + [("hm_lstm", "float32", "float32", "skipping")]
     + [("hm_lstm", "float64", "float16", "rounded"), ("on_lstm", "float16", "float64", "deferred")],
 )
 def test_dtypes_stay_what_they_are_and_ranks_are_not_promoted(name, dtype, carry, policy, x64):

@@ -76,7 +76,7 @@ def test_a_page_of_text_has_the_readings_norms_and_predictions_of_the_run(letter
 
     symbols = {symbol.replace("\n", "⏎"): i for i, symbol in enumerate(letters.encoding.symbols)}
     of_known = np.array([symbols[symbol] for symbol in found["known"]])
-    likeliest, told = of_known[unpacked(found["likeliest"])], unpacked(found["chances"]) / 255
+    likeliest, told = of_known[unpacked(found["likeliest"])], unpacked(found["chances"]) / 65535
     chances = np.exp(log_p)
     np.testing.assert_allclose(told, np.take_along_axis(chances, likeliest, 1), atol=0.003)
     highest = -np.sort(-chances, axis=1)[:, : text.PREDICTED]
@@ -229,14 +229,15 @@ def test_a_watched_training_keeps_its_validations(letters, tmp_path, monkeypatch
 def test_what_cannot_be_shown_is_one_sentence_and_writes_nothing(letters, tmp_path, capsys):
     path = tmp_path / "a.html"
     path.write_text("as it was")
-    with pytest.raises(UserError, match=r"shows 2 to 200,000 symbols; this text has 1: "):
+    with pytest.raises(UserError, match="This text has 1 symbols: give 2 or more"):
         letters.explore("t", path)
-    with pytest.raises(UserError, match="this text has 200,001"):
-        letters.explore("t" * 200_001, path, shown=10**6)
+    for shown in (-5, 1, 10**6):
+        with pytest.raises(UserError, match=f"shows 2 to 200,000 symbols; {shown:,} are asked"):
+            letters.explore(UNSPACED, path, shown=shown)
     with pytest.raises(UserError, match=r"not among the \d+ known characters"):
         letters.explore("Q", path)
-    with pytest.raises(UserError, match="The ends of words are 3, the symbols 276"):
-        letters.explore(UNSPACED, path, words=np.ones(3, bool))
+    with pytest.raises(UserError, match="The ends of words have shape .3,., the symbols are 276"):
+        letters.explore(UNSPACED, path, words=[True] * 3)
     strokes = dataclasses.replace(letters, config=config_of())
     with pytest.raises(UserError, match="mine is a run on real-valued sequences"):
         strokes.explore(UNSPACED, path)

@@ -98,6 +98,22 @@ def test_rows_of_any_length_are_read_as_if_alone(cell, params, reverse):
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
 
 
+def test_no_steps_of_no_length(cell, params):
+    state = hm.initial_state(cell, 3)
+    with jax.numpy_rank_promotion("raise"):
+        out = hm.unroll(cell, params, state, inputs()[:0], lengths=np.zeros(3, int))
+    equal(out.final, state)
+
+
+def test_lengths_rely_on_no_promoted_ranks(cell, params):
+    def run(lengths):
+        how = {"lengths": lengths, "reverse": True}
+        return hm.unroll(cell, params, hm.initial_state(cell, 3), jnp.asarray(inputs()), **how)
+
+    with jax.numpy_rank_promotion("raise"):
+        jax.eval_shape(run, jnp.zeros(3, int))
+
+
 def test_a_cell_that_samples_draws_by_its_key():
     cell = hm.HMLSTM(3, (4, 4), boundary="sample", detector_scale=0.0)
     params, state = hm.init(jax.random.key(0), cell), hm.initial_state(cell, 8)
@@ -118,6 +134,8 @@ def test_a_cell_that_samples_draws_by_its_key():
         ({"x": np.zeros((6, 2, 3))}, r"make it with initial_state\(cell, 2\)"),
         ({"lengths": np.zeros(2, int)}, r"lengths has shape \(2,\); with this x it must be \(3,\)"),
         ({"resets": np.zeros((3, 6), bool)}, r"resets has shape \(3, 6\)"),
+        ({"lengths": np.array([6, 7, 0])}, "lengths are from 0 to 7; .* from 0 to 6"),
+        ({"lengths": np.array([6, -1, 0])}, "lengths are from -1 to 6"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(cell, params, changes, message):
@@ -217,7 +235,7 @@ def test_samples_are_drawn_by_seed(run):
     assert len(one["text"]) == 30 == len(one["log_probabilities"]) and one["read"] == 4
     read = run.stream().push("the " + one["text"]).log_probabilities[4:]
     np.testing.assert_allclose(one["log_probabilities"], read, atol=1e-5)
-    with pytest.raises(UserError, match="give a length of 1 or more"):
+    with pytest.raises(UserError, match="give a whole length of 1 or more"):
         run.sample("the ", 0)
     with pytest.raises(UserError, match="The prompt is empty"):
         run.sample("")

@@ -41,7 +41,7 @@ def _of_one_text(z, text):
     return z, symbols
 
 
-def operations(z, layers=None, z_initial=None):
+def operations(z, layers=None, z_initial=None, flush=True):
     """What every layer did at every step (paper, eq. 2 and 3).
 
     A layer does FLUSH if its own `z[t-1] = 1`; else UPDATE if the layer below
@@ -53,6 +53,7 @@ def operations(z, layers=None, z_initial=None):
       layers: L, checked against `z` when given.
       z_initial: z before the first step, one scalar or `[B]` array per array
         of `z` (the carry of the preceding window); zeros when None.
+      flush: whether the cell has FLUSH; else a layer does UPDATE or COPY whatever its own z.
 
     Returns:
       A dict `{"layer1": a, ..., "layerL": a}` of int8 arrays of the shape of
@@ -74,7 +75,7 @@ def operations(z, layers=None, z_initial=None):
     before = []
     for own, first in zip(z, z_initial, strict=True):
         before.append(np.concatenate([np.broadcast_to(first, own[:1].shape), own[:-1]]))
-    update, _, flush = hm_lstm_window.operations(before, z)
+    update, _, flush = hm_lstm_window.operations(before, z, flush)
     return {
         f"layer{number}": (UPDATE * u + FLUSH * f).astype(np.int8)
         for number, (u, f) in enumerate(zip(update, flush, strict=True), start=1)
@@ -101,19 +102,19 @@ def rates(done):
     }
 
 
-def update_counts(z, z_initial=None):
+def update_counts(z, z_initial=None, flush=True):
     """The paper's "updates" per layer: the number of steps that are not COPY, UPDATE or FLUSH.
 
     Layer 1 never does COPY, so its count is the number of steps; the paper's
     example over 270 characters of Penn Treebank reads 270, 56 and 9.
 
     Args:
-      z, z_initial: as in `operations`.
+      z, z_initial, flush: as in `operations`.
 
     Returns:
       A list of L ints, layer 1 first.
     """
-    done = operations(z, z_initial=z_initial)
+    done = operations(z, z_initial=z_initial, flush=flush)
     return [int(np.sum(array != COPY)) for array in done.values()]
 
 
@@ -212,15 +213,15 @@ def _write_lines(write, rows):
     return written
 
 
-def text_view(text, z, width=90, z_initial=None, updates=True):
+def text_view(text, z, width=90, updates=True, **cell):
     """The text in lines, under each one row per layer with `|` where its boundary fired.
 
     Args:
       text: str or sequence of T str symbols.
       z: boundaries of layers 1..L-1, a list of `[T]` 0/1 arrays.
       width: columns of text in a line; wide (East Asian) characters take two.
-      z_initial: as in `operations`; it only changes the closing line.
       updates: whether z is that of a model's detectors.
+      cell: `z_initial` and `flush` as in `operations`; they only change the closing line.
 
     Returns:
       A str that ends with the update counts of all L layers (`update_counts`), or else with the
@@ -243,15 +244,15 @@ def text_view(text, z, width=90, z_initial=None, updates=True):
             )
             lines.append(f"z{number}".ljust(4) + "".join(marks))
         lines.append("")
-    name, counts = numbers(z, updates, z_initial)
+    name, counts = numbers(z, updates, **cell)
     lines.append(f"{name} over {len(symbols)} symbols: {counts}")
     return "\n".join(lines)
 
 
-def numbers(z, updates=True, z_initial=None):
+def numbers(z, updates=True, **cell):
     """`(what, how many of each layer)` as words: updates, or segments; arguments as `text_view`."""
     if updates:
-        name, counts = "updates per layer", update_counts(z, z_initial)
+        name, counts = "updates per layer", update_counts(z, **cell)
     else:
         name, counts = "segments", [int(np.sum(layer)) + (not layer[-1]) for layer in z]
     return name, " / ".join(map(str, counts))

@@ -7,7 +7,8 @@ An LSTM whose memory is another LSTM. Level 1, the outermost, reads x and h':
 
 and its memory is the next level, which reads i g as its x and f c' (not an output of
 its own) as its h', and whose own h is the new c. The memory of the innermost level adds
-the two, as an LSTM's does: c = f c' + i g. So depth 1 is an LSTM.
+the two, as an LSTM's does: c = f c' + i g. So depth 1 is an LSTM, of the
+outermost proposal.
 
 The outermost proposal is the identity, the inner ones tanh. Every c but the innermost is
 an o tanh, hence |c| < 1 there and |h| < tanh(1). Features lie along the first axis, `[d]`

@@ -47,7 +47,10 @@ def explore(given):
     if run.config.task == LANGUAGE:
         name, (ids, symbols), ends = read_text(run, given)
         name = epath.Path(name).name
-        found = text.look(run, ids, symbols, name, ends, given.shown, given.seed, progress)
+        found = text.look(
+            run, ids, symbols, name, ends, given.shown, given.seed, progress,
+            given.split == "train",
+        )  # fmt: skip
     else:
         name, read = given.text or given.split, sequences.read if given.text else sequences.held_out
         name, some = epath.Path(name).name, read(run, name)

@@ -164,8 +164,9 @@ def show_boundaries(
     weights = sparse_model.inference(run.model, run.plain)
     _, norms = activations.of(*weights, ids[:shown], run.slope, seed)
     heading = f"{run.title}: {title}" + ("" if detectors else f", {asked[0].description}")
-    boundary_figure(path, symbols[:shown], first, norms, heading, updates=detectors)
-    lines, rows = [boundaries.text_view(symbols[:shown], first, updates=detectors)], []
+    how_counted = {"updates": detectors} | (activations.counted(run.model) if detectors else {})
+    boundary_figure(path, symbols[:shown], first, norms, heading, **how_counted)
+    lines, rows = [boundaries.text_view(symbols[:shown], first, **how_counted)], []
     against = None
     if run.encoding.unit != "words":
         newlines = readings.line_ends(ids, newline)

@@ -36,6 +36,9 @@ function levelFor(heights, length, calibrated) {
   return heights[Math.min(count, heights.length) - 1];
 }
 
+/** Whether all of a curve above a level counts: peaks lie two steps apart or more. */
+const isLevel = (length) => length < 2;
+
 /** Where a curve is higher than the step before, no lower than the one after, and at the level. */
 function peaks(curve, level) {
   const z = new Uint8Array(curve.length);
@@ -52,10 +55,10 @@ function withinLines(lines) {
   return lines.map((ends, t) => (ends || t + 1 === lines.length || lines[t + 1] ? 0 : 1));
 }
 
-/** The boundaries of a curve at a level; where lines end a segment does. */
-function boundaries(curve, level, lines) {
-  const inner = withinLines(lines);
-  return peaks(curve, level).map((fired, t) => (lines[t] ? 1 : fired & inner[t]));
+/** The boundaries of a curve at a level, for segments of `length`; where lines end a segment does. */
+function boundaries(curve, level, lines, length) {
+  const inner = withinLines(lines), z = isLevel(length) ? curve.map((u) => u >= level) : peaks(curve, level);
+  return Uint8Array.from(z, (fired, t) => (lines[t] ? 1 : fired & inner[t]));
 }
 
 function f1Of(hits, found, real) {

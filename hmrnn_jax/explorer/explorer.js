@@ -10,8 +10,9 @@
   main.setAttribute("aria-label", `${data.name}, cut in segments. ${view.keys}`);
   byId("about").textContent = view.about;
 
-  // Lengths from 2, for peaks lie no closer, to 40 symbols or 200 steps, evenly by their logarithm.
-  const LOW = Math.log(2), HIGH = Math.log(data.kind === "text" ? 40 : 200), STEPS = 400;
+  // Lengths from 2, or where shorter ones are wanted from 1.1, to 40 symbols or 200 steps, evenly by
+  // their logarithm.
+  const LOW = Math.log(data.length < 2 ? 1.1 : 2), HIGH = Math.log(data.kind === "text" ? 40 : 200), STEPS = 400;
   const toPlace = (length) => Math.round((STEPS * (Math.log(length) - LOW)) / (HIGH - LOW));
   const toLength = (place) => Number(Math.exp(LOW + (place * (HIGH - LOW)) / STEPS).toFixed(1));
   Object.assign(slider, { min: 0, max: STEPS, step: 1 });

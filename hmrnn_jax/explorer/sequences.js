@@ -22,7 +22,7 @@ function sequenceView(data, main) {
 
   function cut(reading, length) {
     const level = reading === "detectors" ? undefined : levelFor(heights, length, data.calibrated);
-    const of = (one) => (reading === "detectors" ? one.z : [boundaries(one.surprise, level, one.lines)]);
+    const of = (one) => (reading === "detectors" ? one.z : [boundaries(one.surprise, level, one.lines, length)]);
     const each = all.map(of); // [sequence][layer]
     return { z: each[0].map((_, k) => each.map((z) => z[k])), levels: [level] };
   }

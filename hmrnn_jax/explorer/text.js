@@ -23,15 +23,16 @@ function textView(data, main, inspector) {
       z: one.z && unpackBits(one.z, N),
       curves: one.curves && unpack(one.curves),
       heights: one.heights && one.heights.map((row) => unpack(row)[0] || []),
+      all: one.all && one.all.map((row) => unpack(row)[0] || []),
     }]));
   }
   load(data);
 
   function cut(reading, length) {
-    const { z, curves, heights } = readings[reading];
+    const { z, curves, heights, all } = readings[reading];
     if (z) return { z, levels: [] };
-    const levels = heights.map((own) => levelFor(own, length, calibrated));
-    return { z: curves.map((curve, k) => boundaries(curve, levels[k], lines)), levels };
+    const levels = (isLevel(length) ? all : heights).map((own) => levelFor(own, length, calibrated));
+    return { z: curves.map((curve, k) => boundaries(curve, levels[k], lines, length)), levels };
   }
 
   function scores(z) {
@@ -171,7 +172,7 @@ function textView(data, main, inspector) {
     return symbols.slice(from, to + 1).join("").replaceAll("⏎", " ").trim();
   }
   function expected(t) {
-    return [...likeliest[t]].map((id, rank) => ({ text: known[id], chance: chances[t][rank] / 255 }));
+    return [...likeliest[t]].map((id, rank) => ({ text: known[id], chance: chances[t][rank] / 65535 }));
   }
   function spoken() {
     const t = state.cursor, cuts = state.shown.filter((k) => state.z[k][t]).map((k) => k + 1);
@@ -189,7 +190,7 @@ function textView(data, main, inspector) {
     );
     const came = t + 1 < N ? (lines[t + 1] ? "⏎" : symbols[t + 1]) : null;
     next.replaceChildren(...expected(t).map((one) => {
-      const hit = came !== null && one.text.trim() === came.trim();
+      const hit = one.text === came;
       const bar = make("span", { class: "bar" });
       bar.style.width = `${Math.max(1, 100 * one.chance)}%`;
       return make("li", hit ? { class: "hit" } : {}, make("kbd", {}, one.text.trim() || "␣"),
@@ -233,7 +234,7 @@ function textView(data, main, inspector) {
     pen.font = `${words ? 11 : 14}px ${colour("mono")}`;
     for (let t = from; t < to; t++) {
       pen.fillStyle = lines[t] ? faint : ink;
-      const text = words && symbols[t].length > 9 ? `${symbols[t].slice(0, 7)}…` : symbols[t].trim();
+      const text = words && [...symbols[t]].length > 9 ? `${[...symbols[t]].slice(0, 7).join("")}…` : symbols[t].trim();
       pen.fillText(text, x(t) + step / 2 - 0.5, 13);
     }
     pen.font = plain;
@@ -319,7 +320,8 @@ function textView(data, main, inspector) {
       while (s > 0 && s < N - 1 && !(first[s - 1] || lines[s - 1])) s += way;
       return s;
     };
-    const leap = event.ctrlKey || event.altKey || event.shiftKey;
+    if (event.altKey || event.metaKey || event.shiftKey) return; // the browser's
+    const leap = event.ctrlKey;
     const targets = {
       ArrowRight: leap ? far(1) : t + 1, ArrowLeft: leap ? far(-1) : t - 1, ArrowDown: far(1), ArrowUp: far(-1),
       Home: 0, End: N - 1, PageDown: t + 300, PageUp: t - 300,

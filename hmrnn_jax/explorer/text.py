@@ -3,7 +3,7 @@
 import numpy as np
 
 from hmrnn_jax.analysis.glyphs import glyph
-from hmrnn_jax.analysis.segmenters import CLOSE, heights_of, within_lines
+from hmrnn_jax.analysis.segmenters import heights_of, rule_for, within_lines
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.explorer.page import bits, packed, quantised
 from hmrnn_jax.inference import activations, reading, readings, sparse_model
@@ -18,7 +18,10 @@ OF_PARAMETERS = ("readings", "calibrated", "norms", "known", "likeliest", "chanc
 _TREES = 100  # words of the longest sentence whose tree is drawn
 
 
-def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda line: None):
+def look(
+    run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda line: None,
+    trained_on=False,
+):  # fmt: skip
     """The data of the page of one text, for `page.write`.
 
     Args:
@@ -27,19 +30,21 @@ def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda lin
       name: of the text. ends: the true ends of words, bool `[N]`; None where spaces end them.
       shown: how many symbols, from the beginning, at most. seed: of detectors that sample.
       say: is told how far it is, a line every few seconds.
+      trained_on: whether the model was trained on this text: lengths are set on itself.
 
     Raises:
-      UserError: the text is empty, or too much is to be shown, or ends are too few.
+      UserError: the text is empty, or too much or too little is to be shown, or there is no end
+        for each symbol.
     """
+    if not 2 <= shown <= MOST_SHOWN:
+        raise UserError(f"A page shows 2 to {MOST_SHOWN:,} symbols; {shown:,} are asked for.")
+    if len(ids) < 2:
+        raise UserError(f"This text has {len(ids):,} symbols: give 2 or more.")
     ids, symbols = np.asarray(ids)[:shown], symbols[:shown]
-    if not 2 <= len(ids) <= MOST_SHOWN:
-        raise UserError(
-            f"A page shows 2 to {MOST_SHOWN:,} symbols; this text has {len(ids):,}:"
-            f" {'show fewer' if len(ids) > 2 else 'give more'}."
-        )
     names = readings.available(run.model, run.encoding.line_end)
     found = fixed(run, ids, symbols, name, ends)  # bad ends are told before long work
-    found |= read(run, ids, names, *calibration.validation_text(run, ids), seed, say)
+    valid = (ids, "this text") if trained_on else calibration.validation_text(run, ids)
+    found |= read(run, ids, names, *valid, seed, say)
     if "distance" in names and run.encoding.unit == "words":
         found["distances"] = _distances(run, ids)
     return found
@@ -47,9 +52,11 @@ def look(run, ids, symbols, name, ends=None, shown=SHOWN, seed=0, say=lambda lin
 
 def fixed(run, ids, symbols, name, ends=None):
     """The part of `look`'s data that is the same whatever the model's parameters are."""
-    if ends is not None and len(ends) < len(ids):
+    ends = None if ends is None else np.asarray(ends, bool)
+    if ends is not None and (ends.ndim != 1 or len(ends) < len(ids)):
         raise UserError(
-            f"The ends of words are {len(ends):,}, the symbols {len(ids):,}: give one for each."
+            f"The ends of words have shape {ends.shape}, the symbols are {len(ids):,}: give one for"
+            " each."
         )
     lines, unit = readings.line_ends(ids, run.encoding.line_end), run.encoding.unit
     gold, against = None if ends is None else ends[: len(ids)], "words"
@@ -62,7 +69,7 @@ def fixed(run, ids, symbols, name, ends=None):
         "unit": unit,
         "symbols": _visible(symbols, lines),
         "lines": bits(lines),
-        "length": max(CLOSE, objectives.first_length(run.config) or LENGTH),
+        "length": objectives.first_length(run.config) or LENGTH,
         "gold": None if gold is None or not gold.any() else bits(gold),
         "against": against,
     }
@@ -83,14 +90,20 @@ def read(run, ids, names, valid, calibrated_on, seed=0, say=lambda line: None):
     if valid is not ids:
         of_valid = _curves(run, valid, [one for one in names if one != "detectors"], seed, say)
     inner, delay = within_lines(valid_lines), objectives.Boundaries.of(run.config).delay
+    # By what the page cuts; short segments only where the run was asked for such.
+    rules = {"heights": RULE}
+    if rule_for(objectives.first_length(run.config)) != RULE:
+        rules["all"] = rule_for(objectives.first_length(run.config))
     found = []
     for one in names:
         if one == "detectors":
             z = readings.Reading.of(one, delay=delay).boundaries(curves[one], lines)
             found.append({"name": one, "z": bits(z)})
             continue
-        heights = [packed(heights_of(curve, RULE, inner)) for curve in of_valid[one]]
-        found.append({"name": one, "curves": packed(curves[one]), "heights": heights})
+        found.append({"name": one, "curves": packed(curves[one])})
+        for key, rule in rules.items():
+            heights = [packed(heights_of(curve, rule, inner)) for curve in of_valid[one]]
+            found[-1][key] = heights
     weights = sparse_model.inference(run.model, run.plain)
     count = min(PREDICTED, run.encoding.size)
     norms, chances, likeliest = activations.predictions(*weights, ids, count, run.slope, seed)
@@ -107,7 +120,7 @@ def read(run, ids, names, valid, calibrated_on, seed=0, say=lambda line: None):
         "norms": quantised(norms),
         "known": _visible(run.encoding.symbol_strings(known), readings.line_ends(known, newline)),
         "likeliest": packed(likeliest.reshape(len(ids), count).astype(kind)),
-        "chances": packed(np.rint(255 * chances).astype(np.uint8)),
+        "chances": packed(np.rint(65535 * chances).astype(np.uint16)),
     }
 
 

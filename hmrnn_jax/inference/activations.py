@@ -80,16 +80,27 @@ def of(model, params, inputs, slope=1.0, seed=0, window=256):
     return [z[:, 0] for z in layers], norms[..., 0]
 
 
+def counted(model):
+    """What the operations of a model's layers are counted by, besides its boundaries; see
+    `boundaries.operations`: `{}` without detectors."""
+    found = [config for config in model.cells if config.uses_slope]
+    if not found:
+        return {}
+    initial = [config.z_init for config in found for _ in range(config.depth - 1)]
+    return {"z_initial": initial, "flush": all(config.flush for config in found)}
+
+
 def with_surprise(model, params, inputs, slope=1.0, seed=0, window=256):
     """As `of` for the steps `[N, B, C]` of B real-valued sequences, and their surprise.
 
     Returns `(boundaries, norms, surprise)`: surprise `[N, B]` is the negative log-density of the
-    step after each, in nats; 0 at the last.
+    step after each, in nats. After the last nothing comes: there it is the lowest of its sequence,
+    so that it neither is a peak nor hides one.
     """
     inputs = np.asarray(inputs, np.float32)
     following = np.concatenate([inputs[1:], inputs[-1:]])
     layers, norms, surprise = _windows(model, params, inputs, following, slope, seed, window)
-    surprise[-1] = 0
+    surprise[-1] = surprise[:-1].min(axis=0) if len(surprise) > 1 else 0
     return layers, norms, surprise
 
 
@@ -117,7 +128,7 @@ def of_sequences(
         for row, number in enumerate(chosen):
             length = int(sequences.lengths[number])
             own = surprise[:length, row].copy()
-            own[-1] = 0  # nothing comes after
+            own[-1] = own[:-1].min() if length > 1 else 0  # as there
             found[number] = z[:, :length, row], norms[:, :length, row], own
         progress(int(sequences.lengths[order[: first + batch]].sum()))
     return found

@@ -10,6 +10,7 @@ a line's last symbol.
 
 import dataclasses
 import itertools
+import numbers
 from typing import NamedTuple
 
 import numpy as np
@@ -87,8 +88,8 @@ class Reading:
             threshold; or a threshold for detectors, which fire or do not.
         """
         require("The reading", name, NAMES)
-        if length and not length >= 1:
-            raise UserError(f"The wanted segment length is {length}; it must be 1 or more.")
+        if length and not (isinstance(length, numbers.Real) and length >= 1):
+            raise UserError(f"The wanted segment length is {length!r}; it must be 1 or more.")
         if name == "detectors":
             if threshold is not None:
                 raise UserError(

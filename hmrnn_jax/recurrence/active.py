@@ -92,7 +92,8 @@ def is_packed(active):
     batch = active.shape[-1]
     count = active.sum(-1, keepdims=True)
     *_, last, _ = tiers(batch)
-    return jnp.where(count > last, active, jnp.arange(batch) < count)
+    first = jnp.broadcast_to(jnp.arange(batch), active.shape) < count
+    return jnp.where(count > last, active, first)
 
 
 def _times(tree, matrix):

@@ -31,7 +31,7 @@ def applies(config, policy):
     """Whether a cell has COPYs to leave out, and the policy is to leave them out.
 
     Without FLUSH a layer may COPY while its own boundary is 1, its gates then follow the layer
-    above.
+    above. And an initial boundary between 0 and 1 blends the operations.
     """
     return (
         skips_copies(policy)
@@ -40,6 +40,7 @@ def applies(config, policy):
         and config.flush
         and config.boundary != "soft"
         and config.layer_norm != "ba"
+        and config.z_init in (0, 1)
     )
 
 

@@ -336,6 +336,6 @@ def view(model, params, corpus, bpc, slope=1.0, delay=0, length=540):
             f"boundaries in the first {len(text)} {corpus.vocabulary.unit} of the test text:"
             if z
             else "",
-            text_view(text, z) if z else "",
+            text_view(text, z, **activations.counted(model)) if z else "",
         ]
     ).rstrip()

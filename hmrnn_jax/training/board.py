@@ -75,9 +75,11 @@ class Board:
             delay = task.boundaries.delay
             z = [np.append(fired[delay:], fired[:delay] * 0) for fired in z]
             symbols = task.encoding.symbol_strings(ids)
-            view = f"```\n{text_view(symbols, z)}\n```"
+            cell = activations.counted(task.model)
+            view = f"```\n{text_view(symbols, z, **cell)}\n```"
             self._events.text("boundaries", view, step)
-            figure = draw_boundaries(symbols, z, norms, f"{title}, update {step:,}", _ROW)
+            heading = f"{title}, update {step:,}"
+            figure = draw_boundaries(symbols, z, norms, heading, _ROW, **cell)
             self._events.figure("boundaries", figure, step)
 
     def flush(self):

@@ -81,7 +81,7 @@ OF_CELL = {
     "hm_lstm.detector_reads_h": kept(Switch("Detectors also read their own layer's new state h.")),
     "hm_lstm.reset_recurrent": kept(Switch("FLUSH also drops the recurrent term.")),
     "lstm.recurrent_bias": kept(Switch("A second bias vector, as in PyTorch's LSTM.")),
-    "nested_lstm.depth": kept(Whole("Levels of memory; 1 is an LSTM.", 1, 32)),
+    "nested_lstm.depth": kept(Whole("Levels of memory; 1 is an LSTM, of that proposal.", 1, 32)),
     "nested_lstm.proposal": kept(
         Choice("Activation of the outermost cell proposal.", ("identity", "tanh"))
     ),

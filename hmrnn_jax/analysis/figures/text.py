@@ -31,7 +31,7 @@ def boundary_figure(path, *arguments, **how):
     style.save(draw_boundaries(*arguments, **how), path)
 
 
-def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True):
+def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True, **cell):
     """The paper's figure of a stretch of text: boundaries of every layer and norms of h.
 
     Rows of `width` symbols, each with three strips: the detectors' bars (one
@@ -50,6 +50,7 @@ def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True):
       title: put before the counts.
       width: symbols in a row.
       updates: whether z is that of the detectors; else it is any number of rows of boundaries.
+      cell: as `boundaries.text_view`.
 
     Raises:
       UserError: lengths disagree, or the text is empty or needs more than 40 rows.
@@ -124,7 +125,7 @@ def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True):
     scale.set_ticks([0, 1], labels=["0", "max"])
     scale.ax.tick_params(length=0, labelsize=10)
     scale.outline.set_visible(False)
-    name, counts = numbers(fired, updates)
+    name, counts = numbers(fired, updates, **cell)
     heading = f"{name}: {counts} over {steps} symbols; ‖h‖ scaled per layer"
     for down, words, look in (
         (0.22, title, {"fontsize": 12, "fontweight": "bold"}),
