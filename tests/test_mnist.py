@@ -112,6 +112,10 @@ def test_where_the_files_are_looked_for(folder, tmp_path, monkeypatch):
     (tmp_path / "data" / "mnist").symlink_to(folder)
     assert len(mnist.load(download=False).splits["train"]) == 33
     monkeypatch.delenv("HMRNN_DATA")
+    monkeypatch.setenv("HMRNN_CACHE", "off")
+    with pytest.raises(UserError, match="HMRNN_CACHE is off: give data.path"):
+        mnist.load()
+    monkeypatch.delenv("HMRNN_CACHE")
     with pytest.raises(UserError, match="switched off.*train-images.*home/.cache/hmrnn_jax/mnist"):
         mnist.load(download=False)
     (tmp_path / "home/.cache/hmrnn_jax").mkdir(parents=True)

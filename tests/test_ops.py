@@ -99,7 +99,7 @@ def test_the_step_is_strict_and_exact_near_zero():
 def test_a_boundary_is_exactly_zero_or_one(mode):
     x_key, noise_key = jax.random.split(jax.random.key(0))
     x, noise = jax.random.normal(x_key, 1_000_000), jax.random.uniform(noise_key, 1_000_000)
-    draw = jax.jit(ops.boundary, static_argnums=(2, 4))
+    draw = jax.jit(boundary, static_argnums=(2, 4))
     for slope, surrogate in ((1.0, "hard_sigmoid"), (2.0, "logistic"), (5.0, "hard_sigmoid")):
         z = np.asarray(draw(x, slope, mode, noise, surrogate))
         assert np.isin(z, [0.0, 1.0]).all()

@@ -124,3 +124,10 @@ def test_encoding_is_no_python_loop():
     ids, _ = vocabulary.encode(text)
     assert time.perf_counter() - begin < 0.4  # a loop over 4 million characters takes longer
     assert ids[-9:].tolist() == [7, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_replacement_character_of_a_text_stands_for_no_other():
+    vocabulary = Vocabulary.of("ab\ufffd", "characters")
+    for encode in (vocabulary.encode, vocabulary.encode_sentence):
+        with pytest.raises(UserError, match="'z'"):
+            encode("abz")

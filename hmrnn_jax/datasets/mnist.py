@@ -95,8 +95,13 @@ def load(path=None, download: bool = True) -> Images:
             )
     else:
         root = os.environ.get("HMRNN_DATA")
-        cache = epath.Path(os.path.expanduser("~")) / ".cache" / "hmrnn_jax"
-        folder = (epath.Path(root) if root else cache) / FOLDER
+        cache = files.cache_folder(FOLDER)
+        if not root and cache is None:
+            raise UserError(
+                "The digits are downloaded to the cache, and HMRNN_CACHE is off: give data.path, or"
+                " set HMRNN_DATA."
+            )
+        folder = epath.Path(root) / FOLDER if root else epath.Path(cache)
         _complete(folder, download)
     contents = {name: files.read_bytes(find_file(folder, name)) for name in FILES}
     genuine = all(files.same_content(contents[name], digest) for name, digest in FILES.items())

@@ -138,9 +138,7 @@ class Vocabulary:
             for number, codes in enumerate(_codes(text)):
                 ids[number * _CHUNK :][: len(codes)] = self._table[codes]
         missing = np.flatnonzero(ids < 0)
-        stands_in = None
-        if self.unknown or self.unit == "words":  # U+FFFD may be a character like any other
-            stands_in = self._ids.get(UNKNOWN[self.unit])
+        stands_in = self._stands_in
         if len(missing) and stands_in is None:
             offset = int(missing[0])
             symbols = each_word(text) if self.unit == "words" else text
@@ -187,10 +185,16 @@ class Vocabulary:
         text = as_unit(sentence, self.unit)
         return self.encode_symbols(list(each_word(text) if self.unit == "words" else text))
 
+    @property
+    def _stands_in(self):
+        """The id of what an unknown symbol is read as; None if there is none."""
+        if self.unknown or self.unit == "words":  # U+FFFD may be a character like any other
+            return self._ids.get(UNKNOWN[self.unit])
+        return None
+
     def encode_symbols(self, symbols) -> tuple[np.ndarray, int]:
         """As `encode_sentence`, of a sentence whose symbols are apart already."""
-        unknown = self._ids.get(UNKNOWN[self.unit])
-        ids = [self._ids.get(symbol, unknown) for symbol in symbols]
+        ids = [self._ids.get(symbol, self._stands_in) for symbol in symbols]
         if None in ids:
             sentence = (" " if self.unit == "words" else "").join(map(str, symbols))
             raise UserError(
