@@ -33,7 +33,7 @@ TEXTS = {
     "pku_test_gold.utf8": "PKU's test text",
 }
 CONTROLS = ("random", "regular", "untrained", "ngram")
-MARKERS = "osD^vPp*X<>h"
+MARKERS = "osD^vPp*X<>hd"
 
 
 def write(flags, jobs):

@@ -118,7 +118,7 @@ def looking(monkeypatch):
 
     monkeypatch.setattr(activations, "of", of)
     return SimpleNamespace(
-        encoding=encoding, corpus=SimpleNamespace(splits=splits), model=None,
+        encoding=encoding, corpus=SimpleNamespace(splits=splits), model=SimpleNamespace(cells=()),
         boundaries=SimpleNamespace(delay=0),
     )  # fmt: skip
 

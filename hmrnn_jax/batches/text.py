@@ -126,7 +126,8 @@ class VariableStream(Stream):
             raise UserError(f"window_quantum is {quantum}; it must be 1 or more.")
         self.seed, self.quantum = seed, quantum
         self._multiple = max(quantum, padding)
-        self._first_steps, self._starts = [0], []  # of the epochs that were asked for so far
+        self._first_steps = [0]  # of the epochs that were asked for so far, and the next one
+        self._kept = (None, None)  # an epoch and where its windows start
 
     def epoch(self, step):
         self._reach(step)
@@ -149,24 +150,31 @@ class VariableStream(Stream):
         """Columns `(start, end)` of a step's window."""
         epoch = self.epoch(step)
         window = step - self._first_steps[epoch]
-        return self._starts[epoch][window : window + 2]
+        kept, starts = self._kept
+        if kept != epoch:
+            starts = self._drawn(epoch)
+            self._kept = (epoch, starts)  # at once, so that threads never mix two epochs
+        return starts[window : window + 2]
 
     def _reach(self, step):
         while self._first_steps[-1] <= step:
             self._grow()
 
     def _grow(self):
-        """Draws the windows of one more epoch."""
-        random = np.random.default_rng((self.seed, len(self._starts)))
+        """Counts the windows of one more epoch."""
+        windows = len(self._drawn(len(self._first_steps) - 1)) - 1
+        self._first_steps.append(self._first_steps[-1] + windows)
+
+    def _drawn(self, epoch):
+        """Where the windows of an epoch start, and the last one ends."""
+        random = np.random.default_rng((self.seed, epoch))
         most = 2 + self._row // min(5, self.window)
         base = np.where(random.random(most) < 0.95, self.window, self.window / 2)
         lengths = np.maximum(5, np.trunc(random.normal(base, 5)))
         least = -(-5 // self.quantum)
         lengths = np.maximum(least, np.round(lengths / self.quantum)).astype(int) * self.quantum
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        starts = np.append(starts[starts < self._row], self._row)
-        self._starts.append(starts.tolist())
-        self._first_steps.append(self._first_steps[-1] + len(starts) - 1)
+        return np.append(starts[starts < self._row], self._row).tolist()
 
 
 class EvaluationStream:
