@@ -17,6 +17,7 @@ from hmrnn_jax.evaluation import text as evaluation
 from hmrnn_jax.opening import restore
 from hmrnn_jax.training import config_file
 from hmrnn_jax.training import loop as program
+from hmrnn_jax.training.workdir import load_run
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 OLD = Path(__file__).parent / "reference/run_f78d648.tar.xz"
@@ -32,6 +33,11 @@ def test_resumed_run_equals_uninterrupted_one_bit_for_bit(config, tmp_path):
     assert "resumed after update 6" in said and "changed since the run began: steps" in said
     assert whole == parts
     assert_equal(latest(tmp_path / "whole"), latest(tmp_path / "parts"))
+    # What it has gone on with is its configuration; what a run that has ended is told is not.
+    config.learning_rate = 0.5
+    run(config, tmp_path / "parts")
+    kept = load_run(tmp_path / "parts")[0]
+    assert kept.steps == 12 and kept.learning_rate != 0.5
 
 
 def test_sigterm_saves_and_the_same_command_resumes(config, tmp_path):
@@ -105,6 +111,11 @@ def test_an_old_run_is_never_begun_anew_but_by_fresh(quick, tmp_path):
             run(quick, tmp_path)
         assert before == (sorted(tmp_path.rglob("*")), (tmp_path / "metrics.jsonl").read_text())
     lines = []
+    wrong = quick.copy_and_resolve_references()
+    wrong.data.path = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="there is no file"):
+        program.train(wrong, str(tmp_path), lines.append, fresh=True)
+    assert not lines and before[1] == (tmp_path / "metrics.jsonl").read_text()
     assert program.train(quick, str(tmp_path), lines.append, fresh=True) == whole
     assert lines[0] == f"--fresh: the old run is set aside in {tmp_path}/set-aside-1"
     assert (tmp_path / "set-aside-1/metrics.jsonl").read_text() == before[1]

@@ -32,7 +32,8 @@ def test_a_run_is_read_back_and_one_that_differs_is_refused(folder):
     other = small()
     other.epochs = 7
     assert workdir.open_run(folder, other, VOCABULARY) == ["epochs: 100 in the run, 7 now"]
-    # What later commands read of the run is what it has gone on with.
+    # What later commands read of the run is what it goes on with.
+    workdir.rewrite(folder, other)
     assert workdir.load_run(folder)[0].epochs == 7
     assert workdir.open_run(folder, other, VOCABULARY) == []
     other.model.hm_lstm.flush = False  # another network of the same parameters

@@ -27,7 +27,7 @@ from hmrnn_jax.training.progress import (
 from hmrnn_jax.training.signals import Stopping
 from hmrnn_jax.training.titles import title
 from hmrnn_jax.training.update import Update
-from hmrnn_jax.training.workdir import check_new, open_run, set_aside, settle_precision
+from hmrnn_jax.training.workdir import check_new, open_run, rewrite, set_aside, settle_precision
 
 _print = functools.partial(print, flush=True)
 
@@ -119,6 +119,8 @@ def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, t
         # meanwhile.
         meanwhile = contextlib.nullcontext()
         if first < plan.total and not plan.finished:
+            if changed:
+                parallel.from_first(rewrite, workdir, config)
             say("compiling the training step ...")
             arguments = state, carry, *given(first, plan.scalars(first))
             meanwhile = train_state.compiling(update.compiled, *arguments)

@@ -33,8 +33,7 @@ def open_run(workdir, config, encoding, data=None):
     """Starts a run's folder, or checks that `config` can go on with the one that is there.
 
     Called when all that can fail is built, so that a start that failed blocks nobody: what never
-    came beyond its first state gives way to another configuration. What a run that goes on is told
-    anew stands in its configuration from then on.
+    came beyond its first state gives way to another configuration.
 
     Args:
       encoding: one of `ENCODINGS`, or None. data: the fingerprint of the run's text, or None.
@@ -77,11 +76,14 @@ def open_run(workdir, config, encoding, data=None):
             f" ({'; '.join(fixed)}). Choose another --workdir, or give --fresh, which sets the old"
             " run aside."
         )
-    if lines:
-        files.write_text(folder / CONFIG, _json(config.to_dict()))
     if data and not saved_data:  # an older run
         files.write_text(folder / DATA, _json(data))
     return lines
+
+
+def rewrite(workdir, config):
+    """Makes `config` that of a run which goes on with it: what later commands read."""
+    files.write_text(files.place(workdir) / CONFIG, _json(config.to_dict()))
 
 
 def settle_precision(config, workdir, device):
