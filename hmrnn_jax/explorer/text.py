@@ -91,9 +91,8 @@ def read(run, ids, names, valid, calibrated_on, seed=0, say=lambda line: None):
         of_valid = _curves(run, valid, [one for one in names if one != "detectors"], seed, say)
     inner, delay = within_lines(valid_lines), objectives.Boundaries.of(run.config).delay
     # By what the page cuts; short segments only where the run was asked for such.
-    rules = {"heights": RULE}
-    if rule_for(objectives.first_length(run.config)) != RULE:
-        rules["all"] = rule_for(objectives.first_length(run.config))
+    own = rule_for(objectives.first_length(run.config))
+    rules = {"heights": RULE} | ({"all": own} if own != RULE else {})
     found = []
     for one in names:
         if one == "detectors":

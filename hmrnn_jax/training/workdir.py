@@ -65,11 +65,8 @@ def open_run(workdir, config, encoding, data=None):
         old, new = (e.describe() if e else "none" for e in (saved_encoding, encoding))
         fixed.append(f"encoding: {old} in the run, {new} now")
     saved_data = load_data(workdir)
-    for split in data or () if saved_data else ():
-        (old, old_sum), (new, new_sum) = saved_data[split], data[split]
-        if (old, old_sum) != (new, new_sum):
-            others = " others" if old == new else ""
-            fixed.append(f"{split} text: {old:,} symbols in the run, {new:,}{others} now")
+    if data and saved_data:
+        fixed += _other_texts(saved_data, data)
     if fixed:
         raise UserError(
             f"{workdir} holds a run that this configuration cannot go on with"
@@ -78,6 +75,17 @@ def open_run(workdir, config, encoding, data=None):
         )
     if data and not saved_data:  # an older run
         files.write_text(folder / DATA, _json(data))
+    return lines
+
+
+def _other_texts(saved, data):
+    """What differs between two fingerprints, a line a split."""
+    lines = []
+    for split, [new, _] in data.items():
+        if saved[split] != data[split]:
+            old = saved[split][0]
+            others = " others" if old == new else ""
+            lines.append(f"{split} text: {old:,} symbols in the run, {new:,}{others} now")
     return lines
 
 
