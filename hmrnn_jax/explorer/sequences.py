@@ -6,7 +6,7 @@ import numpy as np
 
 from hmrnn_jax import tasks
 from hmrnn_jax.analysis.comparison import TOLERANCE
-from hmrnn_jax.analysis.segmenters import heights_of, last_steps
+from hmrnn_jax.analysis.segmenters import CLOSE, heights_of, last_steps
 from hmrnn_jax.datasets.sequences import Sequences
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.explorer.page import bits, packed, quantised
@@ -75,7 +75,7 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
         "sequences": found,
         "readings": [{"name": "detectors"}] * bool(len(z)) + [{"name": "surprise"}],
         "heights": [packed(heights_of(curve, RULE, inner))],
-        "length": objectives.first_length(run.config) or LENGTH,
+        "length": max(CLOSE, objectives.first_length(run.config) or LENGTH),  # of peaks
         "calibrated": {
             "on": calibrated_on, "symbols": len(curve), "inner": int(inner.sum()),
             "lines": len(valid),

@@ -190,7 +190,8 @@ function textView(data, main, inspector) {
     );
     const came = t + 1 < N ? (lines[t + 1] ? "⏎" : symbols[t + 1]) : null;
     next.replaceChildren(...expected(t).map((one) => {
-      const hit = one.text === came;
+      // Blanks are symbols as others; but words may have others after them than in the vocabulary.
+      const hit = came !== null && (words ? one.text.trim() === came.trim() : one.text === came);
       const bar = make("span", { class: "bar" });
       bar.style.width = `${Math.max(1, 100 * one.chance)}%`;
       return make("li", hit ? { class: "hit" } : {}, make("kbd", {}, one.text.trim() || "␣"),
