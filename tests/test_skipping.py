@@ -152,21 +152,28 @@ def test_a_state_of_half_precision_takes_the_dense_path():
 
 @pytest.mark.parametrize("count", (0, 1, 10, 11, 20, 21, 40))
 def test_what_is_kept_lies_where_it_is_said_to(count):
-    """Whatever the capacity: the sum over the kept columns is that over the active ones."""
+    """Whatever the capacity: the rows in use are the active columns, and are read as written."""
     random = np.random.default_rng(count)
     moves = np.zeros(40, bool)
     moves[random.permutation(40)[:count]] = True
     values = random.normal(size=(3, 40)).astype(np.float32)
 
     def square(columns, _):
-        return columns**2, columns.T, columns.sum(-1)
+        return columns**2, [columns.T, 2 * columns.T], columns.sum(-1)
 
-    new, kept, summed = active.packed_where(moves, square, values, (), values, axis=0)
-    np.testing.assert_allclose(new, np.where(moves, values**2, values), rtol=1e-6)
-    there = active.is_packed(jnp.asarray(moves))
-    assert int(there.sum()) == count
-    np.testing.assert_allclose(kept[there], values.T[moves], rtol=1e-6)
-    found = active.outer_products(kept, kept, there, "float32", jnp.float32)
-    np.testing.assert_allclose(found, values[:, moves] @ values[:, moves].T, rtol=1e-5, atol=1e-5)
-    if 0 < count <= 20:
-        np.testing.assert_allclose(summed, values[:, moves].sum(-1), rtol=1e-5)
+    def times(columns, read):
+        return columns * read[1].T, [], ()
+
+    kept = active.room(2, 40, (3, 3), jnp.float32, 7)
+    for used in (count, 2 * count):
+        new, kept, summed = active.packed_where(moves, square, values, values, kept=kept)
+        assert int(kept.used) == used
+        np.testing.assert_allclose(new, np.where(moves, values**2, values), rtol=1e-6)
+        np.testing.assert_allclose(summed, values[:, moves].sum(-1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(kept.arrays[0][: 2 * count], np.tile(values.T[moves], (2, 1)))
+    found = active.outer_products(kept, "float32", jnp.float32)
+    expected = 4 * values[:, moves] @ values[:, moves].T
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    read = kept._replace(used=kept.used - count)
+    new, *_ = active.packed_where(moves, times, values, values, read=read)
+    np.testing.assert_allclose(new, np.where(moves, 2 * values**2, values), rtol=1e-6)

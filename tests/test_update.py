@@ -26,11 +26,11 @@ RARE, OFTEN = (
 def test_wide_layers_that_move_seldom_are_expected_to_gain():
     """What whole train steps took on a CPU without AVX-512, in times of the dense step."""
     for size, moves, measured in (
-        (512, (1, 0.21, 0.04), 1 / 1.38),
-        (512, (1, 0.63, 0.25), 1 / 1.05),
-        (512, (1, 1, 1), 1 / 0.84),
-        (256, (1, 0.21, 0.04), 1 / 1.1),
-        (128, (1, 0.21, 0.04), 1 / 0.76),
+        (512, (1, 0.21, 0.04), 1 / 1.48),
+        (512, (1, 0.63, 0.25), 1 / 0.94),
+        (512, (1, 1, 1), 1 / 0.70),
+        (256, (1, 0.21, 0.04), 1 / 1.25),
+        (128, (1, 0.21, 0.04), 1 / 0.90),
     ):
         config = hm_lstm.Config(128, (size,) * 3)
         assert skipping.expected(config, moves) == pytest.approx(measured, abs=0.12)
@@ -64,7 +64,7 @@ def test_it_changes_by_the_rates_and_not_back_and_forth(wide):
     assert "left out" in line and "0.05 and 0.01 of steps" in line
     without = update.compiled
     assert without is not dense and update.choose(RARE) == ""
-    between = rates(layer1=0.0, layer2=0.2, layer3=0.25)  # 0.94 of the dense step's time
+    between = rates(layer1=0.0, layer2=0.35, layer3=0.5)  # 0.93 of the dense step's time
     assert update.choose(between) == "" and update.compiled is without
     assert "is computed" in update.choose(OFTEN) and update.compiled is dense
     assert update.choose(between) == "" and update.compiled is dense

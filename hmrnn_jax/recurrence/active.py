@@ -6,6 +6,7 @@ product with a matrix of zeros and ones gathers columns faster than a gather doe
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,35 @@ from hmrnn_jax import ops
 
 # On CPUs a product of fewer columns takes nearly as long: reading the kernel is the cost.
 _LEAST_CAPACITY = 8
-# Rows of a block of `outer_products`, as a part of all.
+# `outer_products` are summed in blocks, of this part of all rows.
 _BLOCKS = 16
+
+
+class Rows(NamedTuple):
+    """What the active columns of each step have, as rows, one step's below the other's.
+
+    Attributes:
+      arrays: tree of `[M, N]`; what lies below the rows in use is any finite number.
+      used: how many rows are in use.
+    """
+
+    arrays: Any
+    used: jax.Array
+
+
+def room(steps, batch, widths, dtype, number):
+    """`Rows` of none, a list of arrays of these widths with room for all columns of all steps.
+
+    Arrays of one shape should begin with different numbers, of which `number` is the first: see
+    `cpu_loop`.
+    """
+    count = _BLOCKS * _block(steps * batch) + batch
+    arrays = [jnp.full((count, n), number + k, dtype) for k, n in enumerate(widths)]
+    return Rows(arrays, jnp.int32(0))
+
+
+def _block(count):
+    return -(-count // _BLOCKS)
 
 
 def tiers(batch):
@@ -36,40 +64,37 @@ def where(active, function, columns, otherwise, add=False):
     def alone(columns, _):
         return function(columns), (), ()
 
-    return packed_where(active, alone, columns, (), otherwise, add=add)[0]
+    return packed_where(active, alone, columns, otherwise, add=add)[0]
 
 
-def packed_where(active, function, columns, packed, otherwise, axis=-1, add=False):
+def packed_where(active, function, columns, otherwise, read=(), kept=(), add=False):
     """`where` that also keeps what a column needs only if it is active.
 
     Args:
-      function: `(columns, packed) -> (new, kept, summed)`; new is like `otherwise`, `kept` a tree
-        with its columns along `axis`, `summed` one of sums over columns. It is given columns of
-        zeros, too.
+      function: `(columns, read) -> (new, rows, summed)`; new is like `otherwise`, `rows` like
+        `kept`'s arrays, with a row for each column, `summed` a tree of sums over columns. It is
+        given columns of zeros, too, with any rows.
       columns: tree of `[..., B]`, of which the active columns are gathered.
-      packed: tree of `[..., B]` as an earlier call with the same `active` kept it.
+      read: `Rows` below whose rows in use those lie which an earlier call with the same `active`
+        kept; the function is given them.
+      kept: `Rows` below which the function's are written.
       add: see `where`.
 
-    Returns `(new, kept, summed)`; kept has the length B along `axis`. Its first columns are the
-    active ones, in order, as long as a capacity below B holds them; else each is at its own place.
-    See `is_packed`. What the others hold is any finite number.
+    Returns `(new, kept, summed)`.
     """
-    batch = len(active)
+    batch, whole = len(active), not (read or kept)
     capacities = tiers(batch)
-    nothing = jax.eval_shape(function, columns, packed)[1:]
+    example = functools.partial(_taken, count=batch)
+    *_, nothing = jax.eval_shape(lambda c, read: function(c, example(read)), columns, read)
 
-    def run(capacity, columns, packed, otherwise):
-        if not capacity:
-            return otherwise, *jax.tree.map(lambda k: jnp.zeros(k.shape, k.dtype), nothing)
-        if capacity == batch:
-            new, *others = function(columns, packed)
-            return combined(new, otherwise), *others
+    def run(capacity, columns, read, otherwise, kept, _):
+        if capacity == batch and whole:
+            new, _, summed = function(columns, ())
+            return combined(new, otherwise), kept, summed
         place = jnp.cumsum(active) - 1
         matrix = active[:, None] & (place[:, None] == jnp.arange(capacity))
-        first = jax.tree.map(lambda v: v[..., :capacity], packed)
-        new, kept, summed = function(_times(columns, matrix), first)
-        new = combined(_times(new, matrix.T), otherwise)
-        return new, jax.tree.map(padded, kept), summed
+        new, rows, summed = function(_times(columns, matrix), _taken(read, capacity))
+        return combined(_times(new, matrix.T), otherwise), _written(kept, rows), summed
 
     def combined(new, otherwise):
         def combine(new, old):
@@ -77,23 +102,42 @@ def packed_where(active, function, columns, packed, otherwise, axis=-1, add=Fals
 
         return jax.tree.map(combine, new, otherwise)
 
-    def padded(part):
-        widths = [(0, 0)] * part.ndim
-        widths[axis] = (0, batch - part.shape[axis])
-        return jnp.pad(part, widths)
+    count = jnp.sum(active, dtype=jnp.int32)
+    tier = jnp.sum(count > jnp.array(capacities[:-1]))
+    result = otherwise, kept, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), nothing)
+    # Not one `lax.switch`: of more than two branches XLA copies arrays that are written in place.
+    for number, capacity in enumerate(capacities):
+        if capacity:
+            result = jax.lax.cond(
+                tier == number,
+                functools.partial(run, capacity),
+                lambda columns, read, *result: result,
+                columns,
+                read,
+                *result,
+            )
+    new, kept, summed = result
+    return new, kept and kept._replace(used=kept.used + count), summed
 
-    tier = jnp.sum(jnp.sum(active) > jnp.array(capacities[:-1]))
-    branches = [functools.partial(run, capacity) for capacity in capacities]
-    return jax.lax.switch(tier, branches, columns, packed, otherwise)
+
+def _taken(rows, count):
+    """The `count` rows below those in use."""
+    if not rows:
+        return ()
+    return jax.tree.map(
+        lambda array: jax.lax.dynamic_slice_in_dim(array, rows.used, count), rows.arrays
+    )
 
 
-def is_packed(active):
-    """Which columns of `packed_where`'s `kept` are those of active ones, bool `[..., B]`."""
-    batch = active.shape[-1]
-    count = active.sum(-1, keepdims=True)
-    *_, last, _ = tiers(batch)
-    first = jnp.broadcast_to(jnp.arange(batch), active.shape) < count
-    return jnp.where(count > last, active, first)
+def _written(rows, below):
+    """`Rows` with these below those in use, not in use yet; in place, within a loop too."""
+    if not rows:
+        return ()
+
+    def write(array, rows_below):
+        return jax.lax.dynamic_update_slice_in_dim(array, rows_below, rows.used, 0)
+
+    return rows._replace(arrays=jax.tree.map(write, rows.arrays, below))
 
 
 def _times(tree, matrix):
@@ -106,21 +150,21 @@ def _product(array, matrix):
     return jnp.matmul(array, matrix, precision="highest")
 
 
-def outer_products(to_values, operands, chosen, precision, dtype):
-    """The sum of outer products `to_values[m] operands[m]^T` over the `chosen` m, `[N, K]`.
+def outer_products(rows, precision, dtype):
+    """The sum of the outer products `[N, K]` of the rows in use of two arrays.
 
     Args:
-      to_values: `[M, N]`. operands: `[M, K]`. chosen: bool `[M]`.
+      rows: `Rows` of `[to_values [M, N], operands [M, K]]`.
       precision: of the products, see `ops.product`. dtype: of the result.
     """
-    count = len(chosen)
-    block = -(-count // _BLOCKS)
-    (place,) = jnp.nonzero(chosen, size=block * _BLOCKS, fill_value=count)
+    to_values, operands = rows.arrays
+    block = len(to_values) // _BLOCKS
 
     def add(number, total):
-        rows = jax.lax.dynamic_slice(place, (number * block,), (block,))
-        part = [v.at[rows].get(mode="fill", fill_value=0) for v in (to_values, operands)]
-        return total + ops.outer_products(*part, ((0,), (0,)), precision, dtype)
+        start = number * block
+        parts = [jax.lax.dynamic_slice_in_dim(v, start, block) for v in (to_values, operands)]
+        parts[0] = jnp.where(start + jnp.arange(block)[:, None] < rows.used, parts[0], 0)
+        return total + ops.outer_products(*parts, ((0,), (0,)), precision, dtype)
 
     zeros = jnp.zeros((to_values.shape[1], operands.shape[1]), dtype)
-    return jax.lax.fori_loop(0, -(-chosen.sum() // block), add, zeros)
+    return jax.lax.fori_loop(0, -(-rows.used // block), add, zeros)

@@ -44,9 +44,10 @@ def applies(config, policy):
     )
 
 
-# What leaving out costs by itself, in times of the dense step: always, and over the units of a
-# layer, as narrow products take little time. Fitted to train steps of 3 x 128, 256 and 512 units.
-_COST, _COST_A_UNIT = 0.1, 100
+# What the products that are left take, and leaving out by itself, always and over the units of a
+# layer, as narrow products take little time; in times of the dense step. Fitted to train steps of
+# 3 x 128, 256 and 512 units.
+_PRODUCTS, _COST, _COST_A_UNIT = 1.2, 0.08, 64
 
 
 def expected(config, moves):
@@ -58,7 +59,7 @@ def expected(config, moves):
     widths = [sum(config.stepwise_terms(number).values()) for number in range(config.depth)]
     products = np.multiply(widths, config.sizes)
     left = np.dot(products, [1, *moves[1:]]) / np.sum(products)
-    return float(left + _COST + _COST_A_UNIT / np.mean(config.sizes))
+    return float(_PRODUCTS * left + _COST + _COST_A_UNIT / np.mean(config.sizes))
 
 
 class Layer(NamedTuple):
@@ -110,12 +111,15 @@ class Inputs(NamedTuple):
 class Stretch(NamedTuple):
     """Of COPYs between two active steps: by what z's gradient is made there, `[H, B]`.
 
-    `kept` is f c, and `copied` c - i g and h - o tanh(c), as in `hm_lstm_pointwise`.
+    `kept` is f c, and `copied` c - i g and h - o tanh(c), as in `hm_lstm_pointwise`; None where
+    the choice of operation has no gradient. `top_down [N, B]` is what the first layer would be told
+    by the second at a FLUSH, None of other layers.
     """
 
-    kept: jax.Array
-    copied_c: jax.Array
-    copied_h: jax.Array
+    kept: Any
+    copied_c: Any
+    copied_h: Any
+    top_down: Any
 
 
 def layers(config, weights, precision):
@@ -184,37 +188,50 @@ def detected(config, precision, slope, noise, rows, inputs, new_h, z=None):
 
 def _first_gates(precision, layer, given, inputs):
     """The first layer's pre-activation `[4H + 1, B]`, top-down where it FLUSHes alone."""
-    s = given + ops.product(layer.recurrent, inputs.h, precision)
-    if layer.others is None:
-        return s
-    top_down = functools.partial(ops.product, layer.others, precision=precision)
-    return active.where(inputs.p == 1, top_down, inputs.above, s, add=True)
+    s = ops.product(layer.recurrent, inputs.h, precision)
+    if layer.others is not None:
+        top_down = functools.partial(ops.product, layer.others, precision=precision)
+        s = active.where(inputs.p == 1, top_down, inputs.above, s, add=True)
+    return given + s
 
 
 def noise_of(config, per_step, number):
     return per_step["noise"][number] if config.uses_noise and number < config.depth - 1 else None
 
 
-def forward_step(config, precision, resident, state, xs):
-    """Body of the forward scan. Its `ys` hold pre-activations, too: of the first layer all, of the
-    others those of active columns, and the recurrent product in them, as `active` keeps them."""
+def room(config, steps, state):
+    """`active.Rows` for what `forward_step` keeps of each layer above the first."""
+    dtype, batch = state.h[0].dtype, state.h[0].shape[-1]
+    return tuple(
+        active.room(steps, batch, (4 * size, 4 * size), dtype, 2 * number)
+        for number, size in enumerate(config.sizes[1:])
+    )
+
+
+def forward_step(config, precision, resident, carry, xs):
+    """Body of the forward scan, which carries the state and the `room` of what it keeps.
+
+    Of active columns above the first layer it keeps pre-activations, and the recurrent product in
+    them; the first layer's pre-activations are the last of its `ys`.
+    """
     found, constants, tables = resident
     hoisted, (per_step, reset) = xs
     given = forward.looked_up(tables, hoisted)["layer1"]
     slope = constants.get("slope", 1.0)
-    state = forward.restarted(config, state, reset)
-    h, c, z, x, values, below = [], [], [], [], [], None
+    state, rows = carry
+    state, rows = forward.restarted(config, state, reset), list(rows)
+    h, c, z, x, below = [], [], [], [], None
     for number, layer in enumerate(found):
         inputs, noise = inputs_of(config, number, state, below), noise_of(config, per_step, number)
         if not number:
-            value = _first_gates(
+            first = _first_gates(
                 precision, layer, given, inputs._replace(h=inputs.recurrent(config))
             )
             size = 4 * config.sizes[0]
             new = hm_lstm_pointwise.advance(
                 config,
                 operands_of(
-                    layer, inputs, value[:size], detector=value[size], slope=slope, noise=noise,
+                    layer, inputs, first[:size], detector=first[size], slope=slope, noise=noise,
                     reads=layer.rows.reads,
                 ),
             )  # fmt: skip
@@ -230,14 +247,13 @@ def forward_step(config, precision, resident, state, xs):
                 # Where nothing COPYs there is no choice but that of FLUSH.
                 operands = operands_of(layer, inputs._replace(q=None), s)
                 new = hm_lstm_pointwise.advance(config, operands)
-                return (new.h, new.c), (s, recurrent), ()
+                return (new.h, new.c), [s.T, recurrent.T], ()
 
-            (new_h, new_c), value, _ = active.packed_where(
-                is_active(inputs), advanced, inputs, (), (inputs.h, inputs.c)
+            (new_h, new_c), rows[number - 1], _ = active.packed_where(
+                is_active(inputs), advanced, inputs, (inputs.h, inputs.c), kept=rows[number - 1]
             )
             if layer.rows:
                 new_z, new_x = detected(config, precision, slope, noise, layer.rows, inputs, new_h)
-        values.append(value)
         h.append(new_h)
         c.append(new_c)
         if number < config.depth - 1:
@@ -245,16 +261,22 @@ def forward_step(config, precision, resident, state, xs):
             x.append(new_x)
             below = new_h, z[-1]
     state = hm_lstm.State(tuple(h), tuple(c), tuple(z))
-    return state, (state, hm_lstm.Aux(tuple(x)), tuple(values))
+    return (state, tuple(rows)), (state, hm_lstm.Aux(tuple(x)), first)
 
 
-def stretch(config, layer, inputs, recurrent):
-    """The `Stretch` of the COPYs that end before a step with these `inputs`.
+def stretch(config, precision, found, number, inputs, recurrent=None):
+    """The `Stretch` of a layer's COPYs that end before a step with these `inputs`.
 
-    `recurrent` is the product with their h, all that the pre-activation of a COPY has but the bias.
+    Args:
+      found: of `layers`. recurrent: if known, the product with the h of `inputs`, all that the
+        pre-activation of a COPY has but the bias.
     """
-    return Stretch(
-        *hm_lstm_pointwise.of_copies(
-            config, operands_of(layer, inputs, recurrent + ops.column(layer.bias, recurrent))
-        )
-    )
+    layer, of_choice, top_down = found[number], (None,) * 3, None
+    if config.gradient == "blend":
+        if recurrent is None:
+            recurrent = ops.product(layer.recurrent, inputs.h, precision)
+        gates = recurrent + ops.column(layer.bias, recurrent)
+        of_choice = hm_lstm_pointwise.of_copies(config, operands_of(layer, inputs, gates))
+    if number == 1 and config.top_down:
+        top_down = ops.product(found[0].others, inputs.h, precision)
+    return Stretch(*of_choice, top_down)

@@ -27,15 +27,16 @@ def _forwards(config, policy, weights, state, window, constants):
     layers = skipping.layers(config, weights, policy.precision)
     body = functools.partial(skipping.forward_step, config, policy.precision)
     resident = (layers, constants, weights[-1])
-    final, (*known, values) = forward.scan("scan", policy, body, resident, state, window)
-    return (final, *known), values
+    carry = state, skipping.room(config, len(window[1][1]), state)
+    (final, rows), (*known, first) = forward.scan("scan", policy, body, resident, carry, window)
+    return (final, *known), (first, rows)
 
 
 def _skipping_forward(config, policy, *primals):
     weights, state, window, constants = jax.tree.map(lambda primal: primal.value, primals)
-    results, values = _forwards(config, policy, weights, state, window, constants)
+    results, kept = _forwards(config, policy, weights, state, window, constants)
     window = (deferred.ids_alone(weights[-1], window[0]), window[1])
-    return results, (weights, state, window, constants, results[1], values)
+    return results, (weights, state, window, constants, results[1], kept)
 
 
 class Learned(NamedTuple):
@@ -47,7 +48,7 @@ class Learned(NamedTuple):
 
 
 def _skipping_backward(config, policy, residuals, cotangents):
-    weights, state, (hoisted, extras), constants, states, values = residuals
+    weights, state, (hoisted, extras), constants, states, (first, values) = residuals
     precision, resets = policy.precision, extras[1]
     layers = skipping.layers(config, weights, precision)
     final_gradient, *gradients = map(deferred.or_none, cotangents)
@@ -69,21 +70,21 @@ def _skipping_backward(config, policy, residuals, cotangents):
         pair = (jax.tree.map(lambda e, k=k: e[step + k], around) for k in (0, 1))
         return _reverse_step(config, precision, resident, carry, (*pair, xs))
 
-    xs = (np.arange(len(resets), dtype=np.uint32), (values, extras, *gradients))
-    (state_gradient, sums, _), (first, packed) = forward.scan(
-        "scan", policy, body, (layers, transposed, constants), (final_gradient, sums, stretches),
-        xs, reverse=True,
+    xs = (np.arange(len(resets), dtype=np.uint32), (first, extras, *gradients))
+    rows = _room(config, layers, len(resets), state)
+    used = tuple(kept.used for kept in values)
+    arrays = [kept.arrays for kept in values]
+    (state_gradient, sums, _, _, rows), first = forward.scan(
+        "scan", policy, body, (layers, transposed, constants, arrays),
+        (final_gradient, sums, stretches, used, rows), xs, reverse=True,
     )  # fmt: skip
-    z = tuple(jnp.where(resets, config.z_init, e[:-1]) for e in around.z)
-    kernels = weights[0]
+    dtype = weights[0]["layer1"].dtype
     with jax.named_scope("weight_gradients"):
-        found = [_first_kernel(config, precision, first, z[0], kernels["layer1"].dtype)]
-        for number in range(1, config.depth):
-            inputs = Inputs(None, None, z[number] if number < config.depth - 1 else None)
-            inputs = inputs._replace(q=states.z[number - 1])
-            chosen = active.is_packed(skipping.is_active(inputs))
-            rows = [_flat(v) for v in (*packed[number - 1], chosen)]
-            found.append(active.outer_products(*rows, precision, kernels["layer1"].dtype))
+        found = [ops.outer_products(*first, ((0, 2), (0, 1)), precision, dtype)]
+        others = [active.outer_products(kept, precision, dtype) for kept in rows]
+        if config.top_down:
+            found = [jnp.concatenate([*found, others.pop(0)], axis=1)]
+        found += others
     biases_gradient, vectors_gradient = {}, {}
     for number, learned in enumerate(sums):
         name, rows = f"layer{number + 1}", learned.rows
@@ -105,47 +106,42 @@ def _skipping_backward(config, policy, residuals, cotangents):
 skipping_copies.defvjp(_skipping_forward, _skipping_backward, symbolic_zeros=True)
 
 
-def _flat(array):
-    """`[T, B, ...]` to `[T B, ...]`."""
-    return array.reshape(-1, *array.shape[2:])
-
-
-def _first_kernel(config, precision, kept, p, dtype):
-    """The gradient of the first layer's joint kernel, all rows by all columns."""
-    gates, operands, *top_down = kept
-    recurrent = ops.outer_products(gates, operands, ((0, 2), (0, 1)), precision, dtype)
-    if not config.top_down:
-        return recurrent
-    rows = [_flat(v) for v in (*top_down, active.is_packed(p == 1))]
-    return jnp.concatenate([recurrent, active.outer_products(*rows, precision, dtype)], axis=1)
+def _room(config, layers, steps, state):
+    """`active.Rows` for the gradients of gates, and what their kernels multiplied: of the first
+    layer's top-down product, if it has one, then of the layers above."""
+    dtype, batch = state.h[0].dtype, state.h[0].shape[-1]
+    kernels = [layers[0].others] * config.top_down
+    widths = [kernel.shape for kernel in kernels]
+    for layer in layers[1:]:
+        widths.append((len(layer.recurrent), layer.recurrent.shape[1] + layer.others.shape[1]))
+    return tuple(
+        active.room(steps, batch, pair, dtype, 100 + 2 * number)
+        for number, pair in enumerate(widths)
+    )
 
 
 def _stretches(config, precision, layers, state):
-    """The `Stretch` of each layer above the first that ends with `state`, computed for all rows.
-
-    None where the choice of operation has no gradient.
-    """
-    if config.gradient == "select":
-        return None
-    inputs = [Inputs(h, c) for h, c in zip(state.h[1:], state.c[1:], strict=True)]
+    """The `Stretch` of each layer above the first that ends with `state`, computed for all rows."""
     return tuple(
-        skipping.stretch(config, layer, own, ops.product(layer.recurrent, own.h, precision))
-        for layer, own in zip(layers[1:], inputs, strict=True)
+        skipping.stretch(
+            config, precision, layers, number, Inputs(state.h[number], state.c[number])
+        )
+        for number in range(1, config.depth)
     )
 
 
 def _reverse_step(config, precision, resident, carry, xs):
     """Body of the reverse scan: the pullback of `skipping.forward_step`, its products known."""
-    layers, transposed, constants = resident
-    gradient, sums, stretches = carry
-    raw, after, (values, (per_step, reset), step_gradient, aux_gradient) = xs
+    layers, transposed, constants, arrays = resident
+    gradient, sums, stretches, used, rows = carry
+    raw, after, (first, (per_step, reset), step_gradient, aux_gradient) = xs
     slope = constants.get("slope", 1.0)
     state = forward.restarted(config, raw, reset)
     to_new = jax.tree.map(deferred.plus, gradient, step_gradient)
     h, c, z = map(list, to_new)
     old = jax.tree.map(jnp.zeros_like, to_new)
     old_h, old_c, old_z = map(list, old)
-    packed, sums, stretches = [], list(sums), stretches and list(stretches)
+    sums, stretches, used, rows = map(list, (sums, stretches, used, rows))
     for number in reversed(range(config.depth)):
         layer, last = layers[number], number == config.depth - 1
         below = (after.h[number - 1], after.z[number - 1]) if number else None
@@ -166,37 +162,35 @@ def _reverse_step(config, precision, resident, carry, xs):
             )
             _add(number, to_inputs, h, z, old_h, old_c, old_z)
         if number:
-            own = stretches and stretches[number - 1]
-            new, kept, found = _of_active(
-                config, precision, layer, transposed[number], inputs, known, values[number],
-                (h[number], c[number]), own,
+            moves = skipping.is_active(inputs)
+            used[number - 1] -= jnp.sum(moves, dtype=jnp.int32)
+            values = active.Rows(arrays[number - 1], used[number - 1])
+            kept = number - 1 + config.top_down
+            (to_inputs, stretches[number - 1]), rows[kept], found = _of_active(
+                config, precision, layers, number, transposed[number], moves, inputs, known,
+                values, rows[kept], (h[number], c[number]), stretches[number - 1],
             )  # fmt: skip
-            to_inputs, own = new
-            packed.append(kept)
             sums[number] = sums[number]._replace(
                 norm=jax.tree.map(jnp.add, sums[number].norm, found[0]),
                 bias=sums[number].bias + found[1],
             )
-            if stretches:
-                stretches[number - 1] = own
         else:
-            to_inputs, first, found = _of_first(
-                config, precision, (slope, noise), layer, transposed[0], inputs, known, values[0],
-                (h[0], c[0], z[0], to_x),
+            to_inputs, first, rows[: config.top_down], found = _of_first(
+                config, precision, (slope, noise), layer, transposed[0], inputs, known, first,
+                rows[: config.top_down], (h[0], c[0], z[0], to_x), stretches[0].top_down,
             )  # fmt: skip
             sums[0] = jax.tree.map(jnp.add, sums[0], found)
         _add(number, to_inputs, h, z, old_h, old_c, old_z)
     old = hm_lstm.State(tuple(old_h), tuple(old_c), tuple(old_z))
     old = jax.tree.map(lambda g: jnp.where(reset, 0, g), old)
-    if stretches:
-        stretches = jax.lax.cond(
-            jnp.any(reset),
-            lambda raw, _: _stretches(config, precision, layers, raw),
-            lambda _, stretches: stretches,
-            raw,
-            tuple(stretches),
-        )
-    return (old, sums, stretches), (first, tuple(packed[::-1]))
+    stretches = jax.lax.cond(
+        jnp.any(reset),
+        lambda raw, _: _stretches(config, precision, layers, raw),
+        lambda _, stretches: stretches,
+        raw,
+        tuple(stretches),
+    )
+    return (old, sums, stretches, tuple(used), tuple(rows)), first
 
 
 def _add(number, to_inputs, h, z, old_h, old_c, old_z):
@@ -223,16 +217,20 @@ def _of_detector(config, precision, drawn, rows, inputs, known, gradients):
     return pull(gradients)
 
 
-def _of_active(config, precision, layer, transposed, inputs, known, values, gradients, stretch):
+def _of_active(
+    config, precision, layers, number, transposed, moves, inputs, known, values, kept, gradients,
+    stretch,
+):  # fmt: skip
     """Gradients of a layer above the first, its detector left out; COPYs pass theirs on.
 
-    Returns `((Inputs, Stretch), kept, summed)`, see `active.packed_where`. `kept` are of the gates
-    and what their kernels multiplied, columns first.
+    Returns `((Inputs, Stretch), kept, summed)`, see `active.packed_where`: `values` are read, and
+    `kept` gets those of the gates and what their kernels multiplied.
     """
+    layer = layers[number]
 
     def reverse(columns, values):
         inputs, new, gradients = columns
-        gates, recurrent = values
+        gates, recurrent = (v.T for v in values)
         new = hm_lstm_pointwise.Advanced(*new, None, None)
 
         def operate(norm, inputs, gates):
@@ -248,14 +246,14 @@ def _of_active(config, precision, layer, transposed, inputs, known, values, grad
             **{name: getattr(to_inputs, name) + g for name, g in to_own._asdict().items()
                if g is not None}
         )  # fmt: skip
-        ended = stretch and skipping.stretch(config, layer, inputs, recurrent)
-        kept = (to_gates.T, jnp.concatenate(multiplied).T)
-        return (to_inputs, ended), kept, (to_norm, to_gates.sum(-1))
+        ended = skipping.stretch(config, precision, layers, number, inputs, recurrent)
+        rows = [to_gates.T, jnp.concatenate([v.T for v in multiplied], axis=1)]
+        return (to_inputs, ended), rows, (to_norm, to_gates.sum(-1))
 
     to_h, to_c = gradients
     zeros = jnp.zeros_like(inputs.q)
     to_p = to_q = zeros
-    if stretch:
+    if config.gradient == "blend":
         to_p = -jnp.sum(stretch.copied_c * to_c + stretch.copied_h * to_h, axis=0)
         to_q = to_p + jnp.sum(stretch.kept * to_c, axis=0)
     copied = Inputs(
@@ -263,14 +261,15 @@ def _of_active(config, precision, layer, transposed, inputs, known, values, grad
         *(None if v is None else jnp.zeros_like(v) for v in (inputs.above, inputs.below)),
     )  # fmt: skip
     return active.packed_where(
-        skipping.is_active(inputs), reverse, (inputs, known[:2], gradients), values,
-        (copied, stretch), axis=0,
-    )  # fmt: skip
+        moves, reverse, (inputs, known[:2], gradients), (copied, stretch), values, kept
+    )
 
 
-def _of_first(config, precision, drawn, layer, transposed, inputs, known, values, gradients):
-    """Gradients of the first layer, which never COPYs: of its `Inputs`; what its kernels' products
-    are made of; and of its `Learned`."""
+def _of_first(
+    config, precision, drawn, layer, transposed, inputs, known, values, rows, gradients, top_down,
+):  # fmt: skip
+    """Gradients of the first layer, which never COPYs: of its `Inputs`; what its recurrent product
+    is made of; the top-down one's `rows`, if it has one; and of its `Learned`."""
     size = 4 * config.sizes[0]
 
     def advance(norm, rows, inputs, gates):
@@ -288,17 +287,16 @@ def _of_first(config, precision, drawn, layer, transposed, inputs, known, values
     multiplied, pull = jax.vjp(lambda i: i.recurrent(config), own)
     (more,) = pull(ops.product(transposed[0], to_gates, precision))
     to_inputs = jax.tree.map(jnp.add, to_own, more)
-    kept = (to_gates, multiplied.T)
-    if config.top_down:
-        to_above = ops.product(transposed[1], to_gates, precision)
-        to_inputs = to_inputs._replace(
-            above=ops.row(inputs.p) * to_above,
-            p=to_inputs.p + jnp.sum(inputs.above * to_above, axis=0),
-        )
-        columns = (to_gates, inputs.above)
-        _, rows, _ = active.packed_where(
-            inputs.p == 1, lambda columns, _: ((), tuple(v.T for v in columns), ()), columns, (),
-            (), axis=0,
+    for kept in rows:
+
+        def reverse(columns, _):
+            to_gates, above = columns
+            return ops.product(transposed[1], to_gates, precision), [to_gates.T, above.T], ()
+
+        to_above, kept, _ = active.packed_where(
+            inputs.p == 1, reverse, (to_gates, inputs.above), jnp.zeros_like(inputs.above),
+            kept=kept,
         )  # fmt: skip
-        kept += rows
-    return to_inputs, kept, Learned(to_norm, None, to_rows)
+        to_p = to_inputs.p + jnp.sum(top_down * to_gates, axis=0)
+        to_inputs, rows = to_inputs._replace(above=to_above, p=to_p), [kept]
+    return to_inputs, (to_gates, multiplied.T), rows, Learned(to_norm, None, to_rows)
