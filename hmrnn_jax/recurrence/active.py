@@ -87,7 +87,10 @@ def packed_where(active, function, columns, otherwise, read=(), kept=(), add=Fal
     example = functools.partial(_taken, count=batch)
     *_, nothing = jax.eval_shape(lambda c, read: function(c, example(read)), columns, read)
 
-    def run(capacity, columns, read, otherwise, kept, _):
+    def run(capacity, columns, read, *result):
+        otherwise, kept, _ = result
+        if not capacity:
+            return result
         if capacity == batch and whole:
             new, _, summed = function(columns, ())
             return combined(new, otherwise), kept, summed
@@ -105,17 +108,12 @@ def packed_where(active, function, columns, otherwise, read=(), kept=(), add=Fal
     count = jnp.sum(active, dtype=jnp.int32)
     tier = jnp.sum(count > jnp.array(capacities[:-1]))
     result = otherwise, kept, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), nothing)
-    # Not one `lax.switch`: of more than two branches XLA copies arrays that are written in place.
-    for number, capacity in enumerate(capacities):
-        if capacity:
-            result = jax.lax.cond(
-                tier == number,
-                functools.partial(run, capacity),
-                lambda columns, read, *result: result,
-                columns,
-                read,
-                *result,
-            )
+    none, *others = [functools.partial(run, capacity) for capacity in capacities]
+    if whole:
+        result = jax.lax.switch(tier, [none, *others], columns, read, *result)
+    else:  # of more than two branches XLA would copy what is written in place
+        for number, branch in enumerate(others, start=1):
+            result = jax.lax.cond(tier == number, branch, none, columns, read, *result)
     new, kept, summed = result
     return new, kept and kept._replace(used=kept.used + count), summed
 
