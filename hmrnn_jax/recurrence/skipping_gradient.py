@@ -80,11 +80,9 @@ def _skipping_backward(config, policy, residuals, cotangents):
     )  # fmt: skip
     dtype = weights[0]["layer1"].dtype
     with jax.named_scope("weight_gradients"):
-        found = [ops.outer_products(*first, ((0, 2), (0, 1)), precision, dtype)]
-        others = [active.outer_products(kept, precision, dtype) for kept in rows]
-        if config.top_down:
-            found = [jnp.concatenate([*found, others.pop(0)], axis=1)]
-        found += others
+        found = [kept and active.outer_products(kept, precision, dtype) for kept in rows]
+        first_kernel = [ops.outer_products(*first, ((0, 2), (0, 1)), precision, dtype)]
+        found[0] = jnp.concatenate(first_kernel + found[:1] * config.top_down, axis=1)
     biases_gradient, vectors_gradient = {}, {}
     for number, learned in enumerate(sums):
         name, rows = f"layer{number + 1}", learned.rows
@@ -107,17 +105,17 @@ skipping_copies.defvjp(_skipping_forward, _skipping_backward, symbolic_zeros=Tru
 
 
 def _room(config, layers, steps, state):
-    """`active.Rows` for the gradients of gates, and what their kernels multiplied: of the first
-    layer's top-down product, if it has one, then of the layers above."""
+    """`active.Rows` of each layer, for gradients of its gates and what their kernels multiplied; of
+    the first layer for its top-down product alone, None if it has none."""
     dtype, batch = state.h[0].dtype, state.h[0].shape[-1]
-    kernels = [layers[0].others] * config.top_down
-    widths = [kernel.shape for kernel in kernels]
-    for layer in layers[1:]:
-        widths.append((len(layer.recurrent), layer.recurrent.shape[1] + layer.others.shape[1]))
-    return tuple(
-        active.room(steps, batch, pair, dtype, 100 + 2 * number)
-        for number, pair in enumerate(widths)
-    )
+
+    def room(number, layer):
+        width = layer.others.shape[1] + (layer.recurrent.shape[1] if number else 0)
+        pair = len(layer.recurrent), width
+        return active.room(steps, batch, pair, dtype, 2 * (config.depth + number))
+
+    found = [room(number, layer) for number, layer in enumerate(layers) if number]
+    return (room(0, layers[0]) if config.top_down else None, *found)
 
 
 def _stretches(config, precision, layers, state):
@@ -165,19 +163,18 @@ def _reverse_step(config, precision, resident, carry, xs):
             moves = skipping.is_active(inputs)
             used[number - 1] -= jnp.sum(moves, dtype=jnp.int32)
             values = active.Rows(arrays[number - 1], used[number - 1])
-            kept = number - 1 + config.top_down
-            (to_inputs, stretches[number - 1]), rows[kept], found = _of_active(
+            (to_inputs, stretches[number - 1]), rows[number], found = _of_active(
                 config, precision, layers, number, transposed[number], moves, inputs, known,
-                values, rows[kept], (h[number], c[number]), stretches[number - 1],
+                (values, rows[number]), (h[number], c[number]), stretches[number - 1],
             )  # fmt: skip
             sums[number] = sums[number]._replace(
                 norm=jax.tree.map(jnp.add, sums[number].norm, found[0]),
                 bias=sums[number].bias + found[1],
             )
         else:
-            to_inputs, first, rows[: config.top_down], found = _of_first(
-                config, precision, (slope, noise), layer, transposed[0], inputs, known, first,
-                rows[: config.top_down], (h[0], c[0], z[0], to_x), stretches[0].top_down,
+            to_inputs, first, rows[0], found = _of_first(
+                config, precision, (slope, noise), layer, transposed[0], inputs, known,
+                (first, rows[0]), (h[0], c[0], z[0], to_x), stretches[0].top_down,
             )  # fmt: skip
             sums[0] = jax.tree.map(jnp.add, sums[0], found)
         _add(number, to_inputs, h, z, old_h, old_c, old_z)
@@ -218,13 +215,17 @@ def _of_detector(config, precision, drawn, rows, inputs, known, gradients):
 
 
 def _of_active(
-    config, precision, layers, number, transposed, moves, inputs, known, values, kept, gradients,
-    stretch,
-):  # fmt: skip
+    config, precision, layers, number, transposed, moves, inputs, known, rows, gradients, stretch
+):
     """Gradients of a layer above the first, its detector left out; COPYs pass theirs on.
 
-    Returns `((Inputs, Stretch), kept, summed)`, see `active.packed_where`: `values` are read, and
-    `kept` gets those of the gates and what their kernels multiplied.
+    Args:
+      moves: columns that do not COPY. known: the result of the step.
+      rows: `active.Rows` with the forward scan's pre-activations, and those for what the kernels'
+        gradients are made of.
+      stretch: the `Stretch` after the step.
+
+    Returns `((Inputs, Stretch), kept, summed)`, see `active.packed_where`.
     """
     layer = layers[number]
 
@@ -261,16 +262,24 @@ def _of_active(
         *(None if v is None else jnp.zeros_like(v) for v in (inputs.above, inputs.below)),
     )  # fmt: skip
     return active.packed_where(
-        moves, reverse, (inputs, known[:2], gradients), (copied, stretch), values, kept
+        moves, reverse, (inputs, known[:2], gradients), (copied, stretch), *rows
     )
 
 
 def _of_first(
-    config, precision, drawn, layer, transposed, inputs, known, values, rows, gradients, top_down,
-):  # fmt: skip
-    """Gradients of the first layer, which never COPYs: of its `Inputs`; what its recurrent product
-    is made of; the top-down one's `rows`, if it has one; and of its `Learned`."""
-    size = 4 * config.sizes[0]
+    config, precision, drawn, layer, transposed, inputs, known, kept, gradients, top_down
+):
+    """Gradients of the first layer, which never COPYs.
+
+    Args:
+      drawn: slope and noise of the detector. known: the result of the step.
+      kept: the pre-activations, and `active.Rows` for what the top-down kernel's gradient is made
+        of, or None. top_down: that product, see `skipping.Stretch`.
+
+    Returns those of its `Inputs`; what its recurrent kernel's gradient is made of; the `Rows`; and
+    those of its `Learned`.
+    """
+    size, (values, rows) = 4 * config.sizes[0], kept
 
     def advance(norm, rows, inputs, gates):
         # Not two slices: the gradient of a split is one concatenation.
@@ -287,16 +296,16 @@ def _of_first(
     multiplied, pull = jax.vjp(lambda i: i.recurrent(config), own)
     (more,) = pull(ops.product(transposed[0], to_gates, precision))
     to_inputs = jax.tree.map(jnp.add, to_own, more)
-    for kept in rows:
+    if config.top_down:
 
         def reverse(columns, _):
             to_gates, above = columns
             return ops.product(transposed[1], to_gates, precision), [to_gates.T, above.T], ()
 
-        to_above, kept, _ = active.packed_where(
+        to_above, rows, _ = active.packed_where(
             inputs.p == 1, reverse, (to_gates, inputs.above), jnp.zeros_like(inputs.above),
-            kept=kept,
+            kept=rows,
         )  # fmt: skip
         to_p = to_inputs.p + jnp.sum(top_down * to_gates, axis=0)
-        to_inputs, rows = to_inputs._replace(above=to_above, p=to_p), [kept]
+        to_inputs = to_inputs._replace(above=to_above, p=to_p)
     return to_inputs, (to_gates, multiplied.T), rows, Learned(to_norm, None, to_rows)
