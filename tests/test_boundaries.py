@@ -254,3 +254,16 @@ def test_text_view_keeps_its_columns():
         boundaries.text_view(text, [z[1:]])
     with pytest.raises(UserError):
         boundaries.text_view(b"bytes", [np.zeros(5)])
+
+
+def test_the_first_segments_are_shown_with_a_bar_after_each():
+    text, z = "two cats\nsat 猫猫猫", np.zeros((2, 16), int)
+    z[0, [3, 8, 12]] = z[1, 8] = 1
+    expected = "layer 1: two |cats⏎|sat |猫猫猫\nlayer 2: two cats⏎|sat 猫猫猫"
+    assert boundaries.first_segments(text, z) == expected
+    short = boundaries.first_segments(text, z, width=25).split("\n")
+    assert short == ["layer 1: two |cats⏎|s ...", "layer 2: two cats⏎|sa ..."]
+    assert (
+        boundaries.first_segments([text[:8], text[8:]], z[:1, [3, 4]])
+        == "layer 1: two cats|⏎sat 猫猫猫"
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from hmrnn_jax import defaults, parallel
 from hmrnn_jax import run as runs
-from hmrnn_jax.analysis import boundaries
+from hmrnn_jax.analysis import boundaries, glyphs
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
@@ -184,6 +184,7 @@ def test_segments_of_a_file_are_those_of_the_boundaries(run, setup, single, tmp_
     ]
     assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == expected
     assert f"{len(expected)} segments of 2 layers: {path}" in said
+    assert f"\nlayer 1: {glyphs.glyph(expected[0]['text'])}|" in said and "\nlayer 2: " in said
     assert "in one pass, exactly" in said and "need not be nested" in said
     said = evaluation.segment(run, inputs, tmp_path / "rows.jsonl", batch=5, warmup=603)
     assert (tmp_path / "rows.jsonl").read_text("utf-8") == path.read_text("utf-8")

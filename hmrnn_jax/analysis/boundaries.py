@@ -213,6 +213,27 @@ def _write_lines(write, rows):
     return written
 
 
+def first_segments(symbols, z, width=90):
+    """The segments that a text begins with, a line of at most `width` columns for each layer.
+
+    Args: `symbols` and `z` are those of `segment_lines`.
+    """
+    return "\n".join(
+        _first_segments(f"layer {layer}: ", symbols, fired, width)
+        for layer, fired in enumerate(z, start=1)
+    )
+
+
+def _first_segments(line, symbols, fired, width):
+    more = " ..."
+    for symbol, ends in zip(symbols[:width], fired, strict=False):
+        shown = glyph(symbol) + "|" * bool(ends)
+        if columns(line + shown + more) > width:
+            return line + more
+        line += shown
+    return line + more * (len(symbols) > width)
+
+
 def text_view(text, z, width=90, updates=True, **cell):
     """The text in lines, under each one row per layer with `|` where its boundary fired.
 

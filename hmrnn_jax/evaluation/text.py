@@ -226,7 +226,8 @@ def segment(
     kind = reading_inference.nesting(run.model) if detectors else asked[0].description
     kind += f", by {on}" if asked[0].length else ""
     layers = f"{len(z)} layer{'s' if len(z) > 1 else ''}"
-    lines = f"{count:,} segments of {layers}: {path}\n{how}; {kind}"
+    first = boundaries.first_segments(symbols, z)
+    lines = f"{count:,} segments of {layers}: {path}\n{first}\n{how}; {kind}"
     found = {"segments": count, "layers": len(z), "symbols": len(ids), "file": str(path)}
     return Report(lines, found)
 
