@@ -196,29 +196,38 @@ def peaks(values, allowed, length, ahead):
     """
     if segmenters.rule_for(length) == "level":
         return allowed & (values >= threshold(values, allowed, length)), allowed
-    steps = len(values)
-    order = jnp.argsort(~allowed, axis=0, stable=True)
-    close = jnp.take_along_axis(values, order, axis=0)
-    count = jnp.sum(allowed, axis=0)
-    place = jnp.arange(steps)[:, None]
-    before = close - jnp.roll(close, 1, axis=0)
+    before = _step_before(allowed)
     if ahead:
-        targets = (before > 0) & (close >= jnp.roll(close, -1, axis=0))
-        known = (place >= 1) & (place < count - 1)
+        other = len(values) - 1 - _step_before(allowed[::-1])[::-1]
+        other = jnp.where(other < len(values), other, -1)  # the one after
     else:
-        targets = (before > 0) & (close > jnp.roll(close, 2, axis=0))
-        known = (place >= 2) & (place < count)
-    back = jnp.argsort(order, axis=0)
-    targets, known = (jnp.take_along_axis(v, back, axis=0) for v in (targets, known))
-    return targets & known & (values >= threshold(values, allowed, length)), known
+        other = jnp.where(before < 0, -1, _at(before, before))
+    known = allowed & (before >= 0) & (other >= 0)
+    targets = (
+        known & (values > _at(values, before)) & (values >= threshold(values, allowed, length))
+    )
+    targets &= (values >= _at(values, other)) if ahead else (values > _at(values, other))
+    return targets, known
+
+
+def _step_before(allowed):
+    """The last allowed step before each, -1 where there is none; int `[T, B]`."""
+    steps = jnp.where(allowed, jnp.arange(len(allowed))[:, None], -1)
+    return jnp.pad(jax.lax.cummax(steps, axis=0), ((1, 0), (0, 0)), constant_values=-1)[:-1]
+
+
+def _at(values, steps):
+    """`values [T, B]` of the steps `[T, B]` of each row, of any where these are -1."""
+    return jnp.take_along_axis(values, jnp.maximum(steps, 0), axis=0)
 
 
 def threshold(values, allowed, length):
     """The value that `1/length` of the allowed ones of all devices reach, a scalar."""
     values, allowed = parallel.gathered((values, allowed))
-    ordered = jnp.sort(jnp.where(allowed, values, -jnp.inf), axis=None)
+    most = max(1, int(values.size / length))
+    highest, _ = jax.lax.top_k(jnp.where(allowed, values, -jnp.inf).ravel(), most)
     above = jnp.sum(allowed) / length
-    return ordered[jnp.clip(ordered.size - above.astype(int), 0, ordered.size - 1)]
+    return highest[jnp.clip(above.astype(int) - 1, 0, most - 1)]
 
 
 def loss(boundaries, teacher, x, z, mask, slope):
