@@ -95,7 +95,7 @@ def packed_where(active, function, columns, otherwise, read=(), kept=(), add=Fal
             new, _, summed = function(columns, ())
             return combined(new, otherwise), kept, summed
         place = jnp.cumsum(active) - 1
-        matrix = active[:, None] & (place[:, None] == jnp.arange(capacity))
+        matrix = active[:, None] & (place[:, None] == jnp.arange(capacity)[None])
         new, rows, summed = function(_times(columns, matrix), _taken(read, capacity))
         return combined(_times(new, matrix.T), otherwise), _written(kept, rows), summed
 
