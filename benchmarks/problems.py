@@ -77,6 +77,8 @@ SIZES = {
     "ptb": Size((512,) * 3, 128, 512, 50, batch=64, window=100),
     # As where detectors have been taught to end words, and phrases of some four.
     "ptb_taught": Size((512,) * 3, 128, 512, 50, batch=64, window=100, rates=(0.18, 0.04)),
+    "mid_taught": Size((256,) * 3, 128, 256, 50, batch=32, window=100, rates=(0.18, 0.04)),
+    "tiny_taught": Size((128,) * 3, 128, 128, 50, batch=16, window=50, rates=(0.18, 0.04)),
     "text8": Size((1024,) * 3, 128, 2048, 27, batch=128, window=100, most_rounds=3),
     # The ON-LSTM's model of Penn Treebank words, dropout off, its decoder tied.
     "on_lstm": Size(

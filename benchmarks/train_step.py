@@ -1,11 +1,11 @@
 """Whole train steps side by side: loss, gradient, clipping, Adam.
 
     python benchmarks/train_step.py --size=tiny,ptb,text8,on_lstm,nested_lstm,strokes --json=FILE
-    python benchmarks/train_step.py --size=ptb_taught --rates=.18,.04   # what COPY saves
+    python benchmarks/train_step.py --size=ptb_taught,mid_taught --rates=.18,.04   # COPY saves
 
 Prints the hardware and, for each size, a Markdown table. Ratios are medians of ratios
 taken within a round against the first version (see `timing`), larger is faster; `naive`
-is the same mathematics as `ours` (see `peers`). In `ptb_taught` detectors fire at given rates
+is the same mathematics as `ours` (see `peers`). In sizes `..._taught` detectors fire at given rates
 (at random, nested), so that no training is needed, and the first is our dense step. `with a
 teacher` has the losses of taught detectors, too. One device is used, whatever it is. Below the
 table of `strokes` stands how many of its steps are padding in training.
@@ -40,7 +40,6 @@ from hmrnn_jax.training import optim  # noqa: E402
 from hmrnn_jax.training import state as train_state  # noqa: E402
 
 BASE = "naive"
-RATES = "ptb_taught"  # the size that --rates is of
 
 
 class Candidate(NamedTuple):
@@ -325,7 +324,9 @@ def main(arguments=None):
         help=f"comma-separated candidates besides the first, of {', '.join(NAMES)} (all)",
     )  # fmt: skip
     parser.add_argument(
-        "--rates", type=rates_of, help=f"at which detectors fire in {RATES}, lowest first (.18,.04)"
+        "--rates",
+        type=rates_of,
+        help="at which detectors fire in sizes ..._taught, lowest first (.18,.04)",
     )
     parser.add_argument("--rounds", type=int, default=7, help="rounds, 1 or more (7)")
     parser.add_argument("--json", type=Path, help="file for all figures")

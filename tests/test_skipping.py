@@ -185,7 +185,7 @@ def test_what_is_kept_lies_where_it_is_said_to(count):
 
     kept = active.room(2, 40, (3, 3), jnp.float32, 7)
     for used in (count, 2 * count):
-        new, kept, summed = active.packed_where(moves, square, values, values, kept=kept)
+        new, kept, summed = active.where_kept(moves, square, values, values, kept=kept)
         assert int(kept.used) == used
         np.testing.assert_allclose(new, np.where(moves, values**2, values), rtol=1e-6)
         np.testing.assert_allclose(summed, values[:, moves].sum(-1), rtol=1e-5, atol=1e-6)
@@ -194,5 +194,5 @@ def test_what_is_kept_lies_where_it_is_said_to(count):
     expected = 4 * values[:, moves] @ values[:, moves].T
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     read = kept._replace(used=kept.used - count)
-    new, *_ = active.packed_where(moves, times, values, values, read=read)
+    new, *_ = active.where_kept(moves, times, values, values, read=read)
     np.testing.assert_allclose(new, np.where(moves, 2 * values**2, values), rtol=1e-6)

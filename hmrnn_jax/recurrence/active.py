@@ -37,13 +37,10 @@ def room(steps, batch, widths, dtype, number):
     Arrays of one shape should begin with different numbers, of which `number` is the first: see
     `cpu_loop`.
     """
-    count = _BLOCKS * _block(steps * batch) + batch
+    # Whole blocks, and what the last step writes below the rows in use.
+    count = _BLOCKS * -(-steps * batch // _BLOCKS) + batch
     arrays = [jnp.full((count, n), number + k, dtype) for k, n in enumerate(widths)]
     return Rows(arrays, jnp.int32(0))
-
-
-def _block(count):
-    return -(-count // _BLOCKS)
 
 
 def tiers(batch):
@@ -58,16 +55,24 @@ def tiers(batch):
 def where(active, function, columns, otherwise, add=False):
     """`function(columns)` where `active [B]`, else `otherwise`; trees of `[..., B]`.
 
-    With `add`, `otherwise` plus that.
+    With `add`, `otherwise` plus that. The function is given columns of zeros, too.
     """
+    batch = len(active)
 
-    def alone(columns, _):
-        return function(columns), (), ()
+    def run(capacity, columns, otherwise):
+        if not capacity:
+            return otherwise
+        if capacity == batch:
+            return _combined(active, function(columns), otherwise, add)
+        matrix = _gathering(active, capacity)
+        new = _times(function(_times(columns, matrix)), matrix.T)
+        return _combined(active, new, otherwise, add)
 
-    return packed_where(active, alone, columns, otherwise, add=add)[0]
+    branches = [functools.partial(run, capacity) for capacity in tiers(batch)]
+    return jax.lax.switch(_tier(active), branches, columns, otherwise)
 
 
-def packed_where(active, function, columns, otherwise, read=(), kept=(), add=False):
+def where_kept(active, function, columns, otherwise, read=(), kept=()):
     """`where` that also keeps what a column needs only if it is active.
 
     Args:
@@ -78,44 +83,53 @@ def packed_where(active, function, columns, otherwise, read=(), kept=(), add=Fal
       read: `Rows` below whose rows in use those lie which an earlier call with the same `active`
         kept; the function is given them.
       kept: `Rows` below which the function's are written.
-      add: see `where`.
 
     Returns `(new, kept, summed)`.
     """
-    batch, whole = len(active), not (read or kept)
-    capacities = tiers(batch)
-    example = functools.partial(_taken, count=batch)
-    *_, nothing = jax.eval_shape(lambda c, read: function(c, example(read)), columns, read)
+    batch = len(active)
+    *_, like = jax.eval_shape(lambda c, r: function(c, _taken(r, batch)), columns, read)
 
-    def run(capacity, columns, read, *result):
-        otherwise, kept, _ = result
-        if not capacity:
-            return result
-        if capacity == batch and whole:
-            new, _, summed = function(columns, ())
-            return combined(new, otherwise), kept, summed
-        place = jnp.cumsum(active) - 1
-        matrix = active[:, None] & (place[:, None] == jnp.arange(capacity)[None])
+    def run(capacity, columns, read, otherwise, kept, _):
+        matrix = _gathering(active, capacity)
         new, rows, summed = function(_times(columns, matrix), _taken(read, capacity))
-        return combined(_times(new, matrix.T), otherwise), _written(kept, rows), summed
+        new = _combined(active, _times(new, matrix.T), otherwise)
+        return new, _written(kept, rows), summed
 
-    def combined(new, otherwise):
-        def combine(new, old):
-            return old + jnp.where(active, new, 0) if add else jnp.where(active, new, old)
-
-        return jax.tree.map(combine, new, otherwise)
-
-    count = jnp.sum(active, dtype=jnp.int32)
-    tier = jnp.sum(count > jnp.array(capacities[:-1]))
-    result = otherwise, kept, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), nothing)
-    none, *others = [functools.partial(run, capacity) for capacity in capacities]
-    if whole:
-        result = jax.lax.switch(tier, [none, *others], columns, read, *result)
-    else:  # of more than two branches XLA would copy what is written in place
-        for number, branch in enumerate(others, start=1):
-            result = jax.lax.cond(tier == number, branch, none, columns, read, *result)
+    result = otherwise, kept, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
+    # Not one `lax.switch`: of more than two branches XLA copies what is written in place.
+    for number, capacity in enumerate(tiers(batch)[1:], start=1):
+        result = jax.lax.cond(
+            _tier(active) == number,
+            functools.partial(run, capacity),
+            lambda columns, read, *result: result,
+            columns,
+            read,
+            *result,
+        )
     new, kept, summed = result
-    return new, kept and kept._replace(used=kept.used + count), summed
+    return new, kept and kept._replace(used=kept.used + _count(active)), summed
+
+
+def _count(active):
+    return jnp.sum(active, dtype=jnp.int32)
+
+
+def _tier(active):
+    """The number of the least of `tiers` that holds the active columns."""
+    return jnp.sum(_count(active) > jnp.array(tiers(len(active))[:-1]))
+
+
+def _gathering(active, capacity):
+    """The matrix `[B, capacity]` of zeros and ones by which the active columns are gathered."""
+    place = jnp.cumsum(active) - 1
+    return active[:, None] & (place[:, None] == jnp.arange(capacity)[None])
+
+
+def _combined(active, new, otherwise, add=False):
+    def combine(new, old):
+        return old + jnp.where(active, new, 0) if add else jnp.where(active, new, old)
+
+    return jax.tree.map(combine, new, otherwise)
 
 
 def _taken(rows, count):

@@ -249,7 +249,7 @@ def forward_step(config, precision, resident, carry, xs):
                 new = hm_lstm_pointwise.advance(config, operands)
                 return (new.h, new.c), [s.T, recurrent.T], ()
 
-            (new_h, new_c), rows[number - 1], _ = active.packed_where(
+            (new_h, new_c), rows[number - 1], _ = active.where_kept(
                 is_active(inputs), advanced, inputs, (inputs.h, inputs.c), kept=rows[number - 1]
             )
             if layer.rows:

@@ -225,7 +225,7 @@ def _of_active(
         gradients are made of.
       stretch: the `Stretch` after the step.
 
-    Returns `((Inputs, Stretch), kept, summed)`, see `active.packed_where`.
+    Returns `((Inputs, Stretch), kept, summed)`, see `active.where_kept`.
     """
     layer = layers[number]
 
@@ -261,7 +261,7 @@ def _of_active(
         to_h, to_c, None if inputs.p is None else to_p, to_q,
         *(None if v is None else jnp.zeros_like(v) for v in (inputs.above, inputs.below)),
     )  # fmt: skip
-    return active.packed_where(
+    return active.where_kept(
         moves, reverse, (inputs, known[:2], gradients), (copied, stretch), *rows
     )
 
@@ -302,7 +302,7 @@ def _of_first(
             to_gates, above = columns
             return ops.product(transposed[1], to_gates, precision), [to_gates.T, above.T], ()
 
-        to_above, rows, _ = active.packed_where(
+        to_above, rows, _ = active.where_kept(
             inputs.p == 1, reverse, (to_gates, inputs.above), jnp.zeros_like(inputs.above),
             kept=rows,
         )  # fmt: skip

@@ -19,6 +19,7 @@ N is the wanted mean length of a layer's segments, counted in segments of the la
 this is over the steps where the layer below has a boundary.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -224,7 +225,7 @@ def _at(values, steps):
 def threshold(values, allowed, length):
     """The value that `1/length` of the allowed ones of all devices reach, a scalar."""
     values, allowed = parallel.gathered((values, allowed))
-    most = max(1, int(values.size / length))
+    most = math.ceil(values.size / length)
     highest, _ = jax.lax.top_k(jnp.where(allowed, values, -jnp.inf).ravel(), most)
     above = jnp.sum(allowed) / length
     return highest[jnp.clip(above.astype(int) - 1, 0, most - 1)]
