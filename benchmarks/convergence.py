@@ -64,6 +64,7 @@ def study(flags, say):
         say("\n".join(convergence_speed.status(flags, jobs)))
         return 0
     failed = 0
+    flags.output.mkdir(parents=True, exist_ok=True)
     if flags.speed:
         convergence_speed.measure(flags, jobs, say)
     for job in () if flags.report or flags.speed else jobs:
@@ -73,7 +74,6 @@ def study(flags, say):
         except UserError as error:  # another process is at it
             say(f"{job.name}: {error}")
             failed = BAD_INPUT
-    flags.output.mkdir(parents=True, exist_ok=True)
     say(report.write(flags, jobs))
     return failed
 

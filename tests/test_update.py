@@ -23,17 +23,19 @@ RARE, OFTEN = (
 )
 
 
-def test_wide_layers_that_move_seldom_are_expected_to_gain():
-    """What whole train steps took on a CPU without AVX-512, in times of the dense step."""
-    for size, moves, measured in (
-        (512, (1, 0.21, 0.04), 1 / 1.48),
-        (512, (1, 0.63, 0.25), 1 / 0.94),
-        (512, (1, 1, 1), 1 / 0.70),
-        (256, (1, 0.21, 0.04), 1 / 1.25),
-        (128, (1, 0.21, 0.04), 1 / 0.90),
+def test_where_copies_are_left_out_that_gains():
+    """Against what whole train steps took on two CPUs, without and with AVX-512, in times of the
+    dense step."""
+    for size, moves, *measured in (
+        (512, (1, 0.21, 0.04), 1 / 1.58, 1 / 1.65),
+        (512, (1, 0.63, 0.25), 1 / 0.89, 1 / 1.00),
+        (512, (1, 1, 1), 1 / 0.71, 1 / 0.80),
+        (256, (1, 0.21, 0.04), 1 / 1.31, 1 / 1.39),
+        (128, (1, 0.21, 0.04), 1 / 0.87, 1 / 1.16),
     ):
-        config = hm_lstm.Config(128, (size,) * 3)
-        assert skipping.expected(config, moves) == pytest.approx(measured, abs=0.12)
+        expected = skipping.expected(hm_lstm.Config(128, (size,) * 3), moves)
+        assert all(expected == pytest.approx(value, abs=0.2) for value in measured)
+        assert (expected < updates._BEGIN) == (max(measured) < 0.98)
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_it_changes_by_the_rates_and_not_back_and_forth(wide):
     assert "left out" in line and "0.05 and 0.01 of steps" in line
     without = update.compiled
     assert without is not dense and update.choose(RARE) == ""
-    between = rates(layer1=0.0, layer2=0.35, layer3=0.5)  # 0.93 of the dense step's time
+    between = rates(layer1=0.0, layer2=0.4, layer3=0.58)  # 0.88 of the dense step's time
     assert update.choose(between) == "" and update.compiled is without
     assert "is computed" in update.choose(OFTEN) and update.compiled is dense
     assert update.choose(between) == "" and update.compiled is dense
