@@ -1,8 +1,8 @@
 """Quickstart: an HM-LSTM learns the text of CPython's own language reference.
 
 Not a published experiment. Needs no download: every interpreter carries the text
-(`pydoc_data.topics`). Three layers of 128 units; two to three and a half minutes on two CPU cores.
-Ends with the test score beside that of an interpolated n-gram model of four symbols of
+(`pydoc_data.topics`). Three layers of 128 units; two and a half to three and a half minutes on two
+CPU cores. Ends with the test score beside that of an interpolated n-gram model of four symbols of
 context, and shows the boundaries that the model found. Detectors' rate and scale and `clip` are
 not the paper's, but as in `hm_lstm_ptb_char`; and its detectors are taught, without a label, by
 the model's own uncertainty (`tasks.objectives`): segments of about 6 symbols, and of about 5 of
