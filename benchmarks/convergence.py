@@ -23,7 +23,8 @@
 * Seconds are told twice. Those of the trainings, without compiling and validating, summed over the
   pieces of one that was cut off: other work may have run beside it. And those of `--speed`: the
   train steps of a group in turns, meant for an idle machine; updates times these are the idle
-  seconds that a training takes.
+  seconds that a training takes. (Of one that leaves out what its layers COPY, once it has begun
+  to: run --speed when it has.)
 
 The folder gets convergence.md (tables), convergence.json (everything), a picture for each group,
 and speed.json. Set JAX_COMPILATION_CACHE_DIR so that what was compiled once is not again.

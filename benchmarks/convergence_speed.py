@@ -1,6 +1,5 @@
 """How fast the study of convergence trains, and how long it still takes."""
 
-import functools
 import itertools
 import json
 import statistics
@@ -12,8 +11,10 @@ from benchmarks import convergence_jobs as jobs_of
 from benchmarks import studies, timing
 from benchmarks.convergence_report import clock, metrics_of, tried
 from hmrnn_jax import files, parallel, tasks
+from hmrnn_jax.opening import load
 from hmrnn_jax.training import optim
 from hmrnn_jax.training import state as train_state
+from hmrnn_jax.training.update import LEFT_OUT, Update
 
 NAME = "speed.json"
 BATCHES = 4  # different ones, in turns: windows may differ in length
@@ -28,7 +29,7 @@ def measure(flags, jobs, say):
         steps, units = {}, {}
         for model, job in own.items():
             say(f"{group}/{model}: compiling")
-            steps[model], units[model] = train_step(job.config)
+            steps[model], units[model] = train_step(job.config, flags.output / job.name)
         facts = timing.hardware()
         seconds = timing.interleaved(steps, flags.rounds, least=1.0, report=say)
         for model, values in seconds.items():
@@ -44,16 +45,22 @@ def measure(flags, jobs, say):
         jax.clear_caches()
 
 
-def train_step(config):
+def train_step(config, folder):
     """`(step, units of data in an update)`: a call makes the next update, as training does, its
-    batch cut and placed, and returns when it is done."""
+    batch cut and placed, and returns when it is done.
+
+    Where the training in `folder` leaves out what its layers COPY the step does so, too, with the
+    parameters that validated best, by which the layers move as often.
+    """
     mesh = parallel.make_mesh()
     task = tasks.make(config, mesh)
     plan = optim.Plan(config, task.stream)
     held = list(train_state.start(task, plan, config, mesh))
-    update = parallel.pmapped(
-        functools.partial(train_state.train_step, task.loss, plan.optimizer), mesh
-    )
+    update = Update(task, plan, config, mesh)
+    logged = next((row for row in reversed(metrics_of(folder)) if LEFT_OUT in row), {})
+    if logged.get(LEFT_OUT):
+        update.resume(logged)
+        held[0] = held[0].replace(params=load(folder).params)
     numbers, counts = itertools.count(), []
 
     def step():
@@ -61,7 +68,7 @@ def train_step(config):
         scalars = plan.scalars(done) | task.scalars(done)
         scalars = {k: parallel.scalar(np.float32(v), mesh) for k, v in scalars.items()}
         batch = parallel.shard_batch(task.stream(done), mesh)
-        held[0], held[1], metrics = update(held[0], held[1], batch, scalars)
+        held[0], held[1], metrics = update.compiled(held[0], held[1], batch, scalars)
         metrics = jax.device_get(jax.block_until_ready(metrics))
         if len(counts) < BATCHES:
             counts.append(task.summary(metrics)[task.counted])

@@ -18,9 +18,11 @@ from benchmarks import (
     convergence_speed,
     matched,
 )
-from hmrnn_jax import datasets, defaults, parallel
+from hmrnn_jax import datasets, defaults, opening, parallel
 from hmrnn_jax.analysis.figures import style
 from hmrnn_jax.errors import BAD_INPUT, STOPPED, UserError
+from hmrnn_jax.recurrence import skipping
+from hmrnn_jax.training import update as updates
 from hmrnn_jax.training.metrics_log import read_metrics
 from hmrnn_jax.training.workdir import open_run
 
@@ -192,6 +194,30 @@ def test_validation_ends_a_training_and_speed_is_told_apart(study):
     (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
     assert status == 0 and job["idle"]["units_an_update"] == 80
     assert "| validation 0.2 |" in said or "validation" in said
+
+
+def test_the_speed_of_a_training_that_skips_is_that_without_copies(study, monkeypatch):
+    """Its form, and the parameters by which its layers move as often as they did."""
+    folder, run = study
+    monkeypatch.setattr(skipping, "expected", lambda config, moves: 0.5)
+    more = "--only=equal_parameters/hm_taught", "--rates=0.01", "--budget=2084"
+    run(*more)
+    timed, loaded = [], []
+    monkeypatch.setattr(
+        convergence_speed,
+        "load",
+        lambda folder: loaded.append(folder) or opening.load(folder),
+    )
+    original = updates.Update.compiled.fget
+    monkeypatch.setattr(
+        updates.Update,
+        "compiled",
+        property(lambda self: timed.append(self._skips) or original(self)),
+    )
+    status, _ = run(*more, "--speed", "--rounds=1")
+    assert status == 0 and timed and all(timed)
+    assert loaded == [folder / "equal_parameters/hm_taught/0"]
+    assert convergence_speed.idle(folder)["equal_parameters/hm_taught"]["units_an_update"] == 80
 
 
 def test_the_rate_is_that_which_validated_best(tmp_path, monkeypatch):
