@@ -23,9 +23,21 @@ RARE, OFTEN = (
 )
 
 
+def test_wide_layers_that_move_seldom_are_expected_to_gain():
+    """What whole train steps took on a CPU without AVX-512, in times of the dense step."""
+    for size, moves, measured in (
+        (512, (1, 0.21, 0.04), 1 / 1.48),
+        (512, (1, 0.63, 0.25), 1 / 0.94),
+        (512, (1, 1, 1), 1 / 0.70),
+        (256, (1, 0.21, 0.04), 1 / 1.25),
+        (128, (1, 0.21, 0.04), 1 / 0.90),
+    ):
+        config = hm_lstm.Config(128, (size,) * 3)
+        assert skipping.expected(config, moves) == pytest.approx(measured, abs=0.12)
+
+
 def test_where_copies_are_left_out_that_gains():
-    """Against what whole train steps took on two CPUs, without and with AVX-512, in times of the
-    dense step."""
+    """On two CPUs, without and with AVX-512: whole train steps, in times of the dense step."""
     for size, moves, *measured in (
         (512, (1, 0.21, 0.04), 1 / 1.58, 1 / 1.65),
         (512, (1, 0.63, 0.25), 1 / 0.89, 1 / 1.00),
@@ -34,7 +46,6 @@ def test_where_copies_are_left_out_that_gains():
         (128, (1, 0.21, 0.04), 1 / 0.87, 1 / 1.16),
     ):
         expected = skipping.expected(hm_lstm.Config(128, (size,) * 3), moves)
-        assert all(expected == pytest.approx(value, abs=0.2) for value in measured)
         assert (expected < updates._BEGIN) == (max(measured) < 0.98)
 
 
