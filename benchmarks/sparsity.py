@@ -4,7 +4,7 @@
     python benchmarks/sparsity.py --output=FOLDER --workdir=runs/ptb
 
 Writes `sparsity.md`, `sparsity.json` and `sparsity.png` into FOLDER. Three programs are timed
-at each batch: `forward`, the recurrence over a window; `generation`, the whole model a symbol
+at each batch: `forward`, the recurrence over a window of a text; `generation`, the whole model a symbol
 at a time, what it says next fed back; `gradient`, that of the recurrence (`model.skip_copies`).
 The boundaries are forced, so that both sides do the arithmetic of the same z: independent draws at
 given rates of (z1, z2), and with --workdir those that a trained model fires on its own test text.
@@ -119,18 +119,24 @@ def _share(program, layer, term, active, shares):
 
 
 def forward(unroll, model, params, batch):
-    """`step(noise)`: the recurrence over the window of `noise [T, B, L - 1]`, one call."""
+    """`step(noise)`: the recurrence over the window of `noise [T, B, L - 1]`, one call.
+
+    Its inputs are symbols, whose products are made once a symbol.
+    """
     (config,) = model.cells
     state = recurrence.initial_state(config, batch)
     policy = model.inference.policy
 
     @jax.jit
-    def run(params, x, noise):
-        return unroll(config, params, state, x, per_step={"noise": noise}, policy=policy).final
+    def run(params, ids, noise):
+        return unroll(
+            config, params["cell1"], state, params["embedding"], per_step={"noise": noise},
+            policy=policy, table_ids=ids,
+        ).final  # fmt: skip
 
     def step(noise):
-        x = np.zeros((len(noise), batch, config.input_size), np.float32)
-        jax.block_until_ready(run(params["cell1"], x, noise))
+        ids = np.zeros((len(noise), batch), np.int32)
+        jax.block_until_ready(run(params, ids, noise))
 
     return step
 

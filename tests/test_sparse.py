@@ -93,13 +93,26 @@ def test_equations_1_to_9_read_sparsely(name, x64):
         assert fired == {0, 1}
 
 
+def test_inputs_may_be_rows_of_a_table(x64):
+    config, batch = CASES["sum"]
+    params, state, x, keywords = problem(config, batch)
+    ids = np.random.default_rng(6).integers(4, size=x.shape[:2])
+    table = x[0, :4]
+    out = run(config)(params, state, table, table_ids=ids, **keywords)
+    wanted = run(config)(params, state, table[ids], **keywords)
+    for ours, theirs in zip(jax.tree.leaves(out), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
 def test_a_batch_passes_through_every_capacity():
     """The case above does: no active row, a block that holds them, more than it holds."""
     config, batch = CASES["gathered"]
     params, state, x, keywords = problem(config, batch)
     z = run(config, recurrence.unroll)(params, state, x, **keywords).states.z[0]
-    held = {int(np.searchsorted(active.tiers(batch), count)) for count in np.sum(z, axis=1)}
-    assert active.tiers(batch) == (0, 9, 18, 35, 70) and held == {0, 1, 2, 3, 4}
+    capacities = active.finer_tiers(batch)
+    held = {int(np.searchsorted(capacities, count)) for count in np.sum(z, axis=1)}
+    assert capacities == (0, 5, 9, 18, 27, 35, 70) and held == set(range(7))
+    assert active.tiers(batch) == (0, 9, 18, 35, 70)
     assert active.tiers(1) == (0, 1) and active.tiers(16) == (0, 8, 16)
 
 

@@ -99,7 +99,7 @@ class SparseModel:
 
         def given(ids):
             if "table" in weights:
-                return weights["table"][ids].T
+                return sparse_cell.of_table(weights["table"], ids)
             return sparse_cell.inputs(
                 config, weights["input"], weights["embedding"][ids].T, self._precision
             )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from hmrnn_jax import ops
 
 # On CPUs a product of fewer columns takes nearly as long: reading the kernel is the cost.
-_LEAST_CAPACITY = 8
+_LEAST_CAPACITY, _LEAST_FINER = 8, 4
 # `outer_products` are summed in blocks, of this part of all rows.
 _BLOCKS = 16
 
@@ -52,10 +52,25 @@ def tiers(batch):
     return (0, *(part for part in parts if _LEAST_CAPACITY <= part < batch), batch)
 
 
-def where(active, function, columns, otherwise, add=False):
+def finer_tiers(batch):
+    """`tiers` with more capacities, where nothing but the columns themselves is kept.
+
+    None, a sixteenth, an eighth, a quarter, three eighths or half of the rows, or all.
+    """
+    parts = (-(-batch * part // 16) for part in (1, 2, 4, 6, 8))
+    return (0, *(part for part in parts if _LEAST_FINER <= part < batch), batch)
+
+
+def tiers_within(capacity):
+    """Capacities for the few active columns of a block that holds so many."""
+    return (0, _LEAST_CAPACITY, capacity) if capacity > _LEAST_CAPACITY else (0, capacity)
+
+
+def where(active, function, columns, otherwise, add=False, capacities=tiers):
     """`function(columns)` where `active [B]`, else `otherwise`; trees of `[..., B]`.
 
-    With `add`, `otherwise` plus that. The function is given columns of zeros, too.
+    With `add`, `otherwise` plus that. The function is given columns of zeros, too. `capacities`
+    is one of `tiers`, `finer_tiers` and `tiers_within`.
     """
     batch = len(active)
 
@@ -68,8 +83,8 @@ def where(active, function, columns, otherwise, add=False):
         new = _times(function(_times(columns, matrix)), matrix.T)
         return _combined(active, new, otherwise, add)
 
-    branches = [functools.partial(run, capacity) for capacity in tiers(batch)]
-    return jax.lax.switch(_tier(active), branches, columns, otherwise)
+    branches = [functools.partial(run, capacity) for capacity in capacities(batch)]
+    return jax.lax.switch(_tier(active, capacities), branches, columns, otherwise)
 
 
 def where_kept(active, function, columns, otherwise, read=(), kept=()):
@@ -114,9 +129,9 @@ def _count(active):
     return jnp.sum(active, dtype=jnp.int32)
 
 
-def _tier(active):
-    """The number of the least of `tiers` that holds the active columns."""
-    return jnp.sum(_count(active) > jnp.array(tiers(len(active))[:-1]))
+def _tier(active, capacities=tiers):
+    """The number of the least of the capacities that holds the active columns."""
+    return jnp.sum(_count(active) > jnp.array(capacities(len(active))[:-1]))
 
 
 def _gathering(active, capacity):

@@ -80,7 +80,7 @@ def step(config, weights, state, given, *, readouts=(), slope=1.0, noise=None, p
             if config.flush and not last:
                 moves |= columns["p"] == 1
             old = (columns["h"], columns["c"], *readouts[layer : layer + 1])
-            new = active.where(moves, compute, columns, old)
+            new = active.where(moves, compute, columns, old, capacities=active.finer_tiers)
         else:
             new = compute(columns | {"given": given[: 4 * size]})
         h.append(new[0])
@@ -113,12 +113,14 @@ def _compute(config, entry, precision, columns):
         s += normalised("W_bu", columns["given"])
     for term, gate, operand in (("U_td", "p", "above"), ("W_bu", "q", "below")):
         if operand in columns:
-            # Among the active rows of many, some nearly always need it.
             there, make = columns[gate] == 1, functools.partial(product, term)
-            if "below" in columns and len(there) > 1:
+            if operand == "below" and len(there) > 1:
+                # Of many active rows most have a boundary below; one of their own, few.
                 s += jnp.where(there, make(columns[operand]), 0)
             else:
-                s = active.where(there, make, columns[operand], s, add=True)
+                upper = "below" in columns
+                capacities = active.tiers_within if upper else active.finer_tiers
+                s = active.where(there, make, columns[operand], s, True, capacities)
     if _biased(config, columns):
         s += ops.column(entry["gates"]["b"], s)
     # Where nothing COPYs there is no choice but that of FLUSH, as in a first layer.
@@ -173,6 +175,11 @@ def scan(config, weights, carry, xs, given, slope, precision):
     return jax.lax.scan(body, carry, xs)
 
 
+def of_table(table, ids):
+    """A step's `inputs` `[4H + 1, B]`, rows of the `table [V, 4H + 1]` of those of all symbols."""
+    return table[ids].T
+
+
 def batch_last(tree, axis):
     return jax.tree.map(lambda v: jnp.moveaxis(v, axis, -1), tree)
 
@@ -183,25 +190,26 @@ def batch_at(tree, axis):
 
 def unroll(
     config, params, state, x, *, resets=None, constants=None, per_step=None,
-    policy=recurrence.DEFAULT_POLICY,
+    policy=recurrence.DEFAULT_POLICY, table_ids=None,
 ):  # fmt: skip
     """`recurrence.unroll` read sparsely, its gradient undefined; dense where it does not apply.
 
-    Args and result: those of `recurrence.unroll`, but for `table_ids`; of the policy only
-    the precision counts.
+    Args and result: those of `recurrence.unroll`; of the policy only the precision counts.
     """
     if not applies(config):
         return recurrence.unroll(
             config, params, state, x, resets=resets, constants=constants, per_step=per_step,
-            policy=policy,
+            policy=policy, table_ids=table_ids,
         )  # fmt: skip
     precision = policy.precision
-    steps, batch = x.shape[:2]
-    given = inputs(config, params, x.reshape(-1, x.shape[-1]).T, precision)
-    given = given.reshape(-1, steps, batch).swapaxes(0, 1)
+    columns = inputs(config, params, x.reshape(-1, x.shape[-1]).T, precision)
+    if table_ids is None:
+        xs, given = columns.reshape(-1, *x.shape[:2]).swapaxes(0, 1), lambda column: column
+    else:
+        xs, given = table_ids, functools.partial(of_table, columns.T)
     noise = batch_last((per_step or {}).get("noise"), 1)
     (final, _), (states, _, aux) = scan(
         config, prepare(config, params, precision), (batch_last(state, 0), ()),
-        (given, resets, noise), lambda v: v, (constants or {}).get("slope", 1.0), precision,
+        (xs, resets, noise), given, (constants or {}).get("slope", 1.0), precision,
     )  # fmt: skip
     return recurrence.Unrolled(batch_at(final, 0), batch_at(states, 1), batch_at(aux, 1))
