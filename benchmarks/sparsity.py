@@ -4,8 +4,9 @@
     python benchmarks/sparsity.py --output=FOLDER --workdir=runs/ptb
 
 Writes `sparsity.md`, `sparsity.json` and `sparsity.png` into FOLDER. Three programs are timed
-at each batch: `forward`, the recurrence over a window of a text; `generation`, the whole model a symbol
-at a time, what it says next fed back; `gradient`, that of the recurrence (`model.skip_copies`).
+at each batch: `forward`, the recurrence over a window of a text; `generation`, the whole model a
+symbol at a time, what it says next fed back; `gradient`, that of the recurrence
+(`model.skip_copies`).
 The boundaries are forced, so that both sides do the arithmetic of the same z: independent draws at
 given rates of (z1, z2), and with --workdir those that a trained model fires on its own test text.
 Ratios are medians of ratios taken within a round (see `timing`). `theory` is dense multiplications

@@ -6,8 +6,10 @@
 
 Of `python train.py --config.report=1`, ended after its first update: from nothing, with an empty
 cache of compiled programs, and a second time, with what the first start left there. Beside them
-how long Python takes to import the package with all that it names, and what it stands on, jax and
-flax, alone. Seconds, medians of the rounds, least and most in brackets. Nothing else should run.
+how long Python takes to import the package, which imports what it names when it is asked for; all
+that it names but `nnx`; and all; and what these stand on alone: jax and flax, and flax.nnx, which
+`import flax` leaves out. Modules are compiled to bytecode before. Seconds, medians of the rounds,
+least and most in brackets. Nothing else should run.
 """
 
 import argparse
@@ -30,26 +32,39 @@ from hmrnn_jax.errors import UserError  # noqa: E402
 
 FIRST_UPDATE = r"update 1/"
 # Every public name, each of which is imported when it is first asked for.
-PACKAGE = "import hmrnn_jax; [getattr(hmrnn_jax, name) for name in dir(hmrnn_jax)]"
-ALONE = "import jax, flax"
+_NAMES = "import hmrnn_jax; [getattr(hmrnn_jax, name) for name in dir(hmrnn_jax)"
+IMPORTS = {
+    "package": "import hmrnn_jax",
+    "but nnx": f"{_NAMES} if name != 'nnx']",
+    "alone": "import jax, flax",
+    "all": f"{_NAMES}]",
+    "alone with nnx": "import jax, flax, flax.nnx",
+}
 ROWS = {
     "line": "first line",
     "update": "first update, from nothing",
     "second": "first update, the second time",
     "package": "import of the package",
+    "but nnx": "import of all that it names but nnx",
     "alone": "import of jax and flax",
+    "all": "import of all that it names",
+    "alone with nnx": "import of jax, flax and flax.nnx",
 }
+
+
+# As Python is installed it keeps the bytecode of what it has imported once.
+_UNSET = ("JAX_COMPILATION_CACHE_DIR", "PYTHONDONTWRITEBYTECODE")
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in _UNSET}
 
 
 def start(checkout, config, cache):
     """Seconds of a start to its first line and to its first update."""
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "--config.report=1", f"--workdir={folder}/run"]
         command += [f"--config={config}"] if config else []
         begun, first = time.perf_counter(), None
         program = subprocess.Popen(
-            command, cwd=checkout, env=environment | {"HMRNN_CACHE": str(cache)}, text=True,
+            command, cwd=checkout, env=_ENVIRONMENT | {"HMRNN_CACHE": str(cache)}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         with program:
@@ -67,7 +82,7 @@ def start(checkout, config, cache):
 def imported(checkout, program):
     """Seconds of a Python that runs `program` and ends."""
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", program], cwd=checkout, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=checkout, check=True, env=_ENVIRONMENT)
     return time.perf_counter() - begun
 
 
@@ -76,9 +91,8 @@ def once(checkout, config):
     with tempfile.TemporaryDirectory() as cache:
         line, update = start(checkout, config, cache)
         _, second = start(checkout, config, cache)
-    package, alone = imported(checkout, PACKAGE), imported(checkout, ALONE)
-    values = (line, update, second, package, alone)
-    return dict(zip(ROWS, values, strict=True))
+    starts = {"line": line, "update": update, "second": second}
+    return starts | {name: imported(checkout, program) for name, program in IMPORTS.items()}
 
 
 def main(arguments=None):
@@ -89,6 +103,8 @@ def main(arguments=None):
         if not (checkout / "train.py").exists():
             raise UserError(f"--beside={checkout} has no train.py: name another checkout.")
     print(timing.hardware_line(timing.hardware()), flush=True)
+    for checkout in checkouts:
+        imported(checkout, IMPORTS["all"])
     found = {checkout: [] for checkout in checkouts}
     for number in range(flags.rounds):
         for checkout in checkouts if number % 2 == 0 else checkouts[::-1]:
@@ -106,7 +122,7 @@ def table(found):
         for rounds in found.values():
             seconds = [values[row] for values in rounds]
             middle, least, most = statistics.median(seconds), min(seconds), max(seconds)
-            cells.append(f" {middle:.1f} ({least:.1f}-{most:.1f}) |")
+            cells.append(f" {middle:.2f} ({least:.2f}-{most:.2f}) |")
         lines.append(f"| {name} |" + "".join(cells))
     return "\n".join(lines)
 
