@@ -54,7 +54,11 @@ ROWS = {
 
 # As Python is installed it keeps the bytecode of what it has imported once.
 _UNSET = ("JAX_COMPILATION_CACHE_DIR", "PYTHONDONTWRITEBYTECODE")
-_ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in _UNSET}
+
+
+def environment(**more):
+    """What programs are started with."""
+    return {name: value for name, value in os.environ.items() if name not in _UNSET} | more
 
 
 def start(checkout, config, cache):
@@ -64,7 +68,7 @@ def start(checkout, config, cache):
         command += [f"--config={config}"] if config else []
         begun, first = time.perf_counter(), None
         program = subprocess.Popen(
-            command, cwd=checkout, env=_ENVIRONMENT | {"HMRNN_CACHE": str(cache)}, text=True,
+            command, cwd=checkout, env=environment(HMRNN_CACHE=str(cache)), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         with program:
@@ -82,7 +86,7 @@ def start(checkout, config, cache):
 def imported(checkout, program):
     """Seconds of a Python that runs `program` and ends."""
     begun = time.perf_counter()
-    subprocess.run([sys.executable, "-c", program], cwd=checkout, check=True, env=_ENVIRONMENT)
+    subprocess.run([sys.executable, "-c", program], cwd=checkout, check=True, env=environment())
     return time.perf_counter() - begun
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import peers, problems, sparsity, starts, timing, train_step
+from benchmarks import peers, problems, sparsity, timing, train_step
 from hmrnn_jax.cells import hm_lstm
 from hmrnn_jax.datasets import iam_ondb, synthetic
-from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import mixture
 from hmrnn_jax.models.density import StrokeModel
 from hmrnn_jax.models.language import LanguageModel
@@ -259,19 +258,3 @@ def test_the_sparsity_benchmark_tells_what_each_rate_saves(tmp_path):
     assert 2 < max(row["theory"] for row in rows if row["program"] == "gradient") < 3
     assert (tmp_path / "sparsity.png").read_bytes().startswith(b"\x89PNG")
     assert "| generation | 2 |" in (tmp_path / "sparsity.md").read_text()
-
-
-def test_starts_of_two_checkouts_are_told_side_by_side(monkeypatch, capsys, tmp_path):
-    (tmp_path / "train.py").touch()
-    begun = []
-    monkeypatch.setattr(starts, "start", lambda *args: begun.append(args[0]) or (0.25, len(begun)))
-    monkeypatch.setattr(starts, "imported", lambda checkout, program: len(program) / 100)
-    starts.main(["--rounds=2", f"--beside={tmp_path}"])
-    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [row[0] for row in rows[2:]] == list(starts.ROWS.values()) and len(rows[0]) == 3
-    # In turns: this one first, then the other one first.
-    assert begun == [starts.ROOT] * 2 + [tmp_path] * 4 + [starts.ROOT] * 2
-    assert rows[3][1:] == ["4.00 (1.00-7.00)", "4.00 (3.00-5.00)"]
-    assert rows[5][1] == "0.16 (0.16-0.16)"
-    with pytest.raises(UserError, match="has no train.py"):
-        starts.main([f"--beside={tmp_path / 'nowhere'}"])
