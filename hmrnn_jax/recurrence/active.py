@@ -1,6 +1,6 @@
 """Work on the active columns of a batch alone, where a layer of an HM-LSTM would COPY the others.
 
-The active columns are gathered into a block of fixed capacity, the least of `tiers` that holds
+The active columns are gathered into a block of fixed capacity, the least of some that holds
 them, computed and put back: all in one `lax.switch`, so that nothing else is done. On CPUs a
 product with a matrix of zeros and ones gathers columns faster than a gather does.
 """
@@ -48,8 +48,7 @@ def tiers(batch):
 
     None, an eighth, a quarter or half of the rows (unless these are too few to save time), or all.
     """
-    parts = (-(-batch // 8), -(-batch // 4), -(-batch // 2))
-    return (0, *(part for part in parts if _LEAST_CAPACITY <= part < batch), batch)
+    return _tiers(batch, (2, 4, 8), _LEAST_CAPACITY)
 
 
 def finer_tiers(batch):
@@ -57,8 +56,12 @@ def finer_tiers(batch):
 
     None, a sixteenth, an eighth, a quarter, three eighths or half of the rows, or all.
     """
-    parts = (-(-batch * part // 16) for part in (1, 2, 4, 6, 8))
-    return (0, *(part for part in parts if _LEAST_FINER <= part < batch), batch)
+    return _tiers(batch, (1, 2, 4, 6, 8), _LEAST_FINER)
+
+
+def _tiers(batch, sixteenths, least):
+    parts = (-(-batch * part // 16) for part in sixteenths)
+    return (0, *(part for part in parts if least <= part < batch), batch)
 
 
 def tiers_within(capacity):

@@ -118,9 +118,8 @@ def _compute(config, entry, precision, columns):
                 # Of many active rows most have a boundary below; one of their own, few.
                 s += jnp.where(there, make(columns[operand]), 0)
             else:
-                upper = "below" in columns
-                capacities = active.tiers_within if upper else active.finer_tiers
-                s = active.where(there, make, columns[operand], s, True, capacities)
+                capacities = active.tiers_within if "below" in columns else active.finer_tiers
+                s = active.where(there, make, columns[operand], s, add=True, capacities=capacities)
     if _biased(config, columns):
         s += ops.column(entry["gates"]["b"], s)
     # Where nothing COPYs there is no choice but that of FLUSH, as in a first layer.

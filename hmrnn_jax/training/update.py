@@ -8,8 +8,8 @@ from hmrnn_jax.training import state as train_state
 
 # Of the dense update's time, or on a TPU of its kernels' products, as is expected of the other
 # form: below the first COPYs are left out, above the second they are no longer. In between all
-# stays as it is. Well below 1, for on CPUs the estimate is up to .17
-# too low, where half of the rows move.
+# stays as it is. Well below 1, for where half of the rows move the estimate on CPUs is up to .17
+# too low.
 _BEGIN, _END = 0.85, 0.9
 LEFT_OUT = "copies_left_out"  # among a report's metrics: 1 or 0
 
