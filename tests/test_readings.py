@@ -211,6 +211,9 @@ def test_a_threshold_is_the_least_value_of_a_boundary():
     np.testing.assert_array_equal(by.boundaries(curve, newline)[0], [1, 1, 0, 1, 1, 0, 1, 1, 0, 0])
     by = Reading.of("entropy", rule="peaks", threshold=6)
     np.testing.assert_array_equal(by.boundaries(curve, newline)[0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0])
+    with pytest.raises(UserError, match="0.2, but line_end is a log-probability.* -1.6 for .2"):
+        Reading.of("line_end", threshold=0.2)
+    assert Reading.of("line_end", threshold=-1.6).level == -1.6
     with pytest.raises(UserError, match="length of 4 and a threshold of 0.5: give one"):
         Reading.of("entropy", 4, threshold=0.5)
     with pytest.raises(UserError, match="Detectors fire or do not: a threshold needs another"):

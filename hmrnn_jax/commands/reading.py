@@ -89,7 +89,7 @@ def boundaries(given):
         hmrnn boundaries --workdir=runs/mine --text=other.txt --output=other.png
         hmrnn boundaries --workdir=runs/chinese --words=gold.txt
         hmrnn boundaries --workdir=runs/mine --reading=entropy --length=6
-        hmrnn boundaries --workdir=runs/mine --reading=line_end --threshold=.2
+        hmrnn boundaries --workdir=runs/mine --reading=line_end --threshold=-1.6
         hmrnn boundaries --workdir=runs/pen --shown=3 --tolerance=5
 
     Of a text: a figure, the text with its boundaries, and their F1 against spaces or the words of

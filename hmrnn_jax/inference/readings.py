@@ -85,7 +85,8 @@ class Reading:
 
         Raises:
           UserError: no such reading or rule; a length below 1 that is not 0; both a length and a
-            threshold; or a threshold for detectors, which fire or do not.
+            threshold; a threshold for detectors, which fire or do not; or one for line_end, a
+            log-probability, that no value can reach.
         """
         require("The reading", name, NAMES)
         if length and not (isinstance(length, numbers.Real) and length >= 1):
@@ -101,6 +102,11 @@ class Reading:
         if length:
             raise UserError(
                 f"Both a length of {length:g} and a threshold of {threshold:g}: give one of them."
+            )
+        if name == "line_end" and threshold > 0:
+            raise UserError(
+                f"The threshold is {threshold:g}, but line_end is a log-probability, never above 0:"
+                " give the natural logarithm of a probability, such as -1.6 for .2."
             )
         return cls(name, 0, (Segmenter(rule or "level", threshold),))
 
