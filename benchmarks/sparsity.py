@@ -2,6 +2,7 @@
 
     python benchmarks/sparsity.py --output=FOLDER
     python benchmarks/sparsity.py --output=FOLDER --workdir=runs/ptb
+    python benchmarks/sparsity.py --output=FOLDER --rates=0,0 .2,0 .2,.05
 
 Writes `sparsity.md`, `sparsity.json` and `sparsity.png` into FOLDER. Three programs are timed
 at each batch: `forward`, the recurrence over a window of a text; `generation`, the whole model a
@@ -287,6 +288,14 @@ def positive(value):
     return int(value)
 
 
+def rates_of(value):
+    """Rates of z1, z2, ... with commas between, for argparse; 0 is never, 1 always."""
+    rates = tuple(map(float, value.split(",")))
+    if not all(0 <= rate <= 1 for rate in rates):
+        raise argparse.ArgumentTypeError(f"{value}: must be rates from 0 to 1")
+    return rates
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for the three files")
@@ -295,6 +304,10 @@ def main(arguments=None):
         "--sizes", default="512,512,512", help="layers without --workdir (512,512,512)"
     )
     parser.add_argument("--batch", default=",".join(map(str, BATCHES)), help="batches (1,16,64)")
+    parser.add_argument(
+        "--rates", type=rates_of, nargs="+", default=RATES,
+        help="of z1, z2, one pair after the other (1,1 .5,.2 .2,.05 .1,.02)",
+    )  # fmt: skip
     parser.add_argument("--steps", type=positive, default=100, help="steps of each call (100)")
     parser.add_argument("--rounds", type=positive, default=7, help="rounds (7)")
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (float32)")
@@ -316,7 +329,8 @@ def main(arguments=None):
     title += f", {flags.precision}"
     for batch in map(positive, flags.batch.split(",")):
         boundaries = {
-            str(rates): drawn(rates, model.cells[0].depth, flags.steps, batch) for rates in RATES
+            str(rates): drawn(rates, model.cells[0].depth, flags.steps, batch)
+            for rates in flags.rates
         }
         if flags.workdir:
             z = fired(model, params, run.slope, ids, flags.steps, batch)

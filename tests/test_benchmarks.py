@@ -244,6 +244,12 @@ def test_wrong_flags_are_refused(flag, capsys):
 
 def test_the_sparsity_benchmark_tells_what_each_rate_saves(tmp_path):
     flags = ["--sizes=8,8", "--batch=2", "--steps=20", "--rounds=1", f"--output={tmp_path}"]
+    sparsity.main([*flags, "--rates", "0,0", ".5,0"])
+    rows = json.loads((tmp_path / "sparsity.json").read_text())["rows"]
+    assert [row["boundaries"] for row in rows] == ["(0.0, 0.0)", "(0.5, 0.0)"] * 3
+    assert rows[0]["rates"] == [0] and 0.2 < rows[1]["rates"][0] < 0.8
+    with pytest.raises(SystemExit):
+        sparsity.main([*flags, "--rates", "2,0"])
     sparsity.main(flags)
     rows = json.loads((tmp_path / "sparsity.json").read_text())["rows"]
     assert {row["program"] for row in rows} == set(sparsity.PROGRAMS)
