@@ -13,6 +13,7 @@ import pytest
 from hmrnn_jax import files
 from hmrnn_jax.batches.text import EvaluationStream, Stream, VariableStream
 from hmrnn_jax.datasets import encoded, text
+from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.datasets.text import user_text
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
@@ -215,7 +216,7 @@ def test_faults_are_told_as_of_a_text_that_is_held(tmp_path, cache, monkeypatch)
     (tmp_path / "blank").write_text("word " * 90 + " \n" * 90)
     folder = tmp_path / "folder"
     folder.mkdir()
-    for split in text.SPLITS:
+    for split in SPLITS:
         (folder / f"{split}.txt").write_text("" if split == "valid" else "a b")
     for name, unit in (
         ("bad", "words"),

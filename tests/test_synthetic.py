@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hmrnn_jax.datasets import synthetic
-from hmrnn_jax.datasets.text import SPLITS
+from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.errors import UserError
 
 

@@ -3,6 +3,7 @@
 import os
 
 from hmrnn_jax import files, parallel, pretrained
+from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.opening import describe, from_official, restore
 from hmrnn_jax.training import exported
@@ -21,7 +22,7 @@ RUN = {"workdir": ("runs/quickstart", file("Folder of the run, or the file of hm
 PRETRAINED = {
     "pretrained": (False, Switch("Takes the small model that comes with the program, no run."))
 }
-SPLIT = {"split": ("test", Choice("Split of the run's own data.", ("train", "valid", "test")))}
+SPLIT = {"split": ("test", Choice("Split of the run's own data.", SPLITS))}
 TEXT = {"text": (None, file("A UTF-8 file that is read instead of a split."))}
 SEED = {"seed": (0, Whole("Of whatever is drawn at random.", 0, SEEDS))}
 OFFICIAL = {

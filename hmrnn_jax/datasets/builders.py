@@ -18,7 +18,8 @@ from absl import logging
 from etils import epath
 
 from hmrnn_jax.datasets import published
-from hmrnn_jax.datasets.text import SPLITS, Corpus
+from hmrnn_jax.datasets.splits import SPLITS
+from hmrnn_jax.datasets.text import Corpus
 from hmrnn_jax.errors import UserError
 
 _PATIENCE = 8.0  # seconds to wait for a first answer of the server

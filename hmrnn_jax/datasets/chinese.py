@@ -1,6 +1,7 @@
 """Chinese text with gold words, and the same text as it is written: without spaces."""
 
 from hmrnn_jax.datasets import segmented
+from hmrnn_jax.datasets.splits import in_order
 from hmrnn_jax.datasets.text import Corpus
 
 FOLDER = "zh-segmentation"
@@ -70,5 +71,5 @@ def simplified(root=None) -> Corpus:
     name, parts = "chinese_simplified", {"train": MSR, "valid": {}, "test": {}}
     sentences, folder, genuine = segmented.read_published(name, FOLDER, parts, root)
     source = f"{folder}, {', '.join(MSR)} in order 90/5/5 %, spaces removed; the words are not used"
-    parts = segmented.in_order(sentences["train"])
+    parts = in_order(sentences["train"])
     return segmented.make(name if genuine else f"{name}-modified", parts, source)

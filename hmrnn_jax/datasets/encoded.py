@@ -23,6 +23,7 @@ import numpy as np
 from etils import epath
 
 from hmrnn_jax import files
+from hmrnn_jax.datasets.splits import SPLITS, bounds
 from hmrnn_jax.datasets.vocabulary import AS_BYTES, Vocabulary
 from hmrnn_jax.errors import UserError, refusal
 
@@ -150,7 +151,7 @@ def _pieces(found, unit, lengths, digests=None):
 
 def _cut(parts, length, unit):
     """As `text.split_in_order`."""
-    cuts, start = {"train": length * 90 // 100, "valid": length * 95 // 100}, 0
+    cuts, start = dict(zip(SPLITS, bounds(length)[1:-1], strict=False)), 0
     for part in parts:
         begin = 0
         for split in list(cuts):
@@ -172,7 +173,7 @@ def _write(found, unit, name, digest, lengths, file, largest=math.inf):
     training = itertools.takewhile(lambda piece: piece[0] == "train", _pieces(found, unit, lengths))
     vocabulary = Vocabulary.of_parts((text for _, text in training), unit, unknown=True)
     stored = next(t for t in ("<u1", "<u2", "<u4") if vocabulary.size - 1 <= np.iinfo(t).max)
-    splits = {split: {"symbols": 0, "unknown": 0} for split in ("train", "valid", "test")}
+    splits = {split: {"symbols": 0, "unknown": 0} for split in SPLITS}
     digests, checksum, holds = {key: hashlib.sha256() for key in found}, 0, set()
     for split, text in _pieces(found, unit, lengths, digests):
         ids, unknown = vocabulary.encode(text)

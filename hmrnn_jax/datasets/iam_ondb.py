@@ -19,7 +19,7 @@ from etils import epath
 
 from hmrnn_jax import archives
 from hmrnn_jax.datasets.sequences import SequenceCorpus, Sequences, make_corpus
-from hmrnn_jax.datasets.text import SPLITS
+from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.errors import UserError, require
 
 FOLDER = "iam-ondb"

@@ -8,7 +8,8 @@ import numpy as np
 from etils import epath, epy
 
 from hmrnn_jax import files
-from hmrnn_jax.datasets.text import SPLITS, find_file
+from hmrnn_jax.datasets.splits import SPLITS
+from hmrnn_jax.datasets.text import find_file
 from hmrnn_jax.errors import UserError
 
 with epy.lazy_imports():  # for downloads alone

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from etils import epath
 
 from hmrnn_jax import archives, files
-from hmrnn_jax.datasets.text import SPLITS, Corpus, find_file, make_corpus, split_in_order
+from hmrnn_jax.datasets.splits import SPLITS
+from hmrnn_jax.datasets.text import Corpus, find_file, make_corpus, split_in_order
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
 

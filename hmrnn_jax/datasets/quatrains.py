@@ -8,7 +8,8 @@ from etils import epath
 
 from hmrnn_jax import files
 from hmrnn_jax.datasets.segmented import lines_of
-from hmrnn_jax.datasets.text import SPLITS, Corpus, find_file, make_corpus
+from hmrnn_jax.datasets.splits import in_order
+from hmrnn_jax.datasets.text import Corpus, find_file, make_corpus
 from hmrnn_jax.errors import UserError
 
 FOLDER, FILE = "zh-poetry", "quatrains-5char.txt"
@@ -52,8 +53,7 @@ def quatrains(root=None, path=None, seed: int = 0) -> Corpus:
             raise UserError(f"{file}, line {number}: {wrong}: mend the poem or remove it.")
         poems.append(poem)
     distinct = sorted(set(poems), key=lambda poem: _draw(poem, seed))
-    cuts = [0, len(distinct) * 90 // 100, len(distinct) * 95 // 100, len(distinct)]
-    parts = {s: distinct[a:b] for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}
+    parts = in_order(distinct)
     sizes = ", ".join(f"{split} {len(part):,}" for split, part in parts.items())
     source = (
         f"five-character quatrains, from {file}: {len(poems):,} poems, "

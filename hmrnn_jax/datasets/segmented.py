@@ -7,7 +7,8 @@ import numpy as np
 from etils import epath
 
 from hmrnn_jax import files
-from hmrnn_jax.datasets.text import SPLITS, Corpus, find_file, make_corpus
+from hmrnn_jax.datasets.splits import SPLITS, in_order
+from hmrnn_jax.datasets.text import Corpus, find_file, make_corpus
 from hmrnn_jax.errors import UserError
 
 
@@ -82,12 +83,6 @@ def own(path) -> Corpus:
     else:
         parts = in_order(read_words(path))
     return make("text", parts, f"{path}, spaces removed; the words are not used")
-
-
-def in_order(sentences) -> dict:
-    """Split -> the first 90 %, the next 5 % and the last 5 % of the sentences."""
-    cuts = [0, len(sentences) * 90 // 100, len(sentences) * 95 // 100, len(sentences)]
-    return {s: sentences[a:b] for s, a, b in zip(SPLITS, cuts, cuts[1:], strict=False)}
 
 
 def read_words(path) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hmrnn_jax.datasets.text import SPLITS
+from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.errors import UserError
 
 # Beyond so many standard deviations a value is taken for a fault of the file, not for a rare value.

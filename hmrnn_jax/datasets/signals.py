@@ -22,8 +22,8 @@ import hashlib
 import numpy as np
 
 from hmrnn_jax.datasets.sequences import Scale, SequenceCorpus, Sequences, make_corpus, standardise
+from hmrnn_jax.datasets.splits import SPLITS, bounds
 from hmrnn_jax.datasets.tables import SUFFIXES, open_table
-from hmrnn_jax.datasets.text import SPLITS
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.files import check_size, place
 
@@ -174,7 +174,7 @@ def _cut(path, values):
             f"{path} has {steps} steps, of which 5 % are no sequence: give {SHORTEST_FILE} or"
             " more, or a folder of files."
         )
-    cuts = [0, steps * 90 // 100, steps * 95 // 100, steps]
+    cuts = bounds(steps)
     return {
         split: _sequences([values[start:stop]], [f"{path.name}[{start}:{stop}]"])
         for split, start, stop in zip(SPLITS, cuts[:-1], cuts[1:], strict=True)

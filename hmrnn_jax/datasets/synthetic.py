@@ -7,7 +7,7 @@ change when another one is made longer.
 import numpy as np
 
 from hmrnn_jax.datasets.sequences import SequenceCorpus, Sequences, make_corpus
-from hmrnn_jax.datasets.text import SPLITS
+from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.errors import UserError
 
 REGIME_STEPS = (20, 60)  # shortest and longest regime of `oscillators`

@@ -8,10 +8,10 @@ from etils import epath
 
 from hmrnn_jax import files
 from hmrnn_jax.datasets import encoded
+from hmrnn_jax.datasets.splits import SPLITS, bounds
 from hmrnn_jax.datasets.vocabulary import AS_BYTES, Vocabulary, check_unit
 from hmrnn_jax.errors import UserError, refusal
 
-SPLITS = ("train", "valid", "test")
 _LARGE = 1 << 25  # bytes from which a user's text is encoded in a stream, see `encoded`
 _UNPACKED = 8  # bytes that one of a gzipped file may become
 _COUNTED = 1 << 23  # symbols of such a text that n-gram models count
@@ -161,7 +161,7 @@ def make_corpus(
 
 def split_in_order(text, unit: str) -> dict:
     """The first 90 %, the next 5 % and the last 5 % of a text (str or bytes), in order."""
-    cuts = [len(text) * 90 // 100, len(text) * 95 // 100]
+    _, *cuts, _ = bounds(len(text))
     if unit == "words":
         for i, cut in enumerate(cuts):
             while 0 < cut < len(text) and not text[cut - 1].isspace():

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from hmrnn_jax import archives, files
+from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.errors import UserError
 
 
@@ -47,7 +48,7 @@ def word_order(corpus):
     Words of the vocabulary that no split uses, such as the unknown word of a user's text,
     come last.
     """
-    ids = np.concatenate([corpus.splits[split] for split in ("train", "valid", "test")])
+    ids = np.concatenate([corpus.splits[split] for split in SPLITS])
     found, first = np.unique(ids, return_index=True)
     unused = np.setdiff1d(np.arange(corpus.vocabulary.size), found)
     return np.concatenate([found[np.argsort(first)], unused])

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from hmrnn_jax import defaults, files, parallel
 from hmrnn_jax.datasets.sequences import Scale
-from hmrnn_jax.datasets.text import SPLITS
+from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.recurrence import execution
