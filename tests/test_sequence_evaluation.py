@@ -61,7 +61,7 @@ def test_segments_of_each_sequence_are_those_it_has_alone(tmp_path):
             assert [row["end"] for row in own] == ends.tolist()
 
 
-def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path):
+def test_boundaries_are_scored_without_padding_and_last_steps(tmp_path):
     """The table's first row against a count over the segments of each sequence by itself."""
     run, sequences = run_of("hm_lstm"), data((40, 7, 90))
     rng = np.random.default_rng(1)
@@ -80,8 +80,10 @@ def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path
         surprise.append(np.append(nll[: len(steps) - 1], 0))
     fired = np.array(fired) == 1
     rises = np.concatenate([Segmenter("peaks")(u) * (u != 0) for u in surprise]) == 1
+    inside = np.delete(np.arange(47), [39, 46])
+    fired, rises = fired[inside], rises[inside]
     for name, gold in (("pen", sequences.events), ("changes", sequences.changes)):
-        gold = gold[:47] == 1
+        gold = gold[inside] == 1
         rows = {
             (row["reading"], row["layer"], row["control"]): row
             for row in shown.data["rows"]
@@ -93,14 +95,32 @@ def test_boundaries_are_scored_without_the_padding_of_shorter_sequences(tmp_path
             assert row["precision"] == pytest.approx(hits / found.sum())
             assert row["recall"] == pytest.approx(hits / gold.sum())
             # Padded to one length, so that neither sequence reaches into the other.
-            both = np.zeros((2, 2, 40), bool)
+            both = np.zeros((2, 2, 39), bool)
             for part, steps in zip(both, (found, gold), strict=True):
-                part[0], part[1, :7] = steps[:40], steps[40:]
+                part[0], part[1, :6] = steps[:39], steps[39:]
             near = scores.precision_recall_f1(*both, tolerance=5)[2]
             assert (row["f1_within"], row["tolerance"]) == (pytest.approx(near), 5)
         assert rows["surprise", 1, "untrained"]["seeds"] == 5
         assert rows[None, None, "every"]["recall"] == 1
         assert f"boundaries against {name}, 2 sequences" in shown
+
+
+def test_lines_whose_words_are_not_known_do_not_count_against_ends_of_words(tmp_path):
+    """A line without any is one that could not be separated: what is found there is no mistake."""
+    run, sequences = run_of("hm_lstm", **{"data.name": "iam_ondb"}), data((40, 30))
+    changes = np.zeros(70, bool)
+    changes[[5, 20, 39]] = True
+    rows = []
+    for known in (sequences, sequences.chosen(np.arange(1))):
+        known = dataclasses.replace(known, changes=changes[: known.lengths.sum()])
+        shown = evaluation.show_boundaries(run, "mine", known, tmp_path / "a.png")
+        assert "boundaries against ends of words, 1 sequences" in shown
+        rows.append([r for r in shown.data["rows"] if r["against"] == "ends of words"])
+    for both, alone in zip(*rows, strict=True):
+        if both["control"] in (None, "untrained", "every"):
+            assert both == alone
+    ends = dataclasses.replace(sequences, changes=np.arange(70) == 39)  # of the line itself alone
+    assert "ends of words" not in evaluation.show_boundaries(run, "mine", ends, tmp_path / "a.png")
 
 
 def test_segments_by_surprise_have_the_length_that_is_asked_for(tmp_path, monkeypatch):

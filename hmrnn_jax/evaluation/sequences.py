@@ -18,7 +18,7 @@ from hmrnn_jax.evaluation.report import Report
 from hmrnn_jax.inference import activations, generate_sequences, readings
 from hmrnn_jax.inference import reading as reading_inference
 from hmrnn_jax.tasks import metrics, objectives
-from hmrnn_jax.tasks.sequences import HANDWRITING
+from hmrnn_jax.tasks.sequences import HANDWRITING, truths
 
 READINGS = ("detectors", "surprise")
 MOST_DRAWN = 10**7  # steps that one call generates, for the memory that they take
@@ -121,7 +121,7 @@ def show_boundaries(
     They are scored against the events (pen-ups, in handwriting) and, where these are known,
     against the true changes (ends of words, in handwriting): exactly, and within `tolerance`
     steps unless that is 0. The scores stand beside those of random and regular boundaries and of
-    untrained models, see `comparison.compare`.
+    untrained models, see `comparison.compare`. Which steps count: `tasks.sequences.truths`.
 
     Args:
       cut: what is drawn, an `inference.readings.Cut` by one of `READINGS`; the other is scored too.
@@ -159,14 +159,12 @@ def show_boundaries(
             title=f"{heading}, {sequences.names[0]}",
         )
     lines, rows = [], []
-    changes = "ends of words" if run.config.data.name in HANDWRITING else "changes"
-    true = {run.encoding.event: sequences.events, changes: sequences.changes}
-    for name, gold in true.items():
-        if gold is not None and gold.any():
-            lines.append(f"boundaries against {name}, {len(sequences):,} sequences")
-            scored_rows = _scores(looked, untrained, places, gold, tolerance)
-            lines.append(comparison.table(scored_rows, f"a step with {name}"))
-            rows += [{"against": name} | row for row in scored_rows]
+    for name, (gold, counted) in truths(run.config.data, run.encoding, sequences).items():
+        gold, counted = (_side_by_side([of[place] for place in places]) for of in (gold, counted))
+        lines.append(f"boundaries against {name}, {counted.any(axis=0).sum():,} sequences")
+        scored_rows = _scores(looked, untrained, gold, counted, tolerance)
+        lines.append(comparison.table(scored_rows, f"a step with {name}"))
+        rows += [{"against": name} | row for row in scored_rows]
     data = {"sequences": len(sequences), "rows": rows, "figure": str(path)}
     return Report("\n".join([*lines, f"figure: {path}"]), data)
 
@@ -176,30 +174,25 @@ def available(model):
     return READINGS if reading_inference.has_detectors(model) else READINGS[1:]
 
 
-def _scores(looked, untrained, places, gold, tolerance):
-    """`comparison.compare` of all sequences side by side, padding masked."""
-    steps = max(place.stop - place.start for place in places)
-    true, mask = (np.zeros((steps, len(places)), bool) for _ in range(2))
-    for row, place in enumerate(places):
-        length = place.stop - place.start
-        true[:length, row], mask[:length, row] = gold[place], True
-    own, *fresh = (_side_by_side(of_model, steps) for of_model in (looked, *untrained))
+def _scores(looked, untrained, gold, mask, tolerance):
+    """`comparison.compare` of all sequences side by side; gold and mask are `[T, B]`."""
+    own, *fresh = (
+        {name: _side_by_side([one.z[name] for one in of_model]) for name in looked[0].z}
+        for of_model in (looked, *untrained)
+    )
     found = [
         comparison.Found(name, layer + 1, z, tuple(other[name][layer] for other in fresh))
         for name, layers in own.items()
         for layer, z in enumerate(layers)
     ]
-    return comparison.compare(found, true, mask, tolerance=tolerance)
+    return comparison.compare(found, gold, mask, tolerance=tolerance)
 
 
-def _side_by_side(looked, steps):
-    """`{reading: z [K, steps, B]}` of what `_look` found of B sequences."""
-    found = {}
-    for name, first in looked[0].z.items():
-        layers = found[name] = np.zeros((len(first), steps, len(looked)), np.int8)
-        for row, one in enumerate(looked):
-            layers[:, : one.z[name].shape[1], row] = one.z[name]
-    return found
+def _side_by_side(rows):
+    """B arrays `[..., T_b]` as one, `[..., T, B]`, padded with zeros."""
+    steps = max(row.shape[-1] for row in rows)
+    padded = (np.pad(row, [(0, 0)] * (row.ndim - 1) + [(0, steps - row.shape[-1])]) for row in rows)
+    return np.stack(list(padded), axis=-1)
 
 
 def segment(run, sequences, path, cut=readings.DETECTED, seed=0, say=lambda line: None):

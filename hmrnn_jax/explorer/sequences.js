@@ -27,14 +27,19 @@ function sequenceView(data, main) {
     return { z: each[0].map((_, k) => each.map((z) => z[k])), levels: [level] };
   }
 
+  /** The steps that count: the last one ends a segment whatever is found. */
+  function inside(T) {
+    return new Uint8Array(T).fill(1, 0, T - 1);
+  }
+
   function scores(z) {
     const sum = (rows) => rows.reduce((a, b) => ({ hits: a.hits + b.hits, found: a.found + b.found, real: a.real + b.real }));
     return z.map((own) => {
       const segments = own.reduce((n, one) => n + segmentsOf(one).length, 0);
-      if (!all.some((one) => one.gold)) return { segments };
+      const known = all.flatMap((one, s) => (one.gold ? [{ one, z: own[s], inside: inside(one.T) }] : []));
+      if (!known.length) return { segments };
       const of = (tolerance) => {
-        const { hits, found, real } = sum(all.map((one, s) =>
-          boundaryScores(own[s], one.gold ?? one.lines, new Uint8Array(one.T).fill(1), tolerance)));
+        const { hits, found, real } = sum(known.map((row) => boundaryScores(row.z, row.one.gold, row.inside, tolerance)));
         return f1Of(hits, found, real);
       };
       return { segments, ...of(0), extra: { [`F1 within ${data.tolerance} steps`]: of(data.tolerance).f1 } };

@@ -13,7 +13,7 @@ from hmrnn_jax.explorer.page import bits, packed, quantised
 from hmrnn_jax.explorer.text import MOST_SHOWN, RULE, SHOWN
 from hmrnn_jax.inference import activations, readings
 from hmrnn_jax.tasks import objectives
-from hmrnn_jax.tasks.sequences import HANDWRITING
+from hmrnn_jax.tasks.sequences import HANDWRITING, truths
 
 LENGTH = 20.0  # steps of a segment, where the run has no wish of its own
 
@@ -42,7 +42,9 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
             f"A page shows 2 to {MOST_SHOWN:,} steps; these have {total:,}:"
             f" {'show fewer' if total > 2 else 'give more'}."
         )
-    gold, against = _truth(run, sequences)
+    scored = truths(run.config.data, run.encoding, sequences)
+    against = next(reversed(scored), None)  # changes, where they are known, else events
+    gold, counted = scored.get(against, (None, None))
     valid, calibrated_on = _validation(run, sequences)
     valid = valid.chosen(np.arange(min(len(valid), readings.CALIBRATED_SEQUENCES)))
     curve = np.concatenate([surprise for *_, surprise in _read(run, valid, seed)])
@@ -58,7 +60,7 @@ def look(run, sequences, name, shown=SHOWN, seed=0):
                 "text": sequences.texts[number] if sequences.texts else "",
                 "values": packed(values[place].T.astype(np.float32)),
                 "events": None if sequences.events is None else bits(sequences.events[place]),
-                "gold": None if gold is None else bits(gold[place]),
+                "gold": bits(gold[place]) if against and counted[place].any() else None,
                 "z": bits(z) if len(z) else None,
                 "surprise": packed(surprise),
                 "norms": quantised(norms),
@@ -96,15 +98,6 @@ def _beginning(sequences, steps):
         for name in ("values", "events", "changes")
     }
     return dataclasses.replace(first, lengths=np.minimum(first.lengths, steps), **rows)
-
-
-def _truth(run, sequences):
-    """`(0/1 [N], its name)` of what all the sequences are scored against; None if nothing is."""
-    changes = "ends of words" if run.config.data.name in HANDWRITING else "changes"
-    for gold, name in ((sequences.changes, changes), (sequences.events, run.encoding.event)):
-        if gold is not None and gold.any():
-            return gold, name
-    return None, None
 
 
 def _validation(run, sequences):

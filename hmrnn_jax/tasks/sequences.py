@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmrnn_jax import parallel
+from hmrnn_jax.analysis.segmenters import last_steps
 from hmrnn_jax.batches.sequences import BucketStream, EvaluationSequences
 from hmrnn_jax.datasets import iam_ondb, signals, synthetic
 from hmrnn_jax.errors import UserError, require
@@ -16,6 +17,7 @@ from hmrnn_jax.tasks import metrics, objectives
 
 NAMES = ("iam_ondb", "signals", "oscillators", "scribbles")
 HANDWRITING = ("iam_ondb", "scribbles")
+WORDS = "ends of words"  # what handwriting's changes are
 _QUANTUM = 10
 _MOST_NAMED = 20  # lengths that the log names one by one
 
@@ -104,6 +106,32 @@ def load(data):
         header = data.get("header", "guess")  # which older runs have not
         return signals.load(data.path, data.event, data.clip, tuple(data.columns), header)
     return getattr(synthetic, data.name)(data.seed)
+
+
+def truths(data, scale, sequences):
+    """What boundaries are scored against: `{name: (true ends, the steps that count)}`, bool `[N]`.
+
+    These are the events of a `Scale` and, where they are known, the changes. The last step of a
+    sequence does not count: it ends a segment, whatever is found. Nor do, against ends of words,
+    lines without any, for these are lines whose words could not be told apart. What has no true
+    end that counts is left out.
+
+    Args:
+      data: a `config.data`. sequences: `Sequences`, N steps in all.
+    """
+    inside = ~last_steps(sequences.lengths)
+    changes = WORDS if data.name in HANDWRITING else "changes"
+    found = {}
+    for name, ends in ((scale.event, sequences.events), (changes, sequences.changes)):
+        if ends is None:
+            continue
+        counted = inside.copy()
+        if name == WORDS:
+            known = np.logical_or.reduceat(ends, sequences.offsets[:-1])
+            counted &= np.repeat(known, sequences.lengths)
+        if np.any(counted & ends.astype(bool)):
+            found[name] = ends.astype(bool), counted
+    return found
 
 
 def model_of(config, scale):
