@@ -63,7 +63,9 @@ def check_unpacked(path, largest=None):
     """
     with epath.Path(path).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
+        # A damaged one is no zip, or of a version that none has, or has names in no encoding.
+        damaged = zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError
+        with contextlib.suppress(*damaged), zipfile.ZipFile(file) as archive:
             size = max(size, sum(member.file_size for member in archive.infolist()))
     files.check_size(size, path, largest)
 

@@ -60,7 +60,7 @@ def restore(where, mesh) -> Run:
         note = f"{where}: {origin}, stored in {found.dtype}"
         return Run(
             name.removesuffix(exported.SUFFIX), found.config, found.encoding, model, params,
-            found.slope, mesh, (note,), origin, str(where), found.card,
+            found.slope, mesh, (note,), origin, str(where), found.card, found.data,
         )  # fmt: skip
     config, encoding = load_run(where)
     model, shapes = _model(config, encoding)
@@ -104,6 +104,6 @@ def from_official(config, weights, mesh) -> Run:
 
 def to_official(run, path):
     """Writes a run's weights in the ON-LSTM authors' form; returns a line for the log."""
-    words = ordered_neurons.word_order(language.corpus(run.config))
+    words = ordered_neurons.word_order(language.corpus_of(run))
     ordered_neurons.write(path, ordered_neurons.to_official(run.plain, run.model, words))
     return f"official weights: {path}"

@@ -332,7 +332,8 @@ class Run:
             card["encoding"] = self.encoding.describe()
         if self.workdir and not exported.is_file(self.workdir):
             card["score"] = exported.score(self.workdir, self.card["updates"])
-        return exported.write(path, self.config, self.encoding, self.plain, self.slope, card, dtype)
+        about = self.config, self.encoding, self.plain, self.slope, card, dtype, self.data
+        return exported.write(path, *about)
 
     def _cut(self, cut, seed):
         cut.check()

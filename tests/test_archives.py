@@ -82,6 +82,15 @@ def test_what_other_readers_unpack_is_measured_before(tmp_path, small):
             archives.check_unpacked(tmp_path / f"{name}.pt")
     (tmp_path / "small.pt").write_bytes(b"PK no zip")
     archives.check_unpacked(tmp_path / "small.pt")
+    # One byte of the directory: the version that unpacks it, and a name that is no UTF-8.
+    with zipfile.ZipFile(tmp_path / "small.pt", "w") as archive:
+        archive.writestr("é", bytes(10))
+    content = (tmp_path / "small.pt").read_bytes()
+    at = content.index(b"PK\x01\x02")
+    for place, byte in ((at + 6, 99), (content.index("é".encode(), at), 0xFF)):
+        damaged = content[:place] + bytes([byte]) + content[place + 1 :]
+        (tmp_path / "small.pt").write_bytes(damaged)
+        archives.check_unpacked(tmp_path / "small.pt")
 
 
 def test_wanted_members_of_a_tar(tmp_path):

@@ -206,6 +206,17 @@ def test_a_better_best_replaces_the_one_before(run):
     assert judged(run)[0] == 3 and steps(run, "best") == [3]
 
 
+def test_a_run_that_ends_by_an_error_deletes_nothing(run):
+    """Another one may have taken the folder over, and written a better best there."""
+    found = {"params": {"w": jnp.ones((3, 5))}, "slope": jnp.ones(())}
+    with pytest.raises(UserError, match="taken over"), Checkpoints(run) as checkpoints:
+        checkpoints.save_best(3, found, 0.25)
+        checkpoints.wait()
+        best_of(run, 4, 0.125, restored=False)
+        raise UserError("The folder was taken over.")
+    assert 4 in steps(run, "best")
+
+
 def test_a_better_best_of_earlier_stays_and_is_told_of(run):
     """A run that goes on from an older state may have had it."""
     said = best_of(run, 3, 0.75)

@@ -1,5 +1,6 @@
 """A run as one file: what is read back is what was written, and nothing else is taken for it."""
 
+import dataclasses
 import functools
 import json
 
@@ -15,6 +16,7 @@ from hmrnn_jax import defaults, parallel, pretrained
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.evaluation import text as evaluation
 from hmrnn_jax.opening import describe
 from hmrnn_jax.run import Run
 from hmrnn_jax.tasks import language, sequences
@@ -97,6 +99,39 @@ def test_a_loaded_file_reads_draws_and_shows_as_the_run_does(tmp_path):
     words.export(tmp_path / "words.safetensors")
     sentences = ["the cat sat on a mat"]
     assert hm.load(tmp_path / "words.safetensors").parse(sentences) == words.parse(sentences)
+
+
+def test_the_text_of_a_file_is_the_one_that_the_run_was_trained_on(tmp_path):
+    """Cut at its end, a text of the same symbols has a test part that was trained on."""
+    (tmp_path / "mine.txt").write_text(TEXT * 20)
+    config = of_text().config
+    config.data.path = str(tmp_path / "mine.txt")
+    corpus = language.corpus(config)
+    run = _run(language, config, corpus.vocabulary)
+    run = dataclasses.replace(run, data=corpus.fingerprint())
+    run.export(tmp_path / "mine.safetensors")
+    found = hm.load(tmp_path / "mine.safetensors")
+    found.export(tmp_path / "again.safetensors")
+    again = hm.load(tmp_path / "again.safetensors")
+    assert found.data == again.data == run.data and language.corpus_of(found).splits["test"].size
+    (tmp_path / "mine.txt").write_text(TEXT * 18)
+    for one in (run, found, again):
+        with pytest.raises(UserError, match="another text than the run's"):
+            language.corpus_of(one)
+
+
+def test_poems_need_no_training_text(monkeypatch):
+    def gone(config):
+        raise UserError("quatrains needs a file of poems.")
+
+    run = of_text()
+    run.config.data.name = "quatrains"
+    monkeypatch.setattr(language, "corpus", gone)
+    drawn = {"text": "甲乙，\n"}
+    monkeypatch.setattr(Run, "sample", lambda *arguments, **options: drawn)
+    said = evaluation.poems(run, 1)
+    assert said.data["repeat_training"] is None and "0 of 1 poems" in said
+    assert said.endswith("is not known: quatrains needs a file of poems.")
 
 
 def _data(page):

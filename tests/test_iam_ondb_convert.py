@@ -324,7 +324,19 @@ def test_nothing_half_is_written(raw, tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
 
 
-def test_out_that_is_a_file(raw, tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        iam_ondb_convert.convert(raw, tmp_path / "out")
+@pytest.mark.parametrize(
+    "where, part",
+    [
+        ("file", "cannot be written"), ("file/x/y", "cannot be written"),
+        ("half", "testset_v.npz is a folder"), ("gs://bucket/x", "no folder of this machine"),
+    ],
+)  # fmt: skip
+def test_where_nothing_can_be_written_nothing_is_read(raw, tmp_path, monkeypatch, where, part):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "half/testset_v.npz").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(iam_ondb_convert, "_read_lists", lambda raw: pytest.fail("is read"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=part):
+        iam_ondb_convert.convert(raw, where)
+    assert sorted(tmp_path.rglob("*")) == before

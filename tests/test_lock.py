@@ -102,6 +102,7 @@ def test_in_a_bucket_whoever_was_taken_over_learns_of_it(bucket, hurry):
     with Lock(bucket, quiet) as first:
         (bucket / "lock.json").write_text('{"host": "other", "pid": 1, "id": "x"}')
         first._thread.join(timeout=60)
+        assert first.lost
         with pytest.raises(UserError, match="was taken over by another process"):
             first.check()
     assert "other" in (bucket / "lock.json").read_text()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_programs import call, difference, parameters
 
+from hmrnn_jax.analysis.segmenters import last_steps
 from hmrnn_jax.batches.sequences import BucketStream
 from hmrnn_jax.datasets import synthetic
 from hmrnn_jax.datasets.sequences import Scale
@@ -93,7 +94,8 @@ def test_boundaries_are_drawn_and_scored_against_pen_ups_and_ends_of_words(scrib
     test = synthetic.scribbles(0).splits["test"]
     always = [line for line in out.splitlines() if line.startswith("every symbol")]
     for line, gold in zip(always, (test.events, test.changes), strict=True):
-        assert f"{100 * gold.mean():6.1f} 100.0" in line  # padding is not scored
+        # Neither padding nor the last step of a line is scored.
+        assert f"{100 * gold[~last_steps(test.lengths)].mean():6.1f} 100.0" in line
 
 
 def test_new_lines_are_drawn_and_kept(scribbles, tmp_path):
@@ -183,6 +185,11 @@ def test_segments_of_an_own_file_are_those_on_the_scale_of_the_run(signals, fold
     ends = np.union1d(fired + 1, 70)
     assert config.boundaries.delay == 2 and len(ends) > 1
     assert [row["end"] for row in rows] == ends.tolist()
+
+
+def test_of_signals_one_sequence_is_drawn(signals):
+    error = look(signals, "boundaries", "--shown=2", code=2)
+    assert "--shown is for texts and handwriting" in error
 
 
 def test_data_of_another_scale_are_refused(signals, folder):

@@ -6,6 +6,9 @@ import json
 import pytest
 from test_programs import call
 
+from hmrnn_jax import commands
+from hmrnn_jax.errors import UserError
+
 pytestmark = [pytest.mark.whole_program, pytest.mark.slow]
 SENTENCES = [
     "the author laughs", "the authors laugh", "the author that likes the guards laughs",
@@ -83,6 +86,8 @@ def test_curves_of_one_run_and_of_two(runs):
     picture = runs / "on" / "curves.png"
     alone = picture.read_bytes()
     evaluate(runs, "curves", f"--control={runs / 'awd'}", "--keys=valid/nats,train/nats")
+    with pytest.raises(UserError, match="--keys chooses .* by --control"):
+        commands.execute(["hmrnn", "curves", f"--workdir={runs / 'on'}", "--keys=valid/nats"])
     assert alone[:4] == b"\x89PNG" and picture.read_bytes() != alone
 
 
@@ -111,7 +116,7 @@ def test_official_weights_there_and_back_score_alike(runs, tmp_path):
     assert result.returncode == 2 and "--weights needs --config" in result.stderr
 
 
-def test_logic_is_scored_by_length_beside_another_run(tmp_path):
+def test_logic_is_scored_by_length_beside_another_run(tmp_path, capsys):
     for split in ("train", "test"):
         for length in range(13):
             (tmp_path / f"{split}{length}").write_text("=\ta\ta\n<\t( a ( and b ) )\tb\n" * 6)
@@ -130,3 +135,10 @@ def test_logic_is_scored_by_length_beside_another_run(tmp_path):
     figures = json.loads(result.stdout.splitlines()[-1])
     assert figures["on_lstm"]["examples"] == figures["lstm"]["examples"] == 13 * 12
     assert "operators" in result.stdout and (tmp_path / "on_lstm" / "lengths.png").exists()
+    # The other splits are their own pairs: a tenth of the training files is for validation.
+    score = ["hmrnn", "score", f"--workdir={tmp_path / 'on_lstm'}", "--json"]
+    for split, examples in (("train", 76), ("valid", 8)):
+        commands.execute([*score, f"--split={split}"])
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["examples"] == examples
+    with pytest.raises(UserError, match="figure of the test split"):
+        commands.execute([*score, "--split=valid", f"--output={tmp_path / 'a.png'}"])

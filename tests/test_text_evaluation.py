@@ -67,6 +67,8 @@ def test_a_run_is_called_by_its_model_and_data_not_its_folder():
     # Nothing or much differs: then the folders tell them apart.
     again = titles.titles({"runs/a": ptb, "runs/b": ptb.copy_and_resolve_references()})
     assert list(again.values()) == [f"{titles.title(ptb)}, {folder}" for folder in "ab"]
+    again = titles.titles({"a/hm": ptb, "b/hm": ptb.copy_and_resolve_references()})
+    assert list(again.values()) == [f"{titles.title(ptb)}, {folder}/hm" for folder in "ab"]
 
 
 # Texts
@@ -242,6 +244,16 @@ def test_trees_are_read_back_a_line_for_each_line_of_the_text(parsed):
         words = parsing.leaves(parsing.tree_from_brackets(tree)) if tree else []
         assert words == sentence.split()
         assert not tree or parsing.bracket_string(parsing.tree_from_brackets(tree)) == tree
+
+
+def test_a_sentence_too_long_to_draw_has_its_tree_all_the_same(of_words, tmp_path):
+    long, picture = ("the",) * 301, tmp_path / "tree.png"
+    options = {"layer": 2, "biased": True, "picture": picture}
+    said = syntax.parse(of_words, [long, ("the", "cat")], draw=1, **options)
+    first, second, told = said.split("\n")
+    assert first.count("the") == 301 and second == "( the cat )" and not picture.exists()
+    assert told.startswith("no figure: sentence 1 has 301 words") and said.data["figure"] is None
+    assert syntax.parse(of_words, [long, ("the", "cat")], draw=2, **options).data["figure"]
 
 
 def test_unknown_words_of_sentences_are_counted(parsed):

@@ -49,8 +49,9 @@ def test_sigterm_saves_and_the_same_command_resumes(config, tmp_path):
         if line.startswith("update 4/"):
             signal.raise_signal(signal.SIGTERM)
 
-    assert program.train(config, str(tmp_path / "cut"), say) is None
-    assert "all is saved" in lines[-1]
+    # --fresh given again would begin anew.
+    assert program.train(config, str(tmp_path / "cut"), say, fresh=True) is None
+    assert lines[-1].endswith("all is saved, the same command without --fresh resumes.")
     step, _ = latest(tmp_path / "cut")
     assert 4 <= step < 6
     result, said = run(config, tmp_path / "cut")
@@ -101,7 +102,10 @@ def test_a_run_that_is_killed_before_its_first_save_begins_again(quick, tmp_path
     assert_equal(latest(tmp_path / "whole"), latest(tmp_path / "cut"))
 
 
-def test_an_old_run_is_never_begun_anew_but_by_fresh(quick, tmp_path):
+def test_an_old_run_is_never_begun_anew_but_by_fresh(quick, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise UserError("--watch is not for this.")
+
     whole, _ = run(quick, tmp_path)
     checkpoints = tmp_path / "checkpoints"
     for lost, holds in (("latest", "the checkpoint best/12"), ("best", "metrics up to update 12")):
@@ -115,6 +119,10 @@ def test_an_old_run_is_never_begun_anew_but_by_fresh(quick, tmp_path):
     wrong.data.path = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="there is no file"):
         program.train(wrong, str(tmp_path), lines.append, fresh=True)
+    with monkeypatch.context() as patch:  # as for a run of another task, or of several processes
+        patch.setattr(program, "Watch", refuse)
+        with pytest.raises(UserError, match="--watch is not for this"):
+            program.train(quick, str(tmp_path), lines.append, fresh=True, watch=True)
     assert not lines and before[1] == (tmp_path / "metrics.jsonl").read_text()
     assert program.train(quick, str(tmp_path), lines.append, fresh=True) == whole
     assert lines[0] == f"--fresh: the old run is set aside in {tmp_path}/set-aside-1"

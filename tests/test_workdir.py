@@ -39,6 +39,10 @@ def test_a_run_is_read_back_and_one_that_differs_is_refused(folder):
     other.model.hm_lstm.flush = False  # another network of the same parameters
     with pytest.raises(UserError, match="flush: True in the run, False now"):
         workdir.open_run(folder, other, VOCABULARY)
+    other.model.hm_lstm.flush = True
+    other.model.dropout.weight = 0.2  # scales the weights as the network reads
+    with pytest.raises(UserError, match="dropout.weight: 0.0 in the run, 0.2 now"):
+        workdir.open_run(folder, other, VOCABULARY)
 
 
 def test_a_text_that_has_changed_is_told(folder):

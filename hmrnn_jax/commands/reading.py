@@ -30,6 +30,7 @@ from hmrnn_jax.commands.base import (
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import classification, sequences, text
 from hmrnn_jax.inference.readings import NAMES, Cut
+from hmrnn_jax.tasks.sequences import HANDWRITING
 from hmrnn_jax.training.fields import Choice, Number, Whole
 from hmrnn_jax.training.settings import ROWS
 
@@ -78,6 +79,11 @@ def score(given):
     if run.config.task == SEQUENCES:
         return shown(sequences.score(run, given.split, given.seed))
     drawn = run.config.task == "logic" and given.split == "test"
+    if given.output and not drawn:
+        raise UserError(
+            "--output is for the figure of the test split, of accuracy by length; of"
+            f" {given.split} there is none: leave it out."
+        )
     figure = place(given, "lengths.png") if drawn else ""
     return shown(classification.score(with_control(run, given), given.split, figure))
 
@@ -111,6 +117,11 @@ def boundaries(given):
                 trained_on=given.split == "train",
             )
         )  # fmt: skip
+    if given.shown and run.config.data.name not in HANDWRITING:
+        raise UserError(
+            f"--shown is for texts and handwriting; of {run.config.data.name} the first sequence"
+            " is drawn: leave it out."
+        )
     lines = given.shown or 5
     if lines > MOST_LINES:
         raise UserError(f"--shown is {lines}; at most {MOST_LINES} sequences are drawn.")
@@ -200,7 +211,7 @@ _BOUNDARIES = {
     "words": (None, file("A UTF-8 text with its words separated, which are scored against.")),
     "shown": (
         None,
-        Whole("Symbols in figure and view, 270 by default; sequences, 5.", 1, MOST_SYMBOLS),
+        Whole("Symbols in figure and view, 270 by default; handwritten lines, 5.", 1, MOST_SYMBOLS),
     ),
     "scored": (None, Whole("Symbols that are scored, 20000 by default; sequences, 200.", 1)),
     "tolerance": (

@@ -23,6 +23,8 @@ def curves(given):
 
     Bits per character and how often the detectors fire; of two runs, what --keys names.
     """
+    if "keys" in given.named and not given.control:
+        raise UserError("--keys chooses what is drawn of two runs: give the second by --control.")
     path = place(given, "curves.png")
     folders = list(filter(None, (given.workdir, given.control)))
     names = titles({folder: load_run(folder)[0] for folder in folders})

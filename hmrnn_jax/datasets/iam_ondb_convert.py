@@ -90,6 +90,7 @@ def convert(raw, out, skip_broken: bool = False) -> Report:
         damaged archive or list; a form in two lists; a line that occurs twice; a list of which
         no line is left; a folder that cannot be written.
     """
+    _check_output(out)
     raw, out = Path(raw), Path(out)
     lists = _read_lists(raw)
     lines, faults, outside = {}, [], 0
@@ -141,6 +142,21 @@ def convert(raw, out, skip_broken: bool = False) -> Report:
         tuple(str(i) for a in contents.values() for i in a["id"][a["text"] == ""]),
         outside,
     )
+
+
+def _check_output(out):
+    """Archives take minutes to read: whether the files can be written is asked before."""
+    if "://" in str(out):
+        raise UserError(f"{out} is no folder of this machine: give one, and copy the files there.")
+    out = Path(out)
+    if out.is_dir():
+        for file in FILES:
+            files.check_writable(out / f"{file}.npz")
+        return
+    there = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "Permission denied" if there.is_dir() else "Not a directory"
+        raise UserError(f"{out} cannot be written ({reason}): give another folder.")
 
 
 def _form(line):

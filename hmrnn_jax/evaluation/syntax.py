@@ -5,7 +5,7 @@ import functools
 
 from hmrnn_jax import files
 from hmrnn_jax.analysis import parsing, syneval
-from hmrnn_jax.analysis.figures.trees import tree_figure
+from hmrnn_jax.analysis.figures.trees import MOST_WORDS, tree_figure
 from hmrnn_jax.datasets import treebank
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation.report import Report
@@ -81,12 +81,18 @@ def parse(run, words, layer, biased, draw, picture):
     parsed = [
         parsing.tree_from_distances(w, d, biased) for w, d in zip(words, distances, strict=True)
     ]
-    chosen = draw - 1
-    tree_figure(picture, words[chosen], distances[chosen], parsed[chosen])
-    trees = iter(parsed)
+    trees, chosen = iter(parsed), draw - 1
     brackets = [parsing.bracket_string(next(trees)) if line else "" for line in lines]
-    lines = [*brackets, *_unknown(run, words), f"figure: {picture}"]
-    return Report("\n".join(lines), {"trees": brackets, "figure": str(picture)})
+    data = {"trees": brackets, "figure": None}
+    if len(words[chosen]) > MOST_WORDS:
+        drawn = (
+            f"no figure: sentence {draw} has {len(words[chosen])} words, of which at most"
+            f" {MOST_WORDS} are drawn; --draw chooses another one"
+        )
+    else:
+        tree_figure(picture, words[chosen], distances[chosen], parsed[chosen])
+        drawn, data["figure"] = f"figure: {picture}", str(picture)
+    return Report("\n".join([*brackets, *_unknown(run, words), drawn]), data)
 
 
 def pairs(run, items, seed=0):

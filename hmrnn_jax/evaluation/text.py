@@ -260,13 +260,17 @@ def poems(run, count, temperature=1.0, seed=0):
         raise UserError("Poems are drawn from a model of verse: train one, --config=quatrains.")
     if count < 1:
         raise UserError(f"--count is {count}; it must be 1 or more.")
+    known, note = None, ""
+    try:
+        known = set(run.encoding.decode(language.corpus_of(run).splits["train"]).split("\n"))
+    except UserError as error:  # an exported run needs no data
+        note = f"\nwhether they stand in the training text is not known: {error}"
     text = run.sample("\n", _POEM * count, temperature=temperature, seed=seed)["text"]
-    known = set(run.encoding.decode(language.corpus(run.config).splits["train"]).split("\n"))
     drawn = quatrains.poems(text)[:count]
     share, lines = quatrains.form_report(drawn, known)
-    repeated = quatrains.repeats(drawn, known)
+    repeated = None if known is None else quatrains.repeats(drawn, known)
     figures = {"poems": len(drawn), "keep_the_form": share, "repeat_training": repeated}
-    return Report(lines, figures)
+    return Report(lines + note, figures)
 
 
 def stream_segments(stream, source, tell=None):

@@ -40,8 +40,8 @@ class Task:
         return {}
 
     def evaluate(self, params, split, slope):
-        if split == "valid":
-            return self._score(params, self.data.valid, slope)
+        if split != "test":
+            return self._score(params, getattr(self.data, split), slope)
         by_length = {n: self._score(params, test, slope) for n, test in self.data.test.items()}
         count = sum(result["examples"] for result in by_length.values())
 

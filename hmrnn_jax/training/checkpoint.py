@@ -70,7 +70,9 @@ class Checkpoints:
                 # An error that is on its way says more than what it did to a save.
                 with contextlib.suppress(UserError) if kind else contextlib.nullcontext():
                     self.wait()
-                    self._clean()
+                    # What a run deletes that ends by an error may by now be another one's.
+                    if not kind:
+                        self._clean()
             finally:
                 self._writer.close()
 

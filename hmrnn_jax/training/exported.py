@@ -1,7 +1,8 @@
 """A run as one file of safetensors: its weights, and all that is needed to use them.
 
-The metadata hold the format's number, the configuration, the vocabulary or scale, the detectors'
-slope, and a card: what the run is, its data, score, size and updates, all as JSON.
+The metadata hold the format's number, the configuration, the vocabulary or scale, the fingerprint
+of the text, the detectors' slope, and a card: what the run is, its data, score, size and updates,
+all as JSON.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 from hmrnn_jax import files
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.training import metrics_log, stored
-from hmrnn_jax.training.workdir import ENCODINGS, NO_ENCODING, config_of
+from hmrnn_jax.training.workdir import DATA, ENCODINGS, NO_ENCODING, config_of, data_of
 
 SUFFIX = ".safetensors"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -35,6 +36,7 @@ class Exported(NamedTuple):
       config, encoding: as of `workdir.load_run`. slope: of the detectors.
       card: what the run is, a dict. dtype: that the weights are stored in.
       weights: `{name: array}`, names of the parameters with `/` between their parts.
+      data: the fingerprint of the run's text; None of an older file, or of another task.
     """
 
     config: ConfigDict
@@ -43,6 +45,7 @@ class Exported(NamedTuple):
     card: dict[str, Any]
     dtype: str
     weights: dict[str, np.ndarray]
+    data: dict[str, list[int]] | None
 
 
 def is_file(path):
@@ -50,12 +53,13 @@ def is_file(path):
     return str(path).endswith(SUFFIX) or files.place(path).is_file()
 
 
-def write(path, config, encoding, params, slope, card, dtype="float32"):
+def write(path, config, encoding, params, slope, card, dtype="float32", data=None):
     """Writes a run to a file, whole or not at all; returns its card, completed.
 
     Args:
       params: the tree of parameters, in memory. card: what is known of the run; the rest, its
-        `parameters`, `dtype` and `program`, is added. dtype: one of `DTYPES`.
+        `parameters`, `dtype` and `program`, is added. dtype: one of `DTYPES`. data: as
+        `workdir.load_data` has it.
 
     Raises:
       UserError: the file cannot be written, or a weight is too large for `dtype`.
@@ -79,6 +83,8 @@ def write(path, config, encoding, params, slope, card, dtype="float32"):
         "slope": json.dumps(float(slope)),
         "card": json.dumps(card, ensure_ascii=False),
     }
+    if data:
+        metadata[_key(DATA)] = json.dumps(data)
     for name, kind in ENCODINGS.items():
         if isinstance(encoding, kind):
             metadata[_key(name)] = encoding.to_json()
@@ -131,7 +137,8 @@ def _described(metadata, tensors):
         raise TypeError("its card or its slope is none")
     weights = {name: _array(name, tensor) for name, tensor in tensors.items()}
     kinds = {str(leaf.dtype) for leaf in weights.values()}
-    return Exported(config, encoding, slope, card, ", ".join(sorted(kinds)), weights)
+    data = data_of(metadata[_key(DATA)]) if _key(DATA) in metadata else None
+    return Exported(config, encoding, slope, card, ", ".join(sorted(kinds)), weights, data)
 
 
 def _array(name, tensor):

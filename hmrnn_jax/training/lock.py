@@ -32,6 +32,9 @@ class Lock:
         of it.
       say: function that logs a line.
 
+    Its `lost` tells whether another process has taken the workdir over: then nothing may be written
+    there any more.
+
     Raises:
       UserError: another process holds it, or the folder cannot be made or written.
     """
@@ -42,7 +45,7 @@ class Lock:
         self._local, self._say = "://" not in str(workdir), say
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}
         self._made, self._file, self._thread = [], None, None
-        self._end, self._lost = threading.Event(), False
+        self._end, self.lost = threading.Event(), False
 
     def __enter__(self):
         parallel.from_first(self._acquire)
@@ -61,7 +64,7 @@ class Lock:
 
     def check(self):
         """Raises `UserError` if another process has taken the workdir over."""
-        if self._lost:
+        if self.lost:
             raise UserError(
                 f"{self._folder} was taken over by another process while this one could not renew"
                 " its lock: it goes on there."
@@ -131,7 +134,7 @@ class Lock:
             with contextlib.suppress(Exception):  # a bucket out of reach may come back
                 found = self._content()
                 if found and found.get("id") != self._me["id"]:
-                    self._lost = True
+                    self.lost = True
                     return
                 self._renew(beat)
 

@@ -76,9 +76,9 @@ def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, t
     stream = task.stream
     plan = optim.Plan(config, stream)
     trace = profiling.Trace(profile, plan.total, workdir, say)
+    watching = Watch(task, config, title(config), workdir) if watch else None
     if fresh:
         say(parallel.from_first(set_aside, workdir))
-    watching = Watch(task, config, title(config), workdir) if watch else None
 
     # 2. The state: a fresh one, and the newest checkpoint in its place if there is one.
     # Data, slope and random draws are functions of the update's number.
@@ -132,7 +132,7 @@ def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, t
                 # killed.
                 checkpoints.save(0, whole(0.0))
             logger = Logger(workdir, first, say)
-            context.callback(logger.flush)
+            context.push(lambda *error: None if lock.lost else logger.flush())
             if logger.board:
                 logger.board.settings(config)
             checkpoints.wait()
@@ -208,7 +208,8 @@ def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, t
                 progress.skip()
             if stop:
                 checkpoints.wait()
-                say(f"stopped after update {done:,}; all is saved, the same command resumes.")
+                again = "the same command" + " without --fresh" * fresh
+                say(f"stopped after update {done:,}; all is saved, {again} resumes.")
                 return None
 
         progress.close()

@@ -213,9 +213,10 @@ LANGUAGE = BOUNDARIES | {
         "Dropout probability of the units between two layers of a stack."
     ),
     "model.dropout.output": _probability("Dropout probability of the units before the softmax."),
-    "model.dropout.weight": _probability("DropConnect probability of the recurrent weights."),
-    "model.dropout.weight_inverted": Switch(
-        "Inverted DropConnect: kept weights are scaled in training, as in AWD-LSTM's code."
+    # Where it is not inverted, weights are scaled as a model reads: it is part of what it computes.
+    "model.dropout.weight": kept(_probability("DropConnect probability of the recurrent weights.")),
+    "model.dropout.weight_inverted": kept(
+        Switch("Inverted DropConnect: kept weights are scaled in training, as in AWD-LSTM's code.")
     ),
     "penalties.activation": Number(
         "Weight of activation regularisation (AR), see language.Penalties.", least=0

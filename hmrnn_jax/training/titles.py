@@ -46,7 +46,7 @@ def titles(configs):
     """`{folder: title}` of several runs, `{folder: config}`, no two alike.
 
     Where model and data are the same, the settings that differ follow; the folder's name, if
-    these are none or many.
+    these are none or many; its whole path, if even that is the same.
     """
     found = {folder: title(config) for folder, config in configs.items()}
     fields = {folder: settings.flat(config.to_dict()) for folder, config in configs.items()}
@@ -54,8 +54,11 @@ def titles(configs):
         same = [folder for folder in found if found[folder] == one]
         names = {name for folder in same for name in fields[folder]}
         differ = [n for n in sorted(names) if len({str(fields[f].get(n)) for f in same}) > 1]
+        names_of = {folder: epath.Path(folder).name for folder in same}
+        if len(set(names_of.values())) < len(same):
+            names_of = {folder: str(folder) for folder in same}
         for folder in same if len(same) > 1 else ():
             listed = ", ".join(f"{n.rpartition('.')[2]} {fields[folder].get(n)}" for n in differ)
             few = 0 < len(differ) <= _MOST_LISTED
-            found[folder] = f"{one}, {listed if few else epath.Path(folder).name}"
+            found[folder] = f"{one}, {listed if few else names_of[folder]}"
     return found

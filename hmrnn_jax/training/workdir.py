@@ -110,9 +110,9 @@ def settle_precision(config, workdir, device):
 
 
 def _precision(workdir, device):
-    saved = workdir and epath.Path(workdir) / CONFIG
-    if saved and saved.exists():
-        return _load_config(saved).model.precision, "as the run in this folder has it"
+    folder = workdir and epath.Path(workdir)
+    if folder and (folder / CONFIG).exists() and _done(folder):
+        return _load_config(folder / CONFIG).model.precision, "as the run in this folder has it"
     return execution.native_precision(device), f"which suits {device.device_kind}"
 
 
@@ -217,6 +217,12 @@ def load_run(workdir):
     raise UserError(f"{workdir} has lost its {' or '.join(ENCODINGS)}: {_BRING_BACK}")
 
 
+def data_of(text):
+    """The fingerprint that a JSON text holds. Raises `ValueError` and the like if it is none."""
+    found = json.loads(text)
+    return {split: [int(number) for number in found[split]] for split in SPLITS}
+
+
 def load_data(workdir):
     """The fingerprint of a run's text; None of an older run, or one of another task.
 
@@ -227,8 +233,7 @@ def load_data(workdir):
     if not path.exists():
         return None
     try:
-        found = json.loads(files.read_text(path))
-        return {split: [int(number) for number in found[split]] for split in SPLITS}
+        return data_of(files.read_text(path))
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(path, error) from None
 

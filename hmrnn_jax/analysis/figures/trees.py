@@ -8,7 +8,7 @@ from hmrnn_jax.analysis.glyphs import columns, glyph
 from hmrnn_jax.analysis.trees import leaves
 from hmrnn_jax.errors import UserError
 
-_MOST_WORDS = 300
+MOST_WORDS = 300
 _WIDEST = 15.0  # inches that words may take side by side before they are turned upright
 _SIZE = 9  # points
 _LETTER = 0.602 * _SIZE / 72  # inches: a column of DejaVu Sans Mono
@@ -40,8 +40,8 @@ def tree_figure(path, words, distances, tree, title=""):
         )
     if leaves(tree) != words:
         raise UserError("The tree is over other words than those given: draw each with its own.")
-    if len(words) > _MOST_WORDS:
-        raise UserError(f"{len(words)} words are too many to draw: give at most {_MOST_WORDS}.")
+    if len(words) > MOST_WORDS:
+        raise UserError(f"{len(words)} words are too many to draw: give at most {MOST_WORDS}.")
 
     fonts, drawable = style.fonts()
     shown = ["".join(c if ord(c) in drawable else "□" for c in glyph(word)) for word in words]
