@@ -5,7 +5,7 @@ import os
 
 # Exit statuses of the programs, beside 0 and Python's 1 for a fault of ours.
 BAD_INPUT = 2  # a `UserError`
-STOPPED = 75  # SIGTERM came, all is saved, and the same command resumes (EX_TEMPFAIL)
+STOPPED = 75  # SIGTERM came, all is saved, and the same command resumes, but for --fresh
 INTERRUPTED = 130  # Ctrl-C, as the shell counts it
 
 # What to do about the operating system's refusals.
