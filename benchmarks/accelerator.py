@@ -97,6 +97,11 @@ def measured(flags, say):
     platform = jax.devices()[0].platform
     if platform == "cpu" and not flags.anywhere:
         raise UserError("There is no GPU or TPU here: run it on one, or give --anywhere.")
+    for name in flags.size:
+        if name not in SIZES:
+            raise UserError(f"--size={name} is no size; choose from {', '.join(SIZES)}.")
+    convergence.studies.chosen(convergence_jobs.names(), flags.train)
+    asked(flags, flags.train)
     end = time.monotonic() + 60 * flags.minutes
     flags.output.mkdir(parents=True, exist_ok=True)
     everything = {"hardware": timing.hardware(), "minutes": flags.minutes, "stages": {}}
@@ -198,9 +203,7 @@ def train(flags, model, shares, end, say):
 
     How many updates fit is known after two thirds of it: the rest are made at the lower rate.
     """
-    (job,) = convergence_jobs.plan(
-        convergence.parsed([f"--output={flags.output}", f"--only={model}", *flags.training])
-    )
+    (job,) = convergence_jobs.plan(asked(flags, [model]))
     job.config.report = 20  # updates that the device may be ahead when the time is up
     start = time.monotonic()
     moment = start + (end - start) / shares - flags.reserve
@@ -233,6 +236,12 @@ def train(flags, model, shares, end, say):
         new = "".join(json.dumps(row) + "\n" for row in rows())
         files.write_text(log, kept + new)
     return found
+
+
+def asked(flags, models):
+    """The flags of `convergence` for these trainings; wrong ones end the program."""
+    only = ",".join(models)
+    return convergence.parsed([f"--output={flags.output}", f"--only={only}", *flags.training])
 
 
 def that_fit(rows, seconds):

@@ -24,27 +24,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax  # noqa: E402
 
+from benchmarks import studies  # noqa: E402
 from hmrnn_jax import cli, parallel, tasks  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
 from hmrnn_jax.files import write_text  # noqa: E402
 from hmrnn_jax.training import loop  # noqa: E402
+from hmrnn_jax.training.signals import Stopping  # noqa: E402
 
 
-def score(config, workdir):
+def score(config, workdir, stopping):
     """The test metrics of a run, trained if need be, and its number of parameters.
 
     None if the run was stopped.
     """
     file = Path(workdir) / "test.json"
     if not file.exists():
-        result = loop.train(config, str(workdir))
+        result = loop.train(config, str(workdir), stopping=stopping)
         if result is None:
             return None
-        task = tasks.make(config, parallel.make_mesh())
-        shapes = jax.eval_shape(task.init_params, jax.random.key(0))
-        result["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        result["parameters"] = size(config)
         write_text(file, json.dumps(result))
     return json.loads(file.read_text())
+
+
+def size(config):
+    """Number of parameters."""
+    task = tasks.make(config, parallel.make_mesh())
+    shapes = jax.eval_shape(task.init_params, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def table(results):
@@ -96,18 +103,23 @@ def main(arguments=None):
             config.seed, config.model.precision = seed, flags.precision
             config.epochs, config.steps = flags.epochs or config.epochs, flags.steps
             runs[cell, seed] = config
-    results = {cell: [] for cell in cells}
+    folders = {(cell, seed): output / f"{cell}-{seed}" for cell, seed in runs}
+    for key, config in runs.items():  # as is what an earlier call has left
+        studies.check(folders[key], config, "--config, --epochs, --steps and --precision")
+    results, stopping = {cell: [] for cell in cells}, Stopping()
     for (cell, seed), config in runs.items():
         print(f"{cell}, seed {seed}", flush=True)
-        result = score(config, output / f"{cell}-{seed}")
+        result = score(config, folders[cell, seed], stopping)
         if result is None:
-            return
+            return stopping.status
         results[cell].append(result)
-    text = f"{flags.config}, {flags.epochs or config.epochs} epochs, {flags.seeds} seeds\n\n"
+    length = f"{flags.steps:,} updates" if flags.steps else f"{config.epochs} epochs"
+    text = f"{flags.config}, {length}, {flags.precision}, {flags.seeds} seeds\n\n"
     text += table(results)
     write_text(output / "cells.json", json.dumps(results, indent=1))
     write_text(output / "cells.md", text + "\n")
     print(text)
+    return 0
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def compare(flags, say):
     # Runs are taken up again only where their bits and seconds can be set beside new ones.
     facts, mesh = timing.hardware(), parallel.make_mesh(jax.devices()[:1])
     machine = {k: v for k, v in facts.items() if k not in ("load before", "memory", "torch")}
-    text = {split: zlib.crc32(ids.tobytes()) for split, ids in corpus.splits.items()}
+    text = {split: zlib.crc32(np.asarray(ids).tobytes()) for split, ids in corpus.splits.items()}
     common = {"machine": machine, "text": text, "validation": flags.validation}
     trainers = {}
 

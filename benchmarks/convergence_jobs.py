@@ -128,15 +128,19 @@ class _Trial(Job):
     by_epoch = False
 
 
+def names():
+    """All trainings, as `--only` has them: group/model."""
+    return [f"{group}/{model}" for group, about in GROUPS.items() for model in about.models]
+
+
 def plan(flags):
     """The jobs that `flags` ask for, seed after seed, those of a group beside each other.
 
     Raises:
       UserError: a pattern names nothing, data are missing, or no width has the budget.
     """
-    known = [f"{group}/{model}" for group, about in GROUPS.items() for model in about.models]
     jobs = []
-    for name in studies.chosen(known, flags.only):
+    for name in studies.chosen(names(), flags.only):
         group, model = name.split("/")
         config = MAKE[group](model, flags)
         config.epochs = flags.epochs or GROUPS[group].epochs

@@ -10,9 +10,9 @@ import jax
 
 from benchmarks import convergence_figures, convergence_jobs, matched, studies, timing
 from hmrnn_jax import files, tasks
-from hmrnn_jax.training import metrics_log, workdir
+from hmrnn_jax.training import metrics_log, settings, workdir
 
-TREES = "trees.json"
+TREES, SPEED = "trees.json", "speed.json"
 COUNTS = ("train/symbols", "train/examples", "train/steps")
 UNITS = {
     "bpc": "bits a character",
@@ -150,10 +150,29 @@ def size(folder, data):
     return parameters, dense, left
 
 
+def decisive(config):
+    """The settings that an update's seconds may hang on, as JSON has them."""
+    fields = settings.flat(json.loads(json.dumps(config.to_dict())))
+    free = ("seed", "learning_rate", "epochs", "steps", "report", "save", "evaluation.every")
+    free += ("schedule", "drops", "patience", "drop_by")
+    return {name: value for name, value in fields.items() if name not in free}
+
+
+def idle(output):
+    """`{group/model: figures}` of speed.json, none if there is no such file."""
+    path = output / SPEED
+    return json.loads(files.read_text(path)) if path.exists() else {}
+
+
+def idle_of(output, job):
+    """The figures of a job's model; None if none were measured under its settings."""
+    found = idle(output).get(f"{job.group}/{job.model}")
+    own = decisive(job.config)  # which an earlier version did not keep
+    return found if found and found.get("config", own) == own else None
+
+
 def gathered(flags, jobs):
     """What convergence.json holds: of each job that has begun, all there is to tell."""
-    speed_file = flags.output / "speed.json"
-    speeds = json.loads(files.read_text(speed_file)) if speed_file.exists() else {}
     found = []
     for job in jobs:
         folder = flags.output / job.name
@@ -170,7 +189,7 @@ def gathered(flags, jobs):
         about["learning_rate"] = config.learning_rate
         about["tried"] = {f"{r:g}": v for r, v in tried(flags.output, job).items()}
         about["trees"] = trees(folder)
-        about["idle"] = speeds.get(f"{job.group}/{job.model}")
+        about["idle"] = idle_of(flags.output, job)
         about["hardware"] = (facts or {}).get("hardware")
         found.append(about)
     return {"command": " ".join(["python", *sys.argv]), "bits": flags.bits, "jobs": found}

@@ -9,14 +9,13 @@ import numpy as np
 
 from benchmarks import convergence_jobs as jobs_of
 from benchmarks import studies, timing
-from benchmarks.convergence_report import clock, metrics_of, tried
+from benchmarks.convergence_report import SPEED, clock, decisive, idle, idle_of, metrics_of, tried
 from hmrnn_jax import files, parallel, tasks
 from hmrnn_jax.opening import load
 from hmrnn_jax.training import optim
 from hmrnn_jax.training import state as train_state
 from hmrnn_jax.training.update import LEFT_OUT, Update
 
-NAME = "speed.json"
 BATCHES = 4  # different ones, in turns: windows may differ in length
 
 
@@ -40,8 +39,9 @@ def measure(flags, jobs, say):
                 "units_an_update": units[model],
                 "units_per_second": units[model] / median,
                 "hardware": facts,
+                "config": decisive(own[model].config),
             }
-        files.write_text(flags.output / NAME, json.dumps(found, indent=1) + "\n")
+        files.write_text(flags.output / SPEED, json.dumps(found, indent=1) + "\n")
         jax.clear_caches()
 
 
@@ -78,12 +78,6 @@ def train_step(config, folder):
     return step, statistics.mean(counts)
 
 
-def idle(output):
-    """`{group/model: figures}` of speed.json, none if there is no such file."""
-    path = output / NAME
-    return json.loads(files.read_text(path)) if path.exists() else {}
-
-
 def pace(flags, job):
     """`(seconds an update, how it is known)`: of the training itself, of its model's others, or of
     --speed; `(None, "")` if none was measured."""
@@ -94,7 +88,7 @@ def pace(flags, job):
         if seconds and max(seconds):
             last = max(seconds)
             return seconds[last] / last, "as so far"
-    figures = idle(flags.output).get(f"{job.group}/{job.model}")
+    figures = idle_of(flags.output, job)
     return (figures["seconds_an_update"], "by --speed") if figures else (None, "")
 
 

@@ -24,13 +24,13 @@ processes may work in it, each at its own `--only` or `--seeds`.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import discovery_jobs, discovery_report, discovery_scores, studies, timing  # noqa: E402
 from benchmarks.compare import whole  # noqa: E402
+from benchmarks.convergence_report import clock  # noqa: E402
 from hmrnn_jax import cli, parallel  # noqa: E402
 from hmrnn_jax.errors import BAD_INPUT, UserError  # noqa: E402
 from hmrnn_jax.evaluation import text  # noqa: E402
@@ -100,8 +100,7 @@ def cut(folder, reading, say):
 
 def fit(folder, job, say):
     """Trains a job, or goes on with it; returns the exit status if it was stopped, else 0."""
-    first, stopping = metrics_log.last_step(folder), Stopping()
-    hardware, start = timing.hardware(), time.perf_counter()
+    hardware, stopping = timing.hardware(), Stopping()
     result = loop.train(
         job.config,
         str(folder),
@@ -110,10 +109,9 @@ def fit(folder, job, say):
     )
     if result is None:
         return stopping.status
-    # Of one that was cut off, at the speed of the piece that ended it.
-    whole = job.config.steps / max(job.config.steps - first, 1)
-    facts = {"seconds": (time.perf_counter() - start) * whole, "hardware": hardware}
-    facts |= outcome(metrics_log.read_metrics(folder / metrics_log.NAME))
+    rows = metrics_log.read_metrics(folder / metrics_log.NAME)
+    seconds = max(clock(rows).values(), default=0.0)  # all pieces of one that was cut off
+    facts = {"seconds": seconds, "hardware": hardware} | outcome(rows)
     studies.write_trained(folder, facts)
     return stopping.status if stopping else 0  # one that came when it had ended
 

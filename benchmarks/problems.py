@@ -48,7 +48,9 @@ class Size(NamedTuple):
     @property
     def unit(self):
         """What a window has `window` of in each row."""
-        return "steps" if self.components else "characters"
+        if self.components:
+            return "steps"
+        return "words" if self.cell == "on_lstm" else "characters"
 
     @property
     def units(self):

@@ -37,6 +37,7 @@ from benchmarks import timing  # noqa: E402
 from hmrnn_jax import cli, defaults, files, opening, parallel, recurrence  # noqa: E402
 from hmrnn_jax.analysis.figures import style  # noqa: E402
 from hmrnn_jax.analysis.figures.curves import LETTERS  # noqa: E402
+from hmrnn_jax.errors import UserError  # noqa: E402
 from hmrnn_jax.evaluation import text  # noqa: E402
 from hmrnn_jax.inference import sparse_model  # noqa: E402
 from hmrnn_jax.models.language import language_model  # noqa: E402
@@ -60,9 +61,12 @@ def untrained(sizes, precision):
 
 
 def forced(model):
-    """The same model, whose z are 1 exactly where its noise is -1, and 0 where it is 2."""
+    """The same model, whose z are 1 exactly where its noise is -1, and 0 where it is 2.
+
+    Not nested, or an upper layer's would be 1 where the lower one's are, too, alone.
+    """
     (config,) = model.cells
-    return model.clone(cells=(dataclasses.replace(config, boundary="sample"),))
+    return model.clone(cells=(dataclasses.replace(config, boundary="sample", nested=False),))
 
 
 def drawn(rates, depth, steps, batch):
@@ -288,6 +292,11 @@ def positive(value):
     return int(value)
 
 
+def wholes(value):
+    """Whole numbers from 1 on with commas between, for argparse."""
+    return tuple(map(positive, value.split(",")))
+
+
 def rates_of(value):
     """Rates of z1, z2, ... with commas between, for argparse; 0 is never, 1 always."""
     rates = tuple(map(float, value.split(",")))
@@ -301,9 +310,9 @@ def main(arguments=None):
     parser.add_argument("--output", type=Path, required=True, help="folder for the three files")
     parser.add_argument("--workdir", help="a trained run, whose own rates are measured too")
     parser.add_argument(
-        "--sizes", default="512,512,512", help="layers without --workdir (512,512,512)"
+        "--sizes", type=wholes, default=(512,) * 3, help="layers without --workdir (512,512,512)"
     )
-    parser.add_argument("--batch", default=",".join(map(str, BATCHES)), help="batches (1,16,64)")
+    parser.add_argument("--batch", type=wholes, default=BATCHES, help="batches (1,16,64)")
     parser.add_argument(
         "--rates", type=rates_of, nargs="+", default=RATES,
         help="of z1, z2, one pair after the other (1,1 .5,.2 .2,.05 .1,.02)",
@@ -319,15 +328,17 @@ def main(arguments=None):
 
     if flags.workdir:
         run = opening.restore(flags.workdir, parallel.make_mesh(jax.devices()[:1]))
+        if run.config.task != "language" or run.config.model.cell != "hm_lstm":
+            raise UserError(f"{flags.workdir} is no HM-LSTM of text: give one by --workdir.")
         params, (ids, *_) = run.plain, text.split(run, "test")
         policy = run.model.policy._replace(precision=flags.precision)
         model, title = run.model.clone(policy=policy), run.title
     else:
-        model, params = untrained(tuple(map(int, flags.sizes.split(","))), flags.precision)
+        model, params = untrained(flags.sizes, flags.precision)
         title = f"HM-LSTM {' + '.join(map(str, model.cells[0].sizes))}"
     facts, rows = timing.hardware(), []
     title += f", {flags.precision}"
-    for batch in map(positive, flags.batch.split(",")):
+    for batch in flags.batch:
         boundaries = {
             str(rates): drawn(rates, model.cells[0].depth, flags.steps, batch)
             for rates in flags.rates

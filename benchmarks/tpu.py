@@ -87,11 +87,12 @@ def compiled(size, mesh, candidate):
 
 
 def row(target, name, found, base):
-    """A row of the table; `base` is the naive step's `Found`."""
+    """A row of the table; `base` is the naive step's `Found`, None if it was not compiled."""
     mib = found.summary.memory["temp"]
+    share = f"{mib / base.summary.memory['temp']:.2f}" if base else "-"
     operations = " + ".join(str(count) for _, count in found.summary.loops) or "-"
     return (
-        f"| {target} | {name} | {mib:,.0f} | {mib / base.summary.memory['temp']:.2f}"
+        f"| {target} | {name} | {mib:,.0f} | {share}"
         f" | {found.summary.kernels} | {operations} | {found.summary.reductions},"
         f" {found.summary.reductions_in_loops} | {found.seconds:.0f} |"
     )
@@ -153,7 +154,7 @@ def main(arguments=None):
                 except jax.errors.JaxRuntimeError as error:
                     print(f"| {target} | {name} | {str(error).splitlines()[0]} | | | | | |")
                     continue
-                base = base or found
+                base = found if name == "naive f32" else base
                 print(row(target, name, found, base), flush=True)
             told.append(f"{target}: {left(size, flags.rates, size.batch // mesh.size)}")
         print("", *told, sep="\n", flush=True)

@@ -22,6 +22,25 @@ def test_a_cpu_is_refused(tmp_path):
         accelerator.measured(accelerator.parsed([f"--output={tmp_path}"]), print)
 
 
+@pytest.mark.parametrize(
+    "wrong, part",
+    [("--size=pbt", "--size=pbt is no size"), ("--train=ptb_512/gru", "names no job")],
+)
+def test_what_is_mistyped_is_told_before_anything_is_measured(tmp_path, wrong, part):
+    with pytest.raises(UserError, match=part):
+        accelerator.measured(
+            accelerator.parsed([f"--output={tmp_path / 'out'}", "--anywhere", wrong]), print
+        )
+    with pytest.raises(SystemExit):
+        accelerator.measured(
+            accelerator.parsed(
+                [f"--output={tmp_path / 'out'}", "--anywhere", "--training=--precision=float16"]
+            ),
+            print,
+        )
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     mesh = parallel.make_mesh

@@ -1,5 +1,6 @@
 """The benchmarks compare equal mathematics, pair their ratios, and run; no timing is asserted."""
 
+import dataclasses
 import functools
 import json
 
@@ -10,13 +11,18 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks import cells as study_of_cells
 from benchmarks import peers, problems, sparsity, timing, train_step
+from hmrnn_jax import defaults
 from hmrnn_jax.cells import hm_lstm
 from hmrnn_jax.datasets import iam_ondb, synthetic
+from hmrnn_jax.datasets.vocabulary import Vocabulary
+from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import mixture
 from hmrnn_jax.models.density import StrokeModel
 from hmrnn_jax.models.language import LanguageModel
 from hmrnn_jax.tasks import language
+from hmrnn_jax.training.workdir import open_run
 
 SIZE = problems.Size((6, 5, 4), 3, 8, 7, batch=4, window=12)
 STROKES = problems.Size((6, 5, 4), 0, 8, 0, batch=4, window=12, components=3)
@@ -248,8 +254,9 @@ def test_the_sparsity_benchmark_tells_what_each_rate_saves(tmp_path):
     rows = json.loads((tmp_path / "sparsity.json").read_text())["rows"]
     assert [row["boundaries"] for row in rows] == ["(0.0, 0.0)", "(0.5, 0.0)"] * 3
     assert rows[0]["rates"] == [0] and 0.2 < rows[1]["rates"][0] < 0.8
-    with pytest.raises(SystemExit):
-        sparsity.main([*flags, "--rates", "2,0"])
+    for wrong in (["--rates", "2,0"], ["--batch=1,0"], ["--sizes=a"]):
+        with pytest.raises(SystemExit):
+            sparsity.main([*flags, *wrong])
     sparsity.main(flags)
     rows = json.loads((tmp_path / "sparsity.json").read_text())["rows"]
     assert {row["program"] for row in rows} == set(sparsity.PROGRAMS)
@@ -264,3 +271,50 @@ def test_the_sparsity_benchmark_tells_what_each_rate_saves(tmp_path):
     assert 2 < max(row["theory"] for row in rows if row["program"] == "gradient") < 3
     assert (tmp_path / "sparsity.png").read_bytes().startswith(b"\x89PNG")
     assert "| generation | 2 |" in (tmp_path / "sparsity.md").read_text()
+
+
+def test_forced_boundaries_are_those_that_are_drawn_of_a_nested_model_too():
+    model, params = sparsity.untrained((4, 4, 4), "float32")
+    (config,) = model.cells
+    nested = model.clone(cells=(dataclasses.replace(config, nested=True),))
+    z = sparsity.drawn((0.5, 0.5), 3, 12, 2)
+    noise = np.where(z, -1.0, 2.0).astype(np.float32)
+    ids = np.zeros((12, 2), np.int32)
+    forced = sparsity.forced(nested)
+    out = forced.inference.apply(
+        {"params": params}, ids, forced.initial_carry(2), slope=1.0, noise=noise
+    )
+    np.testing.assert_array_equal(np.stack(out.states[0].z, axis=-1) == 1, z)
+
+
+def test_cells_of_other_settings_are_not_taken_for_those_asked_for(tmp_path, monkeypatch, capsys):
+    """What an earlier call has left is of its own epochs and precision."""
+    config = defaults.text()
+    (tmp_path / "of.py").write_text("")
+    monkeypatch.setattr(
+        study_of_cells.runpy,
+        "run_path",
+        lambda path: {"get_config": lambda cell: config.copy_and_resolve_references()},
+    )
+    trained = []
+
+    def train(config, workdir, stopping):
+        open_run(workdir, config, Vocabulary.of("ab", "characters"))
+        trained.append(config.epochs)
+        return {"nats": 1.0, "bpc": 1.5}
+
+    monkeypatch.setattr(study_of_cells.loop, "train", train)
+    monkeypatch.setattr(study_of_cells, "size", lambda config: 12)
+    flags = [f"--config={tmp_path / 'of.py'}", "--cells=lstm", "--seeds=1", f"--output={tmp_path}"]
+    for _ in range(2):
+        assert study_of_cells.main([*flags, "--epochs=2"]) == 0
+    # The folder has come beyond its beginning.
+    (tmp_path / "lstm-0/metrics.jsonl").write_text('{"step": 3}\n')
+    for wrong in (
+        ["--epochs=3"],
+        ["--epochs=2", "--steps=5"],
+        ["--epochs=2", "--precision=bfloat16"],
+    ):
+        with pytest.raises(UserError, match="lstm-0 was trained with .*: choose another --output"):
+            study_of_cells.main([*flags, *wrong])
+    assert trained == [2] and "2 epochs, float32, 1 seeds" in capsys.readouterr().out

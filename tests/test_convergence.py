@@ -194,6 +194,13 @@ def test_validation_ends_a_training_and_speed_is_told_apart(study):
     (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
     assert status == 0 and job["idle"]["units_an_update"] == 80
     assert "| validation 0.2 |" in said or "validation" in said
+    # Seconds of other settings are not those of this training.
+    speed = json.loads((folder / "speed.json").read_text())
+    speed["equal_parameters/lstm"]["config"]["model.precision"] = "bfloat16"
+    (folder / "speed.json").write_text(json.dumps(speed))
+    run("--rates=1e-12", "--updates=20", "--patience=2", "--drop_by=0", "--report")
+    (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
+    assert job["idle"] is None
 
 
 def test_the_speed_of_a_training_that_skips_is_that_without_copies(study, monkeypatch):

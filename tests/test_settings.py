@@ -254,6 +254,16 @@ def test_what_lies_on_the_edge_is_allowed(make, changes):
     settings.check(config)
 
 
+@pytest.mark.parametrize("name", ["oscillators", "scribbles"])
+def test_made_up_sequences_are_never_clipped(name):
+    config = defaults.strokes()
+    config.data.name, config.data.clip = name, 1.0
+    with pytest.raises(UserError, match=f"data.clip is 1, and {name} are made up"):
+        settings.check(config)
+    config.data.name = "signals"
+    settings.check(config)
+
+
 def test_a_field_that_no_task_knows_or_that_is_not_there_is_named(config):
     config.unlock()
     config.lerning_rate = 0.1

@@ -17,6 +17,7 @@ from hmrnn_jax.tasks import metrics, objectives
 
 NAMES = ("iam_ondb", "signals", "oscillators", "scribbles")
 HANDWRITING = ("iam_ondb", "scribbles")
+SYNTHETIC = ("oscillators", "scribbles")
 WORDS = "ends of words"  # what handwriting's changes are
 _QUANTUM = 10
 _MOST_NAMED = 20  # lengths that the log names one by one
@@ -96,7 +97,7 @@ class Task:
 def load(data):
     """The `SequenceCorpus` that a `config.data` names. Raises UserError."""
     require("data.name", data.name, NAMES)
-    if data.path and data.name in ("oscillators", "scribbles"):
+    if data.path and data.name in SYNTHETIC:
         raise UserError(f"data.path goes with your own files, not with {data.name}: drop it.")
     if data.name == "iam_ondb":
         return iam_ondb.load(data.path or None, data.split, data.seed, data.clip)

@@ -314,6 +314,11 @@ def check(config):
             f"boundaries.delay is {asked.delay}, and window {config.window}: a boundary is taught"
             " in the window that it lies in; choose a smaller delay or a longer window."
         )
+    if config.task == "strokes" and config.data.clip and config.data.name in sequences.SYNTHETIC:
+        raise UserError(
+            f"data.clip is {config.data.clip:g}, and {config.data.name} are made up and never"
+            " clipped: leave it 0."
+        )
     if config.slope.start > config.slope.maximum:
         raise UserError(
             f"slope.start is {config.slope.start:g}, above slope.maximum, {config.slope.maximum:g}."
