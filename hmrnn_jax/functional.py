@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from hmrnn_jax import cells, recurrence
+from hmrnn_jax import cells, ops, recurrence
 from hmrnn_jax.cells.base import CellConfig
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.recurrence import DEFAULT_POLICY, Policy, Unrolled
@@ -88,7 +89,7 @@ def unroll(
     if cell.uses_noise:
         if key is None:
             raise UserError("This cell draws its boundaries: give a key, jax.random.key(0).")
-        noise = {"noise": jax.random.uniform(key, (steps, batch, cell.uses_noise), x.dtype)}
+        noise = {"noise": ops.uniform(key, (steps, batch, cell.uses_noise), x.dtype)}
     out = recurrence.unroll(
         cell, params, state, x, resets=resets, per_step=noise, policy=policy,
         constants={"slope": slope} if cell.uses_slope else None,
@@ -115,6 +116,7 @@ def _check(cell, state, x, lengths, resets):
             raise UserError(f"{name} has shape {array.shape}; with this x it must be {shape}.")
     if lengths is None or isinstance(lengths, jax.core.Tracer) or not batch:
         return
+    lengths = np.asarray(lengths)  # known, in a program that is traced too
     if lengths.min() < 0 or lengths.max() > steps:
         raise UserError(
             f"lengths are from {lengths.min()} to {lengths.max()}; with this x they must be from 0"

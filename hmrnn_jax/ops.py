@@ -98,6 +98,12 @@ def fired(x, slope, mode, noise=None):
     return hard_sigmoid(x, slope).astype(x.dtype)
 
 
+def uniform(key, shape, dtype):
+    """The `noise` of `fired` beside values of `dtype`: of a half precision's few numbers too many
+    would lie below a small probability."""
+    return jax.random.uniform(key, shape, jnp.promote_types(dtype, jnp.float32))
+
+
 def column(vector, like):
     """`vector` with trailing axes of length 1, so that it broadcasts over `like`'s batch."""
     return vector.reshape(vector.shape + (1,) * (like.ndim - vector.ndim))

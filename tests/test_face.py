@@ -96,6 +96,8 @@ def test_rows_of_any_length_are_read_as_if_alone(cell, params, reverse):
         return sum(jnp.sum(v) for v in jax.tree.leaves((out.final, out.states)))
 
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
+    lengths = jnp.asarray(lengths)  # which a traced function finds outside
+    jax.eval_shape(jax.grad(loss), params)
 
 
 def test_no_steps_of_no_length(cell, params):
@@ -124,6 +126,15 @@ def test_a_cell_that_samples_draws_by_its_key():
     assert (one == again).all() and (one != other).any() and 0.2 < one.mean() < 0.8
     with pytest.raises(UserError, match="give a key"):
         hm.unroll(cell, params, state, inputs(9, 8))
+
+
+def test_a_rare_boundary_is_as_rare_in_half_precision():
+    """bfloat16 has 128 uniform numbers: a boundary in a thousand would be one in 128."""
+    cell = hm.HMLSTM(3, (2, 2), boundary="sample", detector_scale=0.0, detector_bias=-0.998)
+    params, x = hm.init(jax.random.key(0), cell), jnp.zeros((100, 1000, 3), jnp.bfloat16)
+    state = hm.initial_state(cell, 1000)
+    z = hm.unroll(cell, params, state, x, key=jax.random.key(1)).states.z[0]
+    assert z.mean() == pytest.approx(0.001, abs=0.0005)
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,7 @@ def test_options_of_the_detectors_leave_the_other_parameters_as_they_are():
     for name, size in (("layer1", 4), ("layer2", 6)):
         row = reading[name]["detector"].pop("V")
         assert row.shape == (1, size) and (np.abs(row) > 0).all()
+        np.testing.assert_array_equal(row, reading[name]["detector"]["U_rec"])
     jax.tree.map(np.testing.assert_array_equal, plain, reading)
 
 
@@ -332,3 +333,10 @@ def test_nested_boundaries_are_boundaries_of_the_layer_below():
 def test_unknown_choices_are_refused_with_the_known_ones(field):
     with pytest.raises(UserError, match=f"{field} is 'other'; it must be one of .*, "):
         Config(SIZES, **{field: "other"})
+
+
+def test_options_that_mean_nothing_together_are_refused():
+    with pytest.raises(UserError, match="soft has no step: give surrogate=hard_sigmoid"):
+        Config(SIZES, boundary="soft", surrogate="logistic")
+    with pytest.raises(UserError, match="reset_recurrent says what FLUSH does"):
+        Config(SIZES, flush=False, reset_recurrent=True)

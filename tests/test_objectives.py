@@ -12,6 +12,7 @@ from hmrnn_jax import parallel, recurrence
 from hmrnn_jax.batches.text import Batch
 from hmrnn_jax.cells import hm_lstm, hm_lstm_window
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.models.dropout import Dropout
 from hmrnn_jax.models.language import LanguageModel
 from hmrnn_jax.tasks import language, objectives
 from hmrnn_jax.tasks.objectives import Boundaries
@@ -296,6 +297,29 @@ def test_a_gradient_that_does_not_reach_below_moves_the_detectors_alone():
     assert {"embedding", "cell1/layer1/gates/W_bu", "cell1/layer1/detector/b"} <= below
     # The uncertainty has no gradient of its own, so nothing reaches what reads the states.
     assert not any(name.startswith(("softmax", "output")) for name in below)
+
+
+@pytest.mark.parametrize(
+    "dropout", [{"input": 0.4}, {"embedding": 0.3}, {"embedding": 0.3, "input": 0.4}]
+)
+def test_what_does_not_reach_below_is_of_the_inputs_that_dropout_left(dropout):
+    """The same loss: only its gradient ends at the detectors."""
+    model = MODEL.clone(dropout=Dropout(**dropout))
+    params = language.init_params(model, jax.random.key(0))
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 6, (16, 4)))
+    batch = Batch(ids, jnp.roll(ids, -1, 0), jnp.ones(ids.shape), jnp.zeros(ids.shape, bool))
+    scalars = {"slope": 1.0, "objectives": 1.0}
+
+    def value(below):
+        asked = Boundaries((2.5, 2), "entropy", rate="ratio", reaches_below=below)
+        return on_axis(
+            lambda: language.loss(
+                model, language.Penalties(), params, model.initial_carry(4), batch, scalars,
+                jax.random.key(1), boundaries=asked, newline=2,
+            )[0]
+        )  # fmt: skip
+
+    np.testing.assert_allclose(value(False), value(True), atol=1e-5)
 
 
 def test_a_factor_of_0_is_no_objective():

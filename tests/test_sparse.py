@@ -198,6 +198,17 @@ def test_a_sparse_model_is_the_model(name, language_model, monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
+def test_what_a_detector_reads_of_the_new_h_is_no_operand():
+    """It is not rounded to bfloat16, as training does not round it."""
+    config = Config(SIZES, nested=True, detector_reads_h=True)
+    params = hm_lstm.init(jax.random.key(0), config)
+    weights = sparse.prepare(config, params, "bfloat16")
+    for name in ("layer1", "layer2"):
+        own, given = weights[name]["detector"], params[name]["detector"]
+        np.testing.assert_array_equal(own["V"], given["V"])
+        assert own["U_rec"].dtype == jnp.bfloat16 != own["V"].dtype
+
+
 def test_generating_and_looking_are_as_dense(language_model):
     model, params = language_model
     skipping = sparse_model.inference(model, params)

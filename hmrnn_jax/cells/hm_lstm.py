@@ -33,7 +33,7 @@ import numpy as np
 from hmrnn_jax import ops
 from hmrnn_jax.cells import hm_lstm_pointwise
 from hmrnn_jax.cells.base import Products, cast_like, check_input, check_sizes, init_norms
-from hmrnn_jax.errors import require
+from hmrnn_jax.errors import UserError, require
 
 TERMS = ("U_rec", "U_td", "W_bu")
 
@@ -100,6 +100,16 @@ class HMLSTM:
         require("gradient", self.gradient, ("blend", "select"))
         require("layer_norm", self.layer_norm, ("none", "sum", "ba"))
         require("surrogate", self.surrogate, ops.SURROGATES)
+        if self.boundary == "soft" and self.surrogate != "hard_sigmoid":
+            raise UserError(
+                f"surrogate={self.surrogate} stands in for the derivative of a detector's step, and"
+                " boundary=soft has no step: give surrogate=hard_sigmoid with it."
+            )
+        if self.reset_recurrent and not self.flush:
+            raise UserError(
+                "reset_recurrent says what FLUSH does, and flush=False leaves FLUSH out: give one"
+                " of the two."
+            )
 
     @property
     def depth(self):
@@ -147,7 +157,8 @@ def init(key, config, dtype=jnp.float32):
     `detector` the same names with a single row, and `V [1, H]` where it reads the new h.
     Orthogonal recurrent blocks,
     Glorot-uniform input and top-down blocks, small biases (the paper states no
-    initialisation).
+    initialisation). A detector that reads the new h begins with the old one's weights for
+    it, where there are top-down connections.
     """
     params, asked = {}, {}
     for layer, (size, layer_key) in enumerate(
@@ -164,7 +175,9 @@ def init(key, config, dtype=jnp.float32):
             for name, width in terms.items():
                 asked[layer, "detector", name] = ops.Blocks(ops.GLOROT, next(keys), 1, width)
             if config.detector_reads_h:
-                own = jax.random.fold_in(layer_key, len(TERMS))  # the other draws stay as they are
+                # The other draws stay as they are. With top-down terms this is U_rec's key, so that
+                # a detector begins with h' + h; runs on record began so.
+                own = jax.random.fold_in(layer_key, len(TERMS))
                 asked[layer, "detector", "V"] = ops.Blocks(ops.GLOROT, own, 1, size)
         entry["gates"]["b"] = _gate_bias(next(keys), config, size, dtype)
         if config.layer_norm != "none":

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hmrnn_jax import cells
+from hmrnn_jax import cells, ops
 from hmrnn_jax.cells.base import layers
 from hmrnn_jax.errors import require
 
@@ -28,7 +28,7 @@ def step(config, params, carry, x, slope, key, output):
     state, column = _to_columns((carry, x), batch)
     if config.uses_noise:
         shape = (config.uses_noise, column.shape[-1])
-        arguments["noise"] = jax.random.uniform(key, shape, x.dtype)
+        arguments["noise"] = ops.uniform(key, shape, x.dtype)
     state, _ = cell.step(config, params, state, column, **arguments)
     state = _from_columns(state, batch)
     if output == "state":

@@ -78,6 +78,12 @@ class LanguageModel(stack.CellStack, nn.Module):
         read = (self.embedding, hidden, self.width)
         return sample_masks(self.dropout, key, rows, first_row, self.vocabulary, read, kernels)
 
+    @nn.nowrap
+    def read(self, table, ids, masks=None):
+        """What the first layer reads, `[T, B, embedding]`, of the embedding's `table`."""
+        drop = masks or Masks()
+        return stack.masked(stack.masked(table, drop.embedding)[ids], drop.input)
+
     @nn.compact
     def __call__(self, ids, carry, *, resets=None, slope=1.0, noise=None, masks=None):
         """Logits of the symbol after each of `ids`.
@@ -93,11 +99,13 @@ class LanguageModel(stack.CellStack, nn.Module):
             "embedding", initial(self.embedding_scale), (self.vocabulary, self.embedding)
         )
         drop = masks or Masks()
-        rows = stack.masked(table, drop.embedding)
         # With fewer symbols than steps in the window, the products of the whole table
         # are fewer than those of the window.
         folded = self.vocabulary < ids.size and drop.input is None
-        x, table_ids = (rows, ids) if folded else (stack.masked(rows[ids], drop.input), None)
+        if folded:
+            x, table_ids = stack.masked(table, drop.embedding), ids
+        else:
+            x, table_ids = self.read(table, ids, masks), None
 
         def prepare(number, params):
             connected = drop.weights[number] if drop.weights else None

@@ -36,8 +36,8 @@ def prepare(config, params, precision="float32"):
     """
 
     def rounded(part):
-        kernels = {name: ops.operand(part[name], precision) for name in part if name != "b"}
-        return kernels | {"b": part["b"]}
+        # The bias is added and V read one unit at a time: neither is a product's operand.
+        return {n: v if n in ("b", "V") else ops.operand(v, precision) for n, v in part.items()}
 
     return {
         name: {part: v if part == "norm" else rounded(v) for part, v in entry.items()}

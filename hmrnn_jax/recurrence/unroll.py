@@ -10,7 +10,8 @@ differentiate give the same numbers:
   transposed kernel once and by nothing else, and yields the gradients of the products'
   values. The weight gradients are then one large product each, over all T B columns,
   instead of a matrix accumulated T times. In reverse mode alone; second derivatives, as the
-  products of Hessians and vectors that `jax.jvp` of `jax.grad` makes, may go over it.
+  products of Hessians and vectors that `jax.jvp` of `jax.grad` makes, may go over it where
+  `backend` is `scan`, which is to be given on a GPU.
 
 Either way the products with the inputs of all time steps are made at once before the
 scan (`cell.inputs`). Inside the scan features come first, `[d, B]` (see `ops`), in a TPU's

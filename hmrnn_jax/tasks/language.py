@@ -217,8 +217,8 @@ def loss(
         elif boundaries.teacher != "none":
             taught = uncertainty.of(boundaries.teacher, out.logits, batch.targets, newline)
         share, more = objectives.of_model(
-            boundaries, model, params, params["embedding"][batch.inputs], carry, out, batch,
-            scalars["slope"], taught,
+            boundaries, model, params, model.read(params["embedding"], batch.inputs, masks),
+            carry, out, batch, scalars["slope"], taught,
         )  # fmt: skip
         value += scalars["objectives"] * share
         sums |= more
