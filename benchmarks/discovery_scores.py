@@ -86,4 +86,6 @@ def above_words(run, job, part):
 
 
 def _settings(job, flags):
-    return {"symbols": flags.symbols, "length": job.wanted}
+    settings = {"symbols": flags.symbols, "length": job.wanted}
+    # Earlier versions counted the last step of each sequence.
+    return settings | {"last_steps": False} if job.config.task == "strokes" else settings

@@ -63,7 +63,7 @@ def untrained(sizes, precision):
 def forced(model):
     """The same model, whose z are 1 exactly where its noise is -1, and 0 where it is 2.
 
-    Not nested, or an upper layer's would be 1 where the lower one's are, too, alone.
+    Not nested: else an upper layer would fire only where the lower one does.
     """
     (config,) = model.cells
     return model.clone(cells=(dataclasses.replace(config, boundary="sample", nested=False),))

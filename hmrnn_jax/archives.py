@@ -56,17 +56,19 @@ def _members(path, wanted, largest):
 
 
 def check_unpacked(path, largest=None):
-    """Raises `UserError` if a file, or what it unpacks to if it is a zip, is too large.
+    """Raises `UserError` if a file, or what it unpacks to if it is a zip, is too large, or if a zip
+    does not tell.
 
     Args:
       largest: bytes, by default `files.room()`.
     """
     with epath.Path(path).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        # A damaged one is no zip, or of a version that none has, or has names in no encoding.
-        damaged = zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError
-        with contextlib.suppress(*damaged), zipfile.ZipFile(file) as archive:
-            size = max(size, sum(member.file_size for member in archive.infolist()))
+        try:
+            with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
+                size = max(size, sum(member.file_size for member in archive.infolist()))
+        except (NotImplementedError, UnicodeDecodeError) as error:  # which others may unpack
+            raise UserError(f"{path} is a damaged archive ({error}): fetch it anew.") from error
     files.check_size(size, path, largest)
 
 

@@ -90,7 +90,8 @@ def test_what_other_readers_unpack_is_measured_before(tmp_path, small):
     for place, byte in ((at + 6, 99), (content.index("é".encode(), at), 0xFF)):
         damaged = content[:place] + bytes([byte]) + content[place + 1 :]
         (tmp_path / "small.pt").write_bytes(damaged)
-        archives.check_unpacked(tmp_path / "small.pt")
+        with pytest.raises(UserError, match="small.pt is a damaged archive"):
+            archives.check_unpacked(tmp_path / "small.pt")
 
 
 def test_wanted_members_of_a_tar(tmp_path):

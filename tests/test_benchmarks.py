@@ -308,8 +308,6 @@ def test_cells_of_other_settings_are_not_taken_for_those_asked_for(tmp_path, mon
     flags = [f"--config={tmp_path / 'of.py'}", "--cells=lstm", "--seeds=1", f"--output={tmp_path}"]
     for _ in range(2):
         assert study_of_cells.main([*flags, "--epochs=2"]) == 0
-    # The folder has come beyond its beginning.
-    (tmp_path / "lstm-0/metrics.jsonl").write_text('{"step": 3}\n')
     for wrong in (
         ["--epochs=3"],
         ["--epochs=2", "--steps=5"],

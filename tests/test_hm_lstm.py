@@ -333,10 +333,3 @@ def test_nested_boundaries_are_boundaries_of_the_layer_below():
 def test_unknown_choices_are_refused_with_the_known_ones(field):
     with pytest.raises(UserError, match=f"{field} is 'other'; it must be one of .*, "):
         Config(SIZES, **{field: "other"})
-
-
-def test_options_that_mean_nothing_together_are_refused():
-    with pytest.raises(UserError, match="soft has no step: give surrogate=hard_sigmoid"):
-        Config(SIZES, boundary="soft", surrogate="logistic")
-    with pytest.raises(UserError, match="reset_recurrent says what FLUSH does"):
-        Config(SIZES, flush=False, reset_recurrent=True)

@@ -15,7 +15,7 @@ from hmrnn_jax import cli, commands, parallel
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import text as evaluation
 from hmrnn_jax.opening import restore
-from hmrnn_jax.training import config_file
+from hmrnn_jax.training import config_file, settings
 from hmrnn_jax.training import loop as program
 from hmrnn_jax.training.workdir import load_run
 
@@ -38,6 +38,21 @@ def test_resumed_run_equals_uninterrupted_one_bit_for_bit(config, tmp_path):
     run(config, tmp_path / "parts")
     kept = load_run(tmp_path / "parts")[0]
     assert kept.steps == 12 and kept.learning_rate != 0.5
+
+
+def test_what_is_refused_of_a_new_run_does_not_stop_one_that_has_begun(
+    config, tmp_path, monkeypatch
+):
+    config.steps = 2
+    config.model.hm_lstm.update(flush=False, reset_recurrent=True)
+    with pytest.raises(UserError, match="says what FLUSH does"):
+        run(config, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:  # as an earlier version
+        patch.setattr(settings, "check_new", lambda config: None)
+        run(config, tmp_path)
+    config.steps += 1
+    assert "resumed after update" in run(config, tmp_path)[1]
 
 
 def test_sigterm_saves_and_the_same_command_resumes(config, tmp_path):

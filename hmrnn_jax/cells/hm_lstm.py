@@ -33,7 +33,7 @@ import numpy as np
 from hmrnn_jax import ops
 from hmrnn_jax.cells import hm_lstm_pointwise
 from hmrnn_jax.cells.base import Products, cast_like, check_input, check_sizes, init_norms
-from hmrnn_jax.errors import UserError, require
+from hmrnn_jax.errors import require
 
 TERMS = ("U_rec", "U_td", "W_bu")
 
@@ -100,16 +100,6 @@ class HMLSTM:
         require("gradient", self.gradient, ("blend", "select"))
         require("layer_norm", self.layer_norm, ("none", "sum", "ba"))
         require("surrogate", self.surrogate, ops.SURROGATES)
-        if self.boundary == "soft" and self.surrogate != "hard_sigmoid":
-            raise UserError(
-                f"surrogate={self.surrogate} stands in for the derivative of a detector's step, and"
-                " boundary=soft has no step: give surrogate=hard_sigmoid with it."
-            )
-        if self.reset_recurrent and not self.flush:
-            raise UserError(
-                "reset_recurrent says what FLUSH does, and flush=False leaves FLUSH out: give one"
-                " of the two."
-            )
 
     @property
     def depth(self):

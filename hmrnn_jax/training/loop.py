@@ -27,7 +27,14 @@ from hmrnn_jax.training.progress import (
 from hmrnn_jax.training.signals import Stopping
 from hmrnn_jax.training.titles import title
 from hmrnn_jax.training.update import Update
-from hmrnn_jax.training.workdir import check_new, open_run, rewrite, set_aside, settle_precision
+from hmrnn_jax.training.workdir import (
+    begun,
+    check_new,
+    open_run,
+    rewrite,
+    set_aside,
+    settle_precision,
+)
 
 _print = functools.partial(print, flush=True)
 
@@ -71,6 +78,8 @@ def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, t
     settings.check(config)
     mesh = parallel.make_mesh()
     before = None if fresh else workdir
+    if not (before and parallel.from_first(begun, before)):
+        settings.check_new(config)
     config, precision = settle_precision(config, before, mesh.devices.flat[0])
     task = tasks.make(config, mesh)
     stream = task.stream

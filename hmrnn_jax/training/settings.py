@@ -314,14 +314,36 @@ def check(config):
             f"boundaries.delay is {asked.delay}, and window {config.window}: a boundary is taught"
             " in the window that it lies in; choose a smaller delay or a longer window."
         )
+    if config.slope.start > config.slope.maximum:
+        raise UserError(
+            f"slope.start is {config.slope.start:g}, above slope.maximum, {config.slope.maximum:g}."
+        )
+
+
+def check_new(config):
+    """Raises `UserError` for settings that mean nothing together; of a run that is begun with them
+    they stay.
+
+    Args:
+      config: to which `check` has no objection.
+    """
     if config.task == "strokes" and config.data.clip and config.data.name in sequences.SYNTHETIC:
         raise UserError(
             f"data.clip is {config.data.clip:g}, and {config.data.name} are made up and never"
             " clipped: leave it 0."
         )
-    if config.slope.start > config.slope.maximum:
+    hm_lstm = config.model.hm_lstm
+    if config.model.cell != "hm_lstm":
+        return
+    if hm_lstm.boundary == "soft" and hm_lstm.surrogate != "hard_sigmoid":
         raise UserError(
-            f"slope.start is {config.slope.start:g}, above slope.maximum, {config.slope.maximum:g}."
+            f"surrogate={hm_lstm.surrogate} stands in for the derivative of a detector's step, and"
+            " boundary=soft has no step: give model.hm_lstm.surrogate=hard_sigmoid with it."
+        )
+    if hm_lstm.reset_recurrent and not hm_lstm.flush:
+        raise UserError(
+            "model.hm_lstm.reset_recurrent says what FLUSH does, and flush=False leaves FLUSH out:"
+            " give one of the two."
         )
 
 

@@ -116,6 +116,11 @@ def _precision(workdir, device):
     return execution.native_precision(device), f"which suits {device.device_kind}"
 
 
+def begun(workdir):
+    """Whether a folder holds a run that came beyond its beginning."""
+    return bool(_done(files.place(workdir)))
+
+
 def check_new(workdir):
     """Raises `UserError` if a run without checkpoints has come beyond its beginning."""
     if done := _done(epath.Path(workdir)):
