@@ -40,7 +40,7 @@ from benchmarks import (  # noqa: E402
     timing,
 )
 from benchmarks.problems import SIZES, Size, network, one_batch  # noqa: E402
-from benchmarks.train_step import ours, torch_peer  # noqa: E402
+from benchmarks.train_step import names_of, ours, torch_peer  # noqa: E402
 from hmrnn_jax import cli, files  # noqa: E402
 from hmrnn_jax.errors import UserError  # noqa: E402
 from hmrnn_jax.training import loop, metrics_log  # noqa: E402
@@ -97,9 +97,6 @@ def measured(flags, say):
     platform = jax.devices()[0].platform
     if platform == "cpu" and not flags.anywhere:
         raise UserError("There is no GPU or TPU here: run it on one, or give --anywhere.")
-    for name in flags.size:
-        if name not in SIZES:
-            raise UserError(f"--size={name} is no size; choose from {', '.join(SIZES)}.")
     convergence.studies.chosen(convergence_jobs.names(), flags.train)
     asked(flags, flags.train)
     end = time.monotonic() + 60 * flags.minutes
@@ -266,7 +263,10 @@ def parsed(arguments=None):
     add, names = parser.add_argument, convergence.studies.patterns
     add("--minutes", type=float, default=8.0, help="of all stages (8)")
     add("--output", type=Path, default=Path("runs/accelerator"), help="folder (runs/accelerator)")
-    add("--size", type=names, default=["ptb", "text8"], help="of benchmarks.problems (ptb,text8)")
+    add(
+        "--size", type=functools.partial(names_of, known=SIZES), default=["ptb", "text8"],
+        help="of benchmarks.problems (ptb,text8)",
+    )  # fmt: skip
     add(
         "--steps", type=names, default=[],
         help=f"patterns of steps to time, of {', '.join([*STEPS, *MORE])} (the first {len(STEPS)})",

@@ -34,6 +34,7 @@ import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
+from benchmarks.compare import whole  # noqa: E402
 from hmrnn_jax import cli, defaults, files, opening, parallel, recurrence  # noqa: E402
 from hmrnn_jax.analysis.figures import style  # noqa: E402
 from hmrnn_jax.analysis.figures.curves import LETTERS  # noqa: E402
@@ -285,16 +286,9 @@ def figure(path, rows, title):
         drawing.savefig(file, format="png", dpi=150)
 
 
-def positive(value):
-    """A whole number from 1 on, for argparse."""
-    if int(value) < 1:
-        raise argparse.ArgumentTypeError(f"{value}: must be 1 or more")
-    return int(value)
-
-
 def wholes(value):
     """Whole numbers from 1 on with commas between, for argparse."""
-    return tuple(map(positive, value.split(",")))
+    return tuple(map(whole, value.split(",")))
 
 
 def rates_of(value):
@@ -317,8 +311,8 @@ def main(arguments=None):
         "--rates", type=rates_of, nargs="+", default=RATES,
         help="of z1, z2, one pair after the other (1,1 .5,.2 .2,.05 .1,.02)",
     )  # fmt: skip
-    parser.add_argument("--steps", type=positive, default=100, help="steps of each call (100)")
-    parser.add_argument("--rounds", type=positive, default=7, help="rounds (7)")
+    parser.add_argument("--steps", type=whole, default=100, help="steps of each call (100)")
+    parser.add_argument("--rounds", type=whole, default=7, help="rounds (7)")
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (float32)")
     flags = parser.parse_args(arguments)
     flags.output.mkdir(parents=True, exist_ok=True)

@@ -260,9 +260,9 @@ def test_made_up_sequences_are_never_clipped(name):
     config.data.name, config.data.clip = name, 1.0
     settings.check(config)  # a run of an earlier version may have it
     with pytest.raises(UserError, match=f"data.clip is 1, and {name} are made up"):
-        settings.check_new(config)
+        settings.check_pairs(config)
     config.data.name = "signals"
-    settings.check_new(config)
+    settings.check_pairs(config)
 
 
 def test_a_field_that_no_task_knows_or_that_is_not_there_is_named(config):

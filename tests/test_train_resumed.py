@@ -49,7 +49,7 @@ def test_what_is_refused_of_a_new_run_does_not_stop_one_that_has_begun(
         run(config, tmp_path)
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:  # as an earlier version
-        patch.setattr(settings, "check_new", lambda config: None)
+        patch.setattr(settings, "check_pairs", lambda config: None)
         run(config, tmp_path)
     config.steps += 1
     assert "resumed after update" in run(config, tmp_path)[1]

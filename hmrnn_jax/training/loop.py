@@ -79,7 +79,7 @@ def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, t
     mesh = parallel.make_mesh()
     before = None if fresh else workdir
     if not (before and parallel.from_first(begun, before)):
-        settings.check_new(config)
+        settings.check_pairs(config)
     config, precision = settle_precision(config, before, mesh.devices.flat[0])
     task = tasks.make(config, mesh)
     stream = task.stream

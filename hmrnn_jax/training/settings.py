@@ -320,27 +320,20 @@ def check(config):
         )
 
 
-def check_new(config):
-    """Raises `UserError` for settings that mean nothing together; of a run that is begun with them
-    they stay.
-
-    Args:
-      config: to which `check` has no objection.
-    """
+def check_pairs(config):
+    """Raises `UserError` for settings that mean nothing together. Runs on record may have them."""
     if config.task == "strokes" and config.data.clip and config.data.name in sequences.SYNTHETIC:
         raise UserError(
             f"data.clip is {config.data.clip:g}, and {config.data.name} are made up and never"
             " clipped: leave it 0."
         )
-    hm_lstm = config.model.hm_lstm
-    if config.model.cell != "hm_lstm":
-        return
-    if hm_lstm.boundary == "soft" and hm_lstm.surrogate != "hard_sigmoid":
+    hm_lstm = config.model.hm_lstm if config.model.cell == "hm_lstm" else None
+    if hm_lstm and hm_lstm.boundary == "soft" and hm_lstm.surrogate != "hard_sigmoid":
         raise UserError(
             f"surrogate={hm_lstm.surrogate} stands in for the derivative of a detector's step, and"
             " boundary=soft has no step: give model.hm_lstm.surrogate=hard_sigmoid with it."
         )
-    if hm_lstm.reset_recurrent and not hm_lstm.flush:
+    if hm_lstm and hm_lstm.reset_recurrent and not hm_lstm.flush:
         raise UserError(
             "model.hm_lstm.reset_recurrent says what FLUSH does, and flush=False leaves FLUSH out:"
             " give one of the two."
