@@ -139,6 +139,7 @@ def test_logic_is_scored_by_length_beside_another_run(tmp_path, capsys):
     score = ["hmrnn", "score", f"--workdir={tmp_path / 'on_lstm'}", "--json"]
     for split, examples in (("train", 76), ("valid", 8)):
         commands.execute([*score, f"--split={split}"])
-        assert json.loads(capsys.readouterr().out.splitlines()[-1])["examples"] == examples
+        figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert figures["on_lstm"]["examples"] == examples
     with pytest.raises(UserError, match="figure of the test split"):
         commands.execute([*score, "--split=valid", f"--output={tmp_path / 'a.png'}"])
