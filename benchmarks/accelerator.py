@@ -16,6 +16,7 @@ import argparse
 import functools
 import gc
 import json
+import math
 import os
 import statistics
 import sys
@@ -35,7 +36,6 @@ from benchmarks import (  # noqa: E402
     convergence,
     convergence_jobs,
     convergence_report,
-    peers,
     small_state,
     timing,
 )
@@ -85,20 +85,24 @@ class Deadline(Stopping):
         self.moment = moment
 
     def __bool__(self):
-        return super().__bool__() or time.monotonic() >= self.moment
+        return self.came or time.monotonic() >= self.moment
+
+    @property
+    def came(self):
+        """Whether a signal came."""
+        return super().__bool__()
 
 
 def measured(flags, say):
     """All stages; returns what the JSON holds.
 
     Raises:
-      UserError: there is no accelerator.
+      UserError: there is no accelerator, or a training cannot be one of this program's.
     """
     platform = jax.devices()[0].platform
     if platform == "cpu" and not flags.anywhere:
         raise UserError("There is no GPU or TPU here: run it on one, or give --anywhere.")
-    convergence.studies.chosen(convergence_jobs.names(), flags.train)
-    asked(flags, flags.train)
+    models = trainings(flags)
     end = time.monotonic() + 60 * flags.minutes
     flags.output.mkdir(parents=True, exist_ok=True)
     everything = {"hardware": timing.hardware(), "minutes": flags.minutes, "stages": {}}
@@ -112,8 +116,8 @@ def measured(flags, say):
         }
     for name in flags.size:
         stages[f"train step, {name}"] = functools.partial(timed, SIZES[name], steps)
-    for number, model in enumerate(flags.train):
-        own = functools.partial(train, flags, model, len(flags.train) - number)
+    for number, model in enumerate(models):
+        own = functools.partial(train, flags, model, len(models) - number)
         stages[f"training, {model}"] = own
     for name, stage in stages.items():
         say(f"{name}: {max(0, end - time.monotonic()):.0f} s left")
@@ -121,12 +125,38 @@ def measured(flags, say):
         try:
             found = stage(end, say) if start < end else {"skipped": "no time is left"}
         except Exception as error:  # whatever it is, the next stage may do
-            found = {"failed": f"{type(error).__name__}: {str(error).splitlines()[:1]}"}
+            found = {"failed": f"{type(error).__name__}: {reason(error)}"}
         everything["stages"][name] = found | {"seconds": round(time.monotonic() - start, 1)}
         files.write_text(flags.output / "accelerator.json", json.dumps(everything, indent=1) + "\n")
         gc.collect()
         jax.clear_caches()
+        if "stopped" in found:  # by a signal, which the stages to come are to heed as well
+            break
     return everything
+
+
+def trainings(flags):
+    """The names, group/model, of what `flags` ask to train.
+
+    Raises:
+      UserError: a pattern names nothing, or what it names is not one training.
+    """
+    if not flags.train:
+        return []
+    models = convergence.studies.chosen(convergence_jobs.names(), flags.train)
+    if len(asked(flags, models).seeds) > 1:
+        raise UserError("--training has several --seeds: give one, for each training is one stage.")
+    if words := [model for model in models if model.startswith("on_lstm_words/")]:
+        raise UserError(
+            f"--train={words[0]} is scored epoch by epoch, which this program does not do: train it"
+            " with benchmarks/convergence.py."
+        )
+    return models
+
+
+def reason(error):
+    """The first line of an error's message, which may be empty: then the error's name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def compared(size, end, say):
@@ -150,20 +180,25 @@ def compared(size, end, say):
     }.items():
         try:
             value, gradients = gradient(policy)
-        except (UserError, jax.errors.JaxRuntimeError, NotImplementedError) as error:
-            found[name] = {"failed": str(error).splitlines()[0]}
+        except Exception as error:  # each back end's compiler has errors of its own
+            found[name] = {"failed": reason(error)}
             continue
-        worst = max(
-            float(np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-12))
-            for a, b in zip(*map(jax.tree.leaves, (gradients, base_gradients)), strict=True)
-        )
-        found[name] = {"loss": abs(float(value - base)), "gradient": worst}
+        found[name] = differences(value, gradients, base, base_gradients)
         if name.endswith("f32"):
-            found[name]["equal"] = worst <= CLOSE
+            each = found[name].values()
+            found[name]["equal"] = None not in each and max(each) <= CLOSE
         say(f"{name}: {found[name]}")
         if time.monotonic() > end:
             break
     return found
+
+
+def differences(value, gradients, base, base_gradients):
+    """Of losses, in nats, and the greatest relative one of gradients; None: it is not finite."""
+    pairs = zip(*map(jax.tree.leaves, (gradients, base_gradients)), strict=True)
+    each = [np.max(np.abs(a - b)) / max(np.max(np.abs(b)), 1e-12) for a, b in pairs]
+    found = {"loss": abs(float(value - base)), "gradient": float(np.max(each))}
+    return {name: each if math.isfinite(each) else None for name, each in found.items()}
 
 
 def timed(size, candidates, end, say):
@@ -177,8 +212,8 @@ def timed(size, candidates, end, say):
         try:
             candidate = build(size)
             candidate.step()
-        except (UserError, peers.Unavailable, RuntimeError, NotImplementedError) as error:
-            found[name] = {"failed": str(error).splitlines()[0]}
+        except Exception as error:  # each back end's compiler has errors of its own
+            found[name] = {"failed": reason(error)}
             continue
         say(f"{name}: built in {time.monotonic() - start:.0f} s")
         steps[name] = candidate
@@ -204,35 +239,44 @@ def train(flags, model, shares, end, say):
     job.config.report = 20  # updates that the device may be ahead when the time is up
     start = time.monotonic()
     moment = start + (end - start) / shares - flags.reserve
+    own, first, found = job.name.replace("/", "-"), 0, {"ended": False}
+    stopping = Deadline(start + 2 / 3 * (moment - start))
     with tempfile.TemporaryDirectory() as folder:
-        small = flags.output / f"{job.model}.state"
+        small = flags.output / f"{own}.state"
         if small.exists():
-            small_state.unpack(small, job.config, folder)
+            first = small_state.unpack(small, job.config, folder)
 
-        def until(config, moment):
+        def until(config):
             return loop.train(
-                config, folder, lambda line: "\n" in line or say(line), stopping=Deadline(moment)
+                config, folder, lambda line: "\n" in line or say(line), stopping=stopping
             )
 
-        def rows():
-            return metrics_log.read_metrics(Path(folder, metrics_log.NAME))
+        try:
+            result = until(job.config)
+            # Before the rate drops: a further call goes on from here.
+            found["state_bytes"] = small_state.pack(folder, small)
+            stopping.moment = moment
+            rows = convergence_report.metrics_of(Path(folder))
+            left = that_fit(rows, moment - time.monotonic())
+            if result is None and left and not stopping.came:
+                result = until(ending(job.config, rows[-1]["step"], left))
+            found["ended"] = result is not None
+        except Exception as error:  # what was trained is told all the same
+            found["failed"] = reason(error)
+        rows = convergence_report.metrics_of(Path(folder))
+        outcome = convergence_report.outcome(rows, convergence_jobs.GROUPS[job.group])
+        found |= {k: v for k, v in outcome.items() if k != "tests"}
+        keep(rows, flags.output / f"{own}.metrics.jsonl", first)
+    speeds = [row["chars_per_second"] for row in rows if "chars_per_second" in row]
+    found["characters_per_second"] = statistics.median(speeds) if speeds else None
+    return found | ({"stopped": stopping.status} if stopping.came else {})
 
-        result = until(job.config, start + 2 / 3 * (moment - start))
-        # Before the rate drops: a further call goes on from here.
-        state_bytes = small_state.pack(folder, small)
-        if result is None and (left := that_fit(rows(), moment - time.monotonic())):
-            result = until(ending(job.config, rows()[-1]["step"], left), moment)
-        found = convergence_report.outcome(rows(), convergence_jobs.GROUPS[job.group])
-        found = {k: v for k, v in found.items() if k != "tests"}
-        speeds = [row["chars_per_second"] for row in rows() if "chars_per_second" in row]
-        found["characters_per_second"] = statistics.median(speeds) if speeds else None
-        found["ended"] = result is not None
-        found["state_bytes"] = state_bytes
-        log = flags.output / f"{job.model}.metrics.jsonl"
-        kept = files.read_text(log) if log.exists() else ""
-        new = "".join(json.dumps(row) + "\n" for row in rows())
-        files.write_text(log, kept + new)
-    return found
+
+def keep(rows, path, first):
+    """Adds metrics to a file, in place of those that it has of updates after the `first`."""
+    before = metrics_log.read_metrics(path) if path.exists() else []
+    kept = [row for row in before if row["step"] <= first]
+    files.write_text(path, "".join(json.dumps(row) + "\n" for row in [*kept, *rows]))
 
 
 def asked(flags, models):
@@ -286,8 +330,10 @@ def parsed(arguments=None):
 
 
 def main(flags, say):
-    """Runs all stages and says the line of JSON."""
-    say(json.dumps(measured(flags, say)))
+    """Runs all stages and says the line of JSON; returns the exit status."""
+    everything = measured(flags, say)
+    say(json.dumps(everything))
+    return next((s["stopped"] for s in everything["stages"].values() if "stopped" in s), 0)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def study(flags, say):
 
 def work(flags, job, say):
     """Does what a job still needs; returns the exit status if it was stopped, else 0."""
-    if studies.trained(flags.output / job.name):
+    if report.ended(flags.output, job):
         return 0
     for trial in job.trials().values():
         if studies.trained(flags.output / trial.name) is None:
@@ -89,6 +89,7 @@ def work(flags, job, say):
                 return stopped
     if job.rates:
         job = job.at(chosen(flags, job))
+        studies.check(flags.output / job.name, job.config, "--rates", ["epochs"] * job.by_epoch)
     return (fit_by_epoch if job.by_epoch else fit)(flags, job, say)
 
 
@@ -109,24 +110,28 @@ def fit(flags, job, say):
     """
     folder, stopping = flags.output / job.name, Stopping()
     say(f"{job.name}: training")
+    result, facts = advance(job, job.config, folder, say, stopping)
+    if result is None:
+        return stopping.status
+    studies.write_trained(folder, facts)
+    return stopping.status if stopping else 0  # one that came when it had ended
+
+
+def advance(job, config, folder, say, stopping):
+    """Trains by `config`; `(result, facts to keep)`, the result None if it was stopped."""
     facts = {"hardware": timing.hardware()}
+
+    def tell(text):
+        if "\n" not in text:  # without the tables, which are the same for all
+            say(f"{job.name}: {text}")
+
     try:
-        # Without the tables, which are the same for all.
-        result = loop.train(
-            job.config,
-            str(folder),
-            lambda text: "\n" in text or say(f"{job.name}: {text}"),
-            stopping=stopping,
-        )
-        if result is None:
-            return stopping.status
+        return loop.train(config, str(folder), tell, stopping=stopping), facts
     except UserError as error:
         if "is not finite" not in str(error):
             raise
-        say(f"{job.name}: {error}")
-        facts["diverged"] = str(error)
-    studies.write_trained(folder, facts)
-    return stopping.status if stopping else 0  # one that came when it had ended
+        tell(str(error))
+        return {}, facts | {"diverged": str(error)}
 
 
 def fit_by_epoch(flags, job, say):
@@ -138,21 +143,20 @@ def fit_by_epoch(flags, job, say):
         config.epochs = epoch
         stopping = Stopping()
         say(f"{job.name}: epoch {epoch}")
-        result = loop.train(
-            config,
-            str(folder),
-            lambda text: "\n" in text or say(f"{job.name}: {text}"),
-            stopping=stopping,
-        )
+        result, facts = advance(job, config, folder, say, stopping)
         if result is None:
             return stopping.status
+        if "diverged" in facts:
+            studies.write_trained(folder, facts)
+            return 0
         run = load(folder)
         rows = syntax.trees(run, bank).data
         found.append({"epoch": epoch, "checkpoint": run.checkpoint, "f1": report.f1(rows)})
         report.write_trees(folder, found)
-        if stopping and epoch < job.config.epochs:
+        if epoch == job.config.epochs:
+            studies.write_trained(folder, facts)
+        if stopping:
             return stopping.status
-    studies.write_trained(folder, {"hardware": timing.hardware()})
     return 0
 
 

@@ -62,7 +62,7 @@ def curves(path, jobs, group):
                 seconds = [n * job["idle"]["seconds_an_update"] for n in updates]
             else:
                 seconds = [point["seconds"] or 0.0 for point in points]
-            end = "" if job["end"] in ("validation", "epochs") else f" ({job['end']})"
+            end = "" if job["end"] in convergence_jobs.ENDED else f" ({job['end']})"
             label = group.models[model] + end if job is own[0] else None
             after = [n for n, u in enumerate(updates) if job["dropped"] and u >= job["dropped"]]
             for panel, x in zip(panels, (updates, seconds), strict=True):
@@ -94,7 +94,7 @@ def curves(path, jobs, group):
     panels[1].set_xlabel(f"seconds of training, {kind}")
     handles, labels = panels[0].get_legend_handles_labels()
     drawing.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    drawing.suptitle(f"{group.title}; ring: the learning rate drops")
+    drawing.suptitle(group.title + "; ring: the learning rate drops" * group.drops)
     style.save(drawing, path)
 
 

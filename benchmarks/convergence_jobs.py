@@ -15,6 +15,7 @@ TEXT = (6.0, 5.0)  # wanted mean lengths of the segments of the taught models
 BATCH, WINDOW = 32, 100  # of the models of one size
 RATIOS = {"even": (1, 1, 1), "wide": (1, 2, 4), "wide_dense": (1, 2, 4)}
 TRIAL_SEED = 0
+ENDED = ("validation", "epochs")  # what ends a training that neither diverges nor is cut off
 TRIAL = "rates"  # folder, within a job's, of the trainings that choose its rate
 
 
@@ -25,6 +26,7 @@ class Group:
     Attributes:
       title: what it asks. unit: of its score, a metric of validation and test. higher: whether more
         of it is better. epochs: at most. rates: whether the learning rate is chosen for each.
+      drops: whether the rate is lowered; if not, what lower rates are logged are of short windows.
       models: `{name: its words}`.
     """
 
@@ -34,6 +36,7 @@ class Group:
     models: dict
     higher: bool = False
     rates: bool = False
+    drops: bool = True
 
 
 EQUAL = {
@@ -66,7 +69,7 @@ GROUPS = {
     ),
     "on_lstm_words": Group(
         "Penn Treebank words, the ON-LSTM's recipe", "perplexity", 10,
-        {"on_lstm": "ON-LSTM", "lstm": "LSTM by the same recipe"},
+        {"on_lstm": "ON-LSTM", "lstm": "LSTM by the same recipe"}, drops=False,
     ),
     "handwriting": Group(
         "IAM-OnDB handwriting, 3 x 400", "log_likelihood", 10,
@@ -290,6 +293,13 @@ def updates(config):
     if key not in UPDATES:
         UPDATES[key] = tasks.make(config, parallel.make_mesh()).stream.steps_in(config.epochs)
     return UPDATES[key]
+
+
+def updates_of_an_epoch(config):
+    """On average, whatever ends the training."""
+    config = config.copy_and_resolve_references()
+    config.steps = 0
+    return updates(config) / config.epochs
 
 
 UPDATES = {}  # of a stream and its epochs: the data are read once

@@ -52,7 +52,8 @@ def clock(rows):
     """`{update: seconds of training until then}`, at every report.
 
     Without compiling, validating and saving; a stretch whose speed is not told, as the first after
-    each start, takes the median of the others. What a killed run had to do again counts once.
+    each start, takes the median of the others, if there are any. What a killed run had to do again
+    counts once.
     """
     stretches, last = [], 0
     for row in rows:
@@ -64,7 +65,9 @@ def clock(rows):
         last = row["step"]
         stretches.append((last, updates, count / speed / updates if speed else None))
     known = [pace for *_, pace in stretches if pace is not None]
-    usual, seconds, found = statistics.median(known) if known else 0.0, 0.0, {}
+    if not known:
+        return {}
+    usual, seconds, found = statistics.median(known), 0.0, {}
     for step, updates, pace in stretches:
         seconds += updates * (usual if pace is None else pace)
         found[step] = seconds
@@ -100,7 +103,7 @@ def outcome(rows, group):
         "curve": curve,
         "best": curve[number]["value"],
         "best_update": curve[number]["update"],
-        "dropped": next((s for s, rate in learning if rate < learning[0][1]), None),
+        "dropped": next((s for s, rate in learning if group.drops and rate < learning[0][1]), None),
         "seconds": max(seconds.values(), default=None),
         "test": value_of(tests[-1], "test", unit) if tests else None,
         "tests": tests[-1] if tests else None,
@@ -117,6 +120,13 @@ def tried(output, job):
             best = outcome(metrics_of(output / trial.name), group).get("best")
             found[rate] = None if "diverged" in facts else best
     return found
+
+
+def ended(output, job):
+    """What was written of a job that has ended, None if it has not: of one by epoch all of them."""
+    facts, folder = studies.trained(output / job.name), output / job.name
+    whole = not job.by_epoch or len(trees(folder)) >= job.config.epochs
+    return facts if facts and (whole or "diverged" in facts) else None
 
 
 def trees(folder):
@@ -177,15 +187,16 @@ def gathered(flags, jobs):
     for job in jobs:
         folder = flags.output / job.name
         rows, group = metrics_of(folder), convergence_jobs.GROUPS[job.group]
-        if not rows:
+        facts = ended(flags.output, job)
+        if not rows and not facts:  # one may diverge before its first report
             continue
-        config, facts = workdir.load_run(folder)[0], studies.trained(folder)
+        config = workdir.load_run(folder)[0]
         about = {"group": job.group, "model": job.model, "seed": job.config.seed}
         about |= outcome(rows, group) | {"sizes": list(config.model.sizes)}
         about["parameters"], about["dense"], about["left_out"] = size(folder, about)
-        most = convergence_jobs.updates(job.config)
-        about |= {"most": most, "epochs": about["updates"] / most * job.config.epochs}
-        about["end"] = _end(facts, about)
+        about["most"] = convergence_jobs.updates(job.config)
+        about["epochs"] = about["updates"] / convergence_jobs.updates_of_an_epoch(job.config)
+        about["end"] = _end(facts, about, job)
         about["learning_rate"] = config.learning_rate
         about["tried"] = {f"{r:g}": v for r, v in tried(flags.output, job).items()}
         about["trees"] = trees(folder)
@@ -195,12 +206,10 @@ def gathered(flags, jobs):
     return {"command": " ".join(["python", *sys.argv]), "bits": flags.bits, "jobs": found}
 
 
-def _end(facts, about):
-    if facts is None:
-        return "not ended"
-    if "diverged" in facts:
-        return "diverged"
-    return "validation" if about["updates"] < about["most"] else "epochs"
+def _end(facts, about, job):
+    if not facts or "diverged" in facts:
+        return "diverged" if facts else "not ended"
+    return "validation" if about["updates"] < about["most"] and not job.by_epoch else "epochs"
 
 
 def level(jobs, group, asked=None):
@@ -229,11 +238,11 @@ def tables(everything):
     lines = [
         f"`{everything['command']}`",
         "",
-        "Mean ± standard deviation over seeds. Seconds *measured* are of the training itself, other"
-        " work beside it; *idle* ones are updates times those of a train step on the idle machine"
-        " (`--speed`). Both are without compiling and validating. Times a level was reached are"
-        " those of the first validation at it. Ends: by validation after the rate's drop, by the"
-        " epochs, or not ended.",
+        "Mean ± standard deviation over the seeds that ended, if any did. Seconds *measured* are of"
+        " the training itself, other work beside it; *idle* ones are updates times those of a train"
+        " step on the idle machine (`--speed`). Both are without compiling and validating. Times a"
+        " level was reached are those of the first validation at it. Ends: by validation after the"
+        " rate's drop, by the epochs, or not ended.",
         "",
     ]
     for name, jobs in studies.by(everything["jobs"], lambda job: job["group"]).items():
@@ -261,28 +270,27 @@ def main_table(jobs, group, bits):
     heads += ["multiplications: dense", "COPY left out", "layers move"] * costs
     rows = []
     for model, own in studies.by(jobs, lambda job: job["model"]).items():
-        points = [reached(job, group, wanted) if wanted else None for job in own]
-        idle, first = own[0]["idle"], own[0]
+        told = [job for job in own if job["end"] in convergence_jobs.ENDED] or own
+        points = [reached(job, group, wanted) if wanted else None for job in told]
+        idle, first = told[0]["idle"], told[0]
         row = [
             group.models[model],
-            str(len(own)),
+            str(len(own)) if told == own else f"{len(told)} of {len(own)}",
             " + ".join(map(str, first["sizes"])),
             f"{first['parameters']:,}",
-            f"{first['learning_rate']:g}",
+            ", ".join(dict.fromkeys(f"{job['learning_rate']:g}" for job in told)),
             ", ".join(f"{job['end']} {job['epochs']:.1f}" for job in own),
-            _of([job.get("best") for job in own], digits),
-            _of([job.get("test") for job in own], digits),
+            _of([job.get("best") for job in told], digits),
+            _of([job.get("test") for job in told], digits),
             _of([point and point["update"] for point in points], 0),
-            _of(
-                [point and idle and point["update"] * idle["seconds_an_update"] for point in points]
-            ),
+            _of([p and idle and p["update"] * idle["seconds_an_update"] for p in points]),
             _of([point and point["seconds"] for point in points]),
             f"{idle['units_per_second']:,.0f}" if idle else "-",
-            _of([job.get("seconds") for job in own]),
+            _of([job.get("seconds") for job in told]),
         ]
         if costs:
             moves = first.get("moves")
-            row += [f"{first['dense']:,.0f}", _of([job["left_out"] for job in own], 0)]
+            row += [f"{first['dense']:,.0f}", _of([job["left_out"] for job in told], 0)]
             row.append(", ".join(f"{share:.2f}" for share in moves["active"]) if moves else "-")
         rows.append(row)
     return studies.markdown(heads, rows)

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from benchmarks import convergence_jobs as jobs_of
-from benchmarks import studies, timing
+from benchmarks import convergence_report, studies, timing
 from benchmarks.convergence_report import SPEED, clock, decisive, idle, idle_of, metrics_of, tried
 from hmrnn_jax import files, parallel, tasks
+from hmrnn_jax.errors import UserError
 from hmrnn_jax.opening import load
 from hmrnn_jax.training import optim
 from hmrnn_jax.training import state as train_state
@@ -85,7 +86,7 @@ def pace(flags, job):
     own += [f"{job.group}/{job.model}/{seed}" for seed in flags.seeds]
     for name in own:
         seconds = clock(metrics_of(flags.output / name))
-        if seconds and max(seconds):
+        if seconds:
             last = max(seconds)
             return seconds[last] / last, "as so far"
     figures = idle_of(flags.output, job)
@@ -94,13 +95,19 @@ def pace(flags, job):
 
 def status(flags, jobs):
     """Lines on what is done and what is left."""
-    lines, counted, total, unknown, ended = [], set(), 0.0, 0, 0
+    lines, counted, total, unknown, done_with = [], set(), 0.0, 0, 0
     for job in jobs:
-        folder, most = flags.output / job.name, jobs_of.updates(job.config)
-        facts, rows = studies.trained(folder), metrics_of(folder)
+        try:
+            most = jobs_of.updates(job.config)
+        except UserError as error:  # its data are not at hand, and those of others may be
+            unknown += 1
+            lines.append(f"{job.name}: {error}")
+            continue
+        facts = convergence_report.ended(flags.output, job)
+        rows = metrics_of(flags.output / job.name)
         done = max((row["step"] for row in rows), default=0)
         if facts:
-            ended += 1
+            done_with += 1
             how = "diverged" if "diverged" in facts else "ended"
             lines.append(f"{job.name}: {how} after {done:,} of {most:,} updates")
             continue
@@ -122,8 +129,8 @@ def status(flags, jobs):
             words.append(f"{duration(left * seconds)} left at most")
             words.append(f"{seconds:.3f} s an update, {known}")
         lines.append(f"{job.name}: {', '.join(words)}")
-    rest = f", and {unknown} of which no update was measured" if unknown else ""
-    return [*lines, f"{ended} of {len(jobs)} ended, {duration(total)} left at most{rest}"]
+    rest = f", and {unknown} of which that is not known" if unknown else ""
+    return [*lines, f"{done_with} of {len(jobs)} ended, {duration(total)} left at most{rest}"]
 
 
 def duration(seconds):

@@ -228,13 +228,15 @@ def torch_lstm_step(vocabulary, embedding, sizes, output, inputs, targets, bfloa
     `torch.nn.LSTM` gives out only its last. `bfloat16` runs forward and loss under autocast.
 
     Returns the step, which gives its loss, and the number of parameters. Raises `Unavailable`
-    without PyTorch, or if this build cannot run the step.
+    without PyTorch, or if this build cannot run the step or not on the device that JAX has.
     """
     try:
         import torch
     except ImportError as error:
         raise Unavailable("PyTorch is not installed") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != jax.devices()[0].platform.replace("gpu", "cuda"):
+        raise Unavailable("this PyTorch does not run on the device that JAX has")
     torch.manual_seed(0)
     torch.set_num_threads(timing.cores())
     torch.set_float32_matmul_precision("highest")

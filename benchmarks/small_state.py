@@ -50,7 +50,7 @@ def pack(folder, path):
 
 
 def unpack(path, config, folder):
-    """Begins a run of `config` in a new folder, from a file that `pack` wrote.
+    """Begins a run of `config` in a new folder, from a file that `pack` wrote; returns its updates.
 
     Raises:
       UserError: it is not such a file, or one of another model.
@@ -74,6 +74,7 @@ def unpack(path, config, folder):
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(int(step), whole | {"state": state, "progress": progress})
         checkpoints.wait()
+    return int(step)
 
 
 def _fresh(config, mesh):

@@ -1,6 +1,8 @@
 """The measurement of an accelerator, on whatever is here; a run in one small file."""
 
 import json
+import os
+import signal
 import time
 
 import jax
@@ -10,8 +12,9 @@ import pytest
 from benchmarks import accelerator, convergence_jobs, peers, small_state
 from benchmarks.problems import Size
 from hmrnn_jax import defaults, parallel
-from hmrnn_jax.errors import UserError
+from hmrnn_jax.errors import STOPPED, UserError
 from hmrnn_jax.training.checkpoint import Checkpoints
+from hmrnn_jax.training.metrics_log import read_metrics
 from hmrnn_jax.training.workdir import open_run
 
 TINY = Size((8, 8), 8, 8, 20, batch=4, window=3)
@@ -27,6 +30,8 @@ def test_a_cpu_is_refused(tmp_path):
     [
         ("--size=pbt", SystemExit, "'pbt': choose from "),
         ("--train=ptb_512/gru", UserError, "names no job"),
+        ("--train=on_lstm_words/lstm", UserError, "train it with benchmarks/convergence.py"),
+        ("--training=--seeds=0,1", UserError, "several --seeds: give one"),
         ("--training=--precision=float16", SystemExit, "invalid choice: 'float16'"),
     ],
 )
@@ -36,6 +41,25 @@ def test_what_is_mistyped_is_told_before_anything_is_measured(tmp_path, capsys, 
         accelerator.measured(accelerator.parsed(flags), print)
     assert part in f"{told.value} {capsys.readouterr().err}"
     assert not (tmp_path / "out").exists()
+
+
+def test_gradients_that_are_no_numbers_are_not_equal():
+    """Wherever they are: of the numbers 1 and nan the greater one is either, by their order."""
+    ones, wrong = np.ones(3, np.float32), np.float32([1, np.nan, 1])
+    value = np.float32(2.5)
+    for leaves in ([wrong, ones], [ones, wrong]):
+        found = accelerator.differences(value, leaves, value, [ones, ones])
+        assert found == {"loss": 0.0, "gradient": None}
+    found = accelerator.differences(value, [ones, 2 * ones], value + 1, [ones, ones])
+    assert found == {"loss": 1.0, "gradient": 1.0}
+
+
+def test_the_log_of_a_training_goes_on_from_its_state(tmp_path):
+    """Of updates after it, which are made anew, what is new stands alone."""
+    path = tmp_path / "metrics.jsonl"
+    accelerator.keep([{"step": n} for n in (20, 40, 60)], path, 0)
+    accelerator.keep([{"step": 60, "new": 1}], path, 40)
+    assert read_metrics(path) == [{"step": 20}, {"step": 40}, {"step": 60, "new": 1}]
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +87,7 @@ def anywhere(tmp_path, monkeypatch):
         said = []
         flags = [f"--output={tmp_path / 'out'}", "--anywhere", "--size=tiny", "--reserve=0"]
         flags += ["--train=equal_parameters/lstm", f"--training={training}", *more]
-        accelerator.main(accelerator.parsed(flags), said.append)
+        run.status = accelerator.main(accelerator.parsed(flags), said.append)
         return json.loads(said[-1]), said
 
     yield tmp_path / "out", run
@@ -88,7 +112,7 @@ def test_all_stages_are_made_or_say_why_not(anywhere, monkeypatch):
     assert step["scan f32"]["characters_per_second"] > 0
     assert step["torch lstm f32"] == {"failed": "PyTorch is not installed"}
     assert training["ended"] and training["updates"] == 4 and len(training["curve"]) == 4
-    assert training["state_bytes"] == (folder / "lstm.state").stat().st_size
+    assert training["state_bytes"] == (folder / "equal_parameters-lstm-0.state").stat().st_size
     # A stage that breaks is told, and those after it go on; without time none begins.
     monkeypatch.setattr(accelerator, "compared", lambda *_: 1 / 0)
     found, _ = run("--minutes=0")
@@ -99,6 +123,33 @@ def test_all_stages_are_made_or_say_why_not(anywhere, monkeypatch):
     assert kernels["failed"].startswith("ZeroDivisionError") and step["timed"] == 1
     # From the small state of the first call, whose updates are all made.
     assert "resumed after update 4" in said and training["ended"]
+    assert run.status == 0
+
+
+def test_a_signal_ends_the_program_and_what_was_trained_is_kept(anywhere, monkeypatch):
+    folder, run = anywhere
+    train = accelerator.loop.train
+
+    def stopped(config, folder, say, stopping):
+        def tell(line):
+            if line.startswith("update 2/"):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return train(config, folder, tell, stopping=stopping)
+
+    monkeypatch.setattr(accelerator.loop, "train", stopped)
+    monkeypatch.setattr(accelerator, "timed", lambda *_: {})
+    found, _ = run("--no-kernels", "--train=equal_parameters/lstm,equal_parameters/st*")
+    _, training = found["stages"].values()  # the next one does not begin
+    assert run.status == training["stopped"] == STOPPED and not training["ended"]
+    kept = read_metrics(folder / "equal_parameters-lstm-0.metrics.jsonl")
+    assert kept[-1]["step"] == training["updates"] >= 2 and training["state_bytes"] > 0
+    # A state that is too large to be carried away takes none of the figures with it.
+    monkeypatch.setattr(accelerator.loop, "train", train)
+    monkeypatch.setattr(small_state, "MOST", 10)
+    found, _ = run("--no-kernels")
+    _, training = found["stages"].values()
+    assert "more than 10" in training["failed"] and training["updates"] == 4
 
 
 def test_a_deadline_is_a_signal_that_comes():

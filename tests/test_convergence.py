@@ -180,6 +180,10 @@ def test_a_whole_study_goes_on_where_it_was_killed(study, monkeypatch):
     assert "training" not in said.partition("`")[0]
     with pytest.raises(UserError, match="was trained with steps=4, not 5: choose another --output"):
         run("--updates=5")
+    # Rates of which another one is chosen are not those that it began with.
+    (own / "0/trained.json").unlink()
+    status, said = run("--rates=1e-12,1e-9")
+    assert status == BAD_INPUT and "was trained with learning_rate=0.01, not 1e-" in said
 
 
 def test_validation_ends_a_training_and_speed_is_told_apart(study):
@@ -193,7 +197,8 @@ def test_validation_ends_a_training_and_speed_is_told_apart(study):
                        "--rounds=1")  # fmt: skip
     (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
     assert status == 0 and job["idle"]["units_an_update"] == 80
-    assert "| validation 0.2 |" in said or "validation" in said
+    # The text's 7,040 symbols, in 8 rows and windows of 10, are 88 updates an epoch.
+    assert job["epochs"] == pytest.approx(5 / 88) and "| validation 0.1 |" in said
     # Seconds of other settings are not those of this training.
     speed = json.loads((folder / "speed.json").read_text())
     speed["equal_parameters/lstm"]["config"]["model.precision"] = "bfloat16"
@@ -245,11 +250,11 @@ def test_one_that_diverges_has_ended_and_stops_no_other(study, monkeypatch):
     stopped, vocabulary = [], datasets.load("ptb_char").vocabulary
 
     def train(config, workdir, say, stopping):
-        if config.learning_rate == 0.01 or config.seed == 1:
-            raise UserError("The loss of update 1 is not finite; nothing is saved.")
         if config.seed == 2:
             raise UserError("Another process trains in it.")
         open_run(workdir, config, vocabulary)
+        if config.learning_rate == 0.01 or config.seed == 1:
+            raise UserError("The loss of update 1 is not finite; nothing is saved.")
         rows = "".join(json.dumps(row) + "\n" for row in made_up(3.0, 2.0))
         Path(workdir, "metrics.jsonl").write_text(rows)
         if "rates" not in workdir:
@@ -262,12 +267,55 @@ def test_one_that_diverges_has_ended_and_stops_no_other(study, monkeypatch):
     assert len(stopped) == 1
     status, said = run("--seeds=0,1,2", "--rates=0.01,0.02")
     assert status == BAD_INPUT and "/2: Another process" in said
-    (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
+    job, diverged = json.loads((folder / "convergence.json").read_text())["jobs"]
     assert job["tried"] == {"0.01": None, "0.02": 2.0}
     assert "0.01: diverged" in said
+    # Before its first report: it is told all the same, and is no part of the mean.
+    assert (diverged["seed"], diverged["end"], diverged["curve"]) == (1, "diverged", [])
+    assert "| LSTM | 1 of 2 |" in said and f"| epochs {20 / 88:.1f}, diverged 0.0 | 2.000 |" in said
     _, said = run("--status", "--seeds=0,1,2", "--rates=0.01,0.02")
     assert "lstm/1: diverged after 0 of 4" in said and "2 of 3 ended" in said
     signal.signal(signal.SIGINT, handler)
+
+
+def test_trees_by_epoch_go_on_when_more_epochs_are_asked_for(study, monkeypatch):
+    folder, run = study
+    epochs, vocabulary = [], datasets.load("ptb_word").vocabulary
+
+    def train(config, workdir, say, stopping):
+        open_run(workdir, config, vocabulary)
+        epochs.append(config.epochs)
+        if config.epochs == 4:
+            raise UserError("The loss of update 1 is not finite; nothing is saved.")
+        rows = "".join(json.dumps(row) + "\n" for row in made_up(*range(9, 9 - config.epochs, -1)))
+        Path(workdir, "metrics.jsonl").write_text(rows)
+        return {}
+
+    monkeypatch.setattr(convergence.loop, "train", train)
+    monkeypatch.setattr(convergence.syntax, "read_treebank", lambda path: None)
+    trees = SimpleNamespace(data={"layer 1": {"f1": 0.5}})
+    monkeypatch.setattr(convergence.syntax, "trees", lambda run, bank: trees)
+    monkeypatch.setattr(convergence, "load", lambda folder: SimpleNamespace(checkpoint="best"))
+    more = "--only=on_lstm_words/lstm", "--shrink=10"
+    for number, last, end in ((1, 1, "epochs"), (3, 3, "epochs"), (5, 4, "diverged")):
+        wanted = list(range(1, last + 1))
+        assert run(*more, f"--epochs={number}")[0] == 0 and epochs == wanted
+        (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
+        assert job["end"] == end and len(job["trees"]) == min(number, 3)
+        assert run(*more, f"--epochs={number}")[0] == 0 and epochs == wanted
+    _, said = run(*more, "--epochs=5", "--status")
+    assert "diverged after" in said
+
+
+def test_what_lacks_its_data_is_told_beside_the_others(study):
+    said = []
+    asked = flags("--only=handwriting/lstm,equal_parameters/lstm", "--budget=2000", "--width=8",
+                  "--batch=8", "--window=10", "--status")  # fmt: skip
+    assert convergence.study(asked, lambda text: said.extend(text.splitlines())) == 0
+    characters, pens, both = said
+    assert "/lstm/0: 0 of 1,760 updates at most, 0 of 3 rates" in characters  # 20 epochs of 88
+    assert pens.startswith("handwriting/lstm/0: ") and "IAM-OnDB" in pens
+    assert "0 of 2 ended" in both and "and 2 of which that is not known" in both
 
 
 # What is told of made-up metrics
@@ -289,6 +337,7 @@ def test_seconds_are_the_pieces_summed():
     rows = made_up(3.0, 2.5, 2.0, 2.25)
     del rows[4]["chars_per_second"]  # the first report after a resumption
     rows[6]["chars_per_second"] = 50.0
+    assert convergence_report.clock(rows[:1]) == {}  # of nothing but a compilation
     assert convergence_report.clock(rows) == {10: 15.0, 20: 25.0, 30: 40.0, 40: 60.0}
     assert convergence_report.clock([]) == {}
 
@@ -301,6 +350,9 @@ def test_the_outcome_of_metrics():
     assert found["test"] is None and found["moves"] is None
     words = convergence_report.outcome(made_up(0.0, 1.0), GROUPS["on_lstm_words"])
     assert (words["best"], words["best_update"]) == (1.0, 10)
+    # Its windows differ in length, and the rates with them; none is a drop.
+    words = convergence_report.outcome(made_up(0.0, 1.0, drop=1), GROUPS["on_lstm_words"])
+    assert words["dropped"] is None
 
 
 def entry(group, model, seed, values, **more):

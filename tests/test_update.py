@@ -134,6 +134,9 @@ def test_both_forms_compute_the_same_update_by_different_programs(wide):
             np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5)
 
 
+SPEED = "chars_per_second"
+
+
 class After(Stopping):
     """True after so many updates, as if SIGTERM had come then."""
 
@@ -154,6 +157,9 @@ def test_a_stopped_run_goes_on_in_the_form_it_was_in_bit_for_bit(wide, tmp_path,
     expected = loop.train(wide, whole, said.append)
     (line,) = [line for line in said if "left out" in line]
     assert line.startswith("recurrence: what layers COPY is left out from the next update on")
+    rows = metrics_log.read_metrics(tmp_path / "whole/metrics.jsonl")
+    compiled = [row["step"] for row in rows if "gradient_norm" in row and SPEED not in row]
+    assert compiled == [4, 8]  # what compiles first, at the beginning and in the new form
     stopped = str(tmp_path / "stopped")
     assert loop.train(wide, stopped, lambda line: None, stopping=After(6)) is None
     assert metrics_log.last_report(stopped, 12)["step"] in (6, 7)

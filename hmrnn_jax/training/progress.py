@@ -84,7 +84,8 @@ class Progress:
 
     def skip(self):
         """Leaves the time since the last report out: it went into something else."""
-        self.time = time.perf_counter()
+        if self.time is not None:  # a compilation is to come, which is left out whole
+            self.time = time.perf_counter()
 
     def compiles(self):
         """The updates to come begin with a compilation: no speed is claimed for them."""
