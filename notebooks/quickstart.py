@@ -37,6 +37,7 @@ import tempfile
 from IPython.display import HTML, Image
 
 import hmrnn_jax as hm
+from hmrnn_jax import datasets
 
 SMALL = "HMRNN_SMALL" in os.environ  # the test suite runs this notebook with few updates
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -101,8 +102,7 @@ print(hm.load(folder / "mine.safetensors").title)
 # and under the cursor is what the model expects next.
 
 # %%
-shown = hm.load(folder / "run") if SMALL else run
-shown.explore(mine, folder / "page.html", name="two sentences")
+run.explore(mine, folder / "page.html", name="two sentences")
 page = html.escape((folder / "page.html").read_text(encoding="utf-8"), quote=True)
 HTML(
     f'<iframe srcdoc="{page}" title="The page of hmrnn explore" width="100%" height="640"></iframe>'
@@ -112,10 +112,14 @@ HTML(
 # ## How good is that?
 # The table asks how well boundaries meet the spaces of a text that the model has not seen, beside
 # detectors that read nothing, models that were not trained, and what can be read directly from the
-# uncertainty of the same model. The figure is that of the paper.
+# uncertainty of the same model. The figure is that of the paper. The text is the reference of this
+# Python, of topics that are in no training text.
 
 # %%
-which = f"--workdir={folder / 'run'}" if SMALL else "--pretrained"
-picture, scored = folder / "boundaries.png", 500 if SMALL else 4000
-# !{sys.executable} -m hmrnn_jax boundaries {which} --output={picture} --scored={scored}
+corpus = datasets.load("python_reference")
+unseen, picture = folder / "unseen.txt", folder / "boundaries.png"
+symbols = corpus.vocabulary.symbol_strings(corpus.splits["test"])
+unseen.write_text("".join(symbols), encoding="utf-8")
+options = f"--text={unseen} --output={picture} --scored={500 if SMALL else 4000}"
+# !{sys.executable} -m hmrnn_jax boundaries --pretrained {options}
 Image(str(picture))

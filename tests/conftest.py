@@ -66,8 +66,9 @@ def train_says(capsys, monkeypatch):
 
 
 @pytest.fixture
-def hmrnn_says(capsys):
-    """`(status, what stderr says)` of a command line of `hmrnn`."""
+def hmrnn_says(capsys, monkeypatch, tmp_path):
+    """`(status, what stderr says)` of a command line of `hmrnn`, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
 
     def says(*arguments, **how):
         status = hmrnn(*arguments, **how)

@@ -183,18 +183,24 @@ def test_boundaries_segments_and_samples(whole, tmp_path):
     ("program", "arguments", "message"),
     [
         ("train.py", ["--config.data.name=text", "--config.data.path=gone.txt"], "gone.txt"),
-        ("train.py", ["text", "my.txt"], "--config.data.name=text --config.data.path=my.txt?"),
+        (
+            "train.py",
+            ["text", "{nowhere}"],
+            "--config.data.name=text --config.data.path={nowhere}?",
+        ),
         ("eval.py", ["--workdir={nowhere}"], "is not a run"),
         (
             "eval.py",
-            ["score", "my.txt"],
-            "did you mean --workdir=my.txt for a run, or --text=my.txt",
+            ["score", "{nowhere}.txt"],
+            "did you mean --workdir={nowhere}.txt for a run, or --text={nowhere}.txt",
         ),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, program, arguments, message):
     """As the shell sees it; `test_commands` has more, in one process."""
-    arguments = [argument.format(nowhere=tmp_path / "nowhere") for argument in arguments]
+    *arguments, message = (
+        part.format(nowhere=tmp_path / "nowhere") for part in (*arguments, message)
+    )
     if program == "train.py":
         arguments = [f"--workdir={tmp_path}/run", *arguments]
     begun = time.monotonic()
