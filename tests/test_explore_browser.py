@@ -205,6 +205,116 @@ def test_the_symbol_under_the_pointer_is_told(browser, of_letters):
     assert place[0] == place[1] > 0
 
 
+def test_the_page_of_a_run_draws_itself(opened, monkeypatch, tmp_path):
+    """Of what a run read, nothing made up: every reading cuts, and is drawn."""
+    run = run_of_letters(monkeypatch)
+    run.explore(UNSPACED, tmp_path / "run.html")
+    browser = opened(page.read(tmp_path / "run.html"))
+    for name in readings.available(run.model, run.encoding.line_end):
+        browser.find_element(By.CSS_SELECTOR, f"input[value={name}]").send_keys(Keys.SPACE)
+        assert "".join(words(browser)) == UNSPACED.replace("\n", ""), name
+    seen = "#controls > :not([hidden]) :is(input, select)"
+    controls = browser.find_elements(By.CSS_SELECTOR, seen)
+    assert len(controls) > 6 and all(one.accessible_name for one in controls)
+
+
+DRAWN = """
+    const texts = [], dots = [], pen = CanvasRenderingContext2D.prototype;
+    const { fillText, arc } = pen;
+    pen.fillText = function (...all) { texts.push(all[0]); fillText.call(this, ...all); };
+    pen.arc = function (...all) { dots.push(all[0]); arc.call(this, ...all); };
+    explorer.update();
+    Object.assign(pen, { fillText, arc });
+    return [texts.join(" "), dots.length];
+"""
+
+
+def test_layers_that_are_not_shown_mark_nothing(browser, of_letters):
+    def choose(selector):
+        browser.find_element(By.CSS_SELECTOR, selector).send_keys(Keys.SPACE)
+        return browser.execute_script(DRAWN)
+
+    z = of_letters.cut("detectors", 0)
+    # What the strip has room for, from the cursor at the beginning on.
+    canvas = browser.find_element(By.CSS_SELECTOR, "#inspector canvas")
+    shown = slice(0, (int(canvas.get_attribute("clientWidth")) - 126) // 15)
+    both, first = browser.execute_script(DRAWN)
+    assert "Entropy" in both and first == z[0][shown][~of_letters.lines[shown]].sum()
+    assert choose("input[name=layer1]")[1] == z[1][shown][~of_letters.lines[shown]].sum()
+    assert choose("input[name=layer2]")[1] == 0
+
+
+def test_a_curve_without_its_layers_is_not_drawn(opened, monkeypatch):
+    make_up(monkeypatch, layers=2)
+    run = run_of_words(trained=False)
+    ids = run.encoding.encode(SENTENCES)[0]
+    browser = opened(text.look(run, ids, run.encoding.symbol_strings(ids), "mine"))
+    browser.find_element(By.CSS_SELECTOR, "input[value=distance]").send_keys(Keys.SPACE)
+    told, dots = browser.execute_script(DRAWN)
+    assert "Distances" in told and dots
+    for layer in (1, 2):
+        name = f"input[name=layer{layer}]"
+        browser.find_element(By.CSS_SELECTOR, name).send_keys(Keys.SPACE)
+    told, dots = browser.execute_script(DRAWN)
+    assert "Distances" not in told and "Infinity" not in told and not dots
+    assert browser.find_element(By.ID, "tree-layer").get_attribute("aria-label") == "Layer"
+    assert browser.find_element(By.ID, "length").get_attribute("aria-valuetext").endswith("words")
+
+
+PLACES = """
+    const one = document.querySelector(`#view [data-s="${arguments[0]}"]`).getBoundingClientRect();
+    const box = document.getElementById("cursor").getBoundingClientRect();
+    return [one.top, one.left, box.top, box.left, window.innerHeight];
+"""
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (640, 700)])
+def test_a_long_text_stays_where_it_is_read(browser, opened, monkeypatch, size):
+    run = run_of_letters(monkeypatch, trained=False)
+    make_up(monkeypatch)
+    long = UNSPACED * 20
+    opened(text.look(run, run.encoding.encode(long)[0], long, "mine"))
+    try:
+        browser.set_window_size(*size)
+        frames = (
+            "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(arguments[0], 50)))"
+        )
+        for edge in range(1, 6):  # read until there
+            browser.execute_script(
+                f"document.querySelectorAll('.block')[{edge}].scrollIntoView({{ block: 'center' }})"
+            )
+            browser.execute_async_script(frames)
+        block = "document.querySelectorAll('.block')[5]"
+        before = browser.execute_script(f"return {block}.getBoundingClientRect().top")
+        browser.execute_script("document.querySelector('input[name=layer2]').click()")
+        browser.execute_async_script(frames)
+        after = browser.execute_script(f"return {block}.getBoundingClientRect().top")
+        assert abs(after - before) < 100
+        view = browser.find_element(By.ID, "view")
+        browser.execute_script("arguments[0].focus({ preventScroll: true })", view)
+        for key in (Keys.END, Keys.HOME):
+            view.send_keys(key)
+            browser.execute_async_script(frames)
+            cursor = browser.execute_script("return explorer.view.state.cursor")
+            assert cursor == (len(long) - 1 if key == Keys.END else 0)
+            top, left, box_top, box_left, tall = browser.execute_script(PLACES, cursor)
+            assert (box_top, box_left) == pytest.approx((top, left), abs=6)
+            assert 0 <= box_top < tall
+    finally:
+        browser.set_window_size(1280, 900)
+
+
+def test_numbers_that_hardly_differ_are_told_apart(browser, of_letters):
+    script = "return span(...arguments).replaceAll('\\u2212', '-')"
+    for ends, told in {
+        (1013.2, 1014.9): "1013.2 to 1014.9", (36.51, 36.54): "36.510 to 36.540",
+        (-1.5, 2.0): "-1.5 to 2.0",
+    }.items():  # fmt: skip
+        assert browser.execute_script(script, *ends) == told
+    assert browser.execute_script("return range([NaN])") == [0, 1]
+    assert browser.execute_script("return columns('中a国')") == 5
+
+
 def test_trees_are_those_of_python(opened, monkeypatch):
     make_up(monkeypatch, layers=2)
     run = run_of_words(trained=False)
@@ -238,6 +348,7 @@ def test_strokes_are_cut_scored_and_played(opened, monkeypatch):
         (rng.integers(0, 2, (2, n)).astype(np.int8), rng.random((3, n)), rng.random(n, np.float32))
         for n in (40, 31)
     ]
+    curves[0][2][20] = 2.0  # the highest of all
     monkeypatch.setattr(explored, "_read", lambda *_: iter(curves))
     config = config_of()
     config.data.name = "scribbles"
@@ -265,6 +376,12 @@ def test_strokes_are_cut_scored_and_played(opened, monkeypatch):
     assert found["f1"] == pytest.approx(scores.precision_recall_f1(padded, gold)[2])
     within = scores.precision_recall_f1(padded, gold, tolerance=explored.TOLERANCE)[2]
     assert found["extra"] == {"F1 within 5 steps": pytest.approx(within)}
+    # Dots stand at cuts, wherever the level lies: here at the highest of all.
+    browser.find_element(By.CSS_SELECTOR, "input[value=surprise]").send_keys(Keys.SPACE)
+    browser.execute_script("explorer.chosen.length = 25")  # so that the highest one alone is one
+    cuts = "return explorer.view.state.z[0].map((row) => row.reduce((a, b) => a + b, 0))"
+    assert browser.execute_script(DRAWN)[1] == sum(browser.execute_script(cuts)) == 1
+    browser.find_element(By.CSS_SELECTOR, "input[value=detectors]").send_keys(Keys.SPACE)
     step = browser.find_element(By.CSS_SELECTOR, ".sequence input")
     step.send_keys(Keys.HOME)
     assert browser.find_element(By.CSS_SELECTOR, ".told").text.startswith("step 1 of 40, layer 1: ")

@@ -30,7 +30,7 @@ function context(canvas, width, height) {
   return pen;
 }
 
-/** The least and the greatest of the finite values of arrays. */
+/** The least and the greatest of the finite values of arrays; of none 0 and 1. */
 function range(...arrays) {
   let low = Infinity, high = -Infinity;
   for (const values of arrays) {
@@ -40,6 +40,7 @@ function range(...arrays) {
       if (value > high) high = value;
     }
   }
+  if (low > high) return [0, 1];
   return high > low ? [low, high] : [low - 1, low + 1];
 }
 
@@ -72,3 +73,6 @@ const counted = (number) => Math.round(number).toLocaleString("en");
 /** Decimals that tell low from high, `least` or more. */
 const places = (low, high, least) => Math.max(least, Math.min(6, 1 - Math.floor(Math.log10(high - low || 1))));
 const signed = (digits) => digits.replace("-", "\u2212");
+const span = (low, high) => [low, high].map((end) => signed(end.toFixed(places(low, high, 1)))).join(" to ");
+/** Columns of a word in letters of one width: Chinese and the like take two. */
+const columns = (word) => [...word].reduce((sum, c) => sum + (c.codePointAt(0) >= 0x1100 ? 2 : 1), 0);

@@ -5,6 +5,7 @@
   const byId = (id) => document.getElementById(id);
   const main = byId("view"), inspector = byId("inspector"), slider = byId("length");
   const view = (data.kind === "text" ? textView : sequenceView)(data, main, inspector);
+  const steps = data.kind !== "text" ? "steps" : data.unit === "words" ? "words" : "symbols";
   const chosen = { reading: data.readings[0].name, length: data.length, hidden: new Set() };
 
   main.setAttribute("aria-label", `${data.name}, cut in segments. ${view.keys}`);
@@ -75,7 +76,7 @@
     slider.disabled = detectors;
     byId("wanted").classList.toggle("off", detectors);
     byId("shown-length").textContent = detectors ? "as the detectors have it" : `${chosen.length.toFixed(1)}`;
-    slider.setAttribute("aria-valuetext", detectors ? "as the detectors have it" : `${chosen.length.toFixed(1)} symbols`);
+    slider.setAttribute("aria-valuetext", detectors ? "as the detectors have it" : `${chosen.length.toFixed(1)} ${steps}`);
     byId("how").textContent = `Cut by ${MEANINGS[chosen.reading]}` + (detectors ? "." :
       `, as many as give segments of ${chosen.length.toFixed(1)} in ${data.calibrated.on}.`);
     const cutting = view.cut(chosen.reading, chosen.length);

@@ -12,6 +12,7 @@ from hmrnn_jax.errors import UserError
 
 FOLDER = Path(__file__).parent
 _BEGIN = '<script type="application/json" id="data">'
+KINDS = ("u1", "u2", "u4", "f4")  # of arrays that the page's program knows, see cut.js
 # In this order; the first ones know nothing of the page.
 SCRIPTS = ("cut.js", "draw.js", "text.js", "trees.js", "sequences.js", "explorer.js")
 
@@ -20,6 +21,8 @@ def packed(array):
     """An array as a program of the page reads it: its kind, its shape and base64 of its bytes."""
     array = np.asarray(array)
     kind = array.dtype.newbyteorder("<")
+    if kind.str[1:] not in KINDS:
+        raise TypeError(f"The page's program knows no arrays of {array.dtype}.")
     content = base64.b64encode(np.ascontiguousarray(array, kind).tobytes()).decode()
     return {"kind": kind.str[1:], "shape": array.shape, "data": content}
 

@@ -62,7 +62,7 @@ function sequenceView(data, main) {
     canvas.addEventListener("pointermove", (event) => {
       const { left, width } = canvas.getBoundingClientRect();
       if (card.timer || data.handwriting && event.offsetY < card.strips) return;
-      at.value = Math.round(((event.clientX - left - LEFT) / (width - LEFT - 8)) * one.T);
+      at.value = Math.floor(((event.clientX - left - LEFT) / (width - LEFT - 8)) * one.T);
       draw(card);
     });
     main.append(element);
@@ -201,9 +201,9 @@ function sequenceView(data, main) {
   function drawCurve(pen, values, top, tall, x, name, hue, level, z) {
     const [low, high] = range(values), y = (v) => top + tall - 3 - ((tall - 6) * (v - low)) / (high - low);
     pen.fillStyle = colour("soft");
-    pen.fillText(name, LEFT - 10, top + tall / 2 - 8);
+    pen.fillText(name, LEFT - 10, top + tall / 2 - 8, LEFT - 14);
     pen.fillStyle = colour("faint");
-    pen.fillText(`${signed(low.toPrecision(2))} to ${signed(high.toPrecision(2))}`, LEFT - 10, top + tall / 2 + 8);
+    pen.fillText(span(low, high), LEFT - 10, top + tall / 2 + 8, LEFT - 14);
     Object.assign(pen, { strokeStyle: colour("rule"), lineWidth: 1 });
     pen.strokeRect(LEFT - 0.5, top + 0.5, x(values.length) - LEFT, tall - 1);
     Object.assign(pen, { strokeStyle: hue, lineWidth: 1.3 });
@@ -218,13 +218,13 @@ function sequenceView(data, main) {
       pen.lineTo(x(values.length), y(level));
       pen.stroke();
       pen.setLineDash([]);
-      values.forEach((v, t) => {
-        if (!z?.[t]) return;
-        pen.beginPath();
-        pen.arc(x(t + 0.5), y(v), 3, 0, 7);
-        pen.fill();
-      });
     }
+    if (level !== undefined) values.forEach((v, t) => {
+      if (!z?.[t]) return;
+      pen.beginPath();
+      pen.arc(x(t + 0.5), y(v), 3, 0, 7);
+      pen.fill();
+    });
   }
 
   const steps = all.reduce((n, one) => n + one.T, 0), drawVisible = () => cards.filter((card) => card.visible).forEach(draw);

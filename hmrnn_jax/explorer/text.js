@@ -12,7 +12,6 @@ function textView(data, main, inspector) {
   const typical = N / (1 + lines.reduce((a, b) => a + b, 0));
   const state = { z: [], shown: [], levels: [], reading: "", cursor: 0, rows: words || data.against === "spaces" && !!gold || typical >= 45,
     compare: false, curve: "" };
-  let blocks = [];
 
   /** Takes what was read by the model as it is, or as it was after some update. */
   function load(found) {
@@ -53,13 +52,17 @@ function textView(data, main, inspector) {
     if (t + 1 === N || (since >= BLOCK && lines[t]) || since >= 2 * BLOCK) { edges.push(t + 1); since = 0; }
   }
 
+  // They stay, whatever is drawn in them: the browser knows the heights of those that it has shown.
+  const blocks = edges.slice(1).map((_, b) => make("p", { class: "block", "data-from": counted(edges[b] + 1) }));
+  main.replaceChildren(...blocks);
+
   /** Draws the text: an element for each stretch that no boundary of any shown layer cuts. */
   function render(reading, cutting, shown) {
     Object.assign(state, { reading, ...cutting, shown });
     const { z, rows } = state, marks = state.compare ? gold : null;
-    const parity = z.map(() => 0), html = [];
-    for (let b = 0; b + 1 < edges.length; b++) {
-      const parts = [`<p class="block" data-from="${counted(edges[b] + 1)}">`];
+    const parity = z.map(() => 0);
+    blocks.forEach((block, b) => {
+      const parts = [];
       let start = edges[b];
       for (let t = start; t < edges[b + 1]; t++) {
         const last = t + 1 === edges[b + 1];
@@ -71,13 +74,10 @@ function textView(data, main, inspector) {
         shown.forEach((k) => { parity[k] ^= z[k][t]; });
         start = t + 1;
       }
-      html.push(parts.join(""), "</p>");
-    }
-    main.innerHTML = html.join("");
+      block.innerHTML = parts.join("");
+    });
     main.classList.toggle("rows", rows);
     main.style.setProperty("--bands", Math.max(0, shown.filter((k) => k > 0).length));
-    blocks = [...main.querySelectorAll(".block")];
-    main.append(cursorBox);
     move(state.cursor, { quiet: true, still: true });
   }
 
@@ -97,7 +97,10 @@ function textView(data, main, inspector) {
     let mark = "";
     if (marks && inner[to] && shown.includes(0)) mark = !marks[to] ? (z[0][to] ? " wrong" : "") : z[0][to] ? "" : " missed";
     let html = `<b class="${shown.includes(0) ? `word${flag(0)}` : "plain"}${mark}" data-s="${from}">${text}</b>`;
-    for (const k of shown) if (k > 0) html = `<span class="band l${1 + (k % 3)}${flag(k)}">${html}</span>`;
+    shown.filter((k) => k > 0).forEach((k, inside) => {
+      const below = inside ? ` style="padding-bottom: ${3 + 6 * inside}px"` : ""; // clear of those inside
+      html = `<span class="band l${1 + (k % 3)}${flag(k)}"${below}>${html}</span>`;
+    });
     return html;
   }
 
@@ -149,14 +152,19 @@ function textView(data, main, inspector) {
 
   function move(t, { quiet = false, still = false } = {}) {
     state.cursor = Math.max(0, Math.min(N - 1, t));
-    const box = rangeOf(state.cursor).getBoundingClientRect(), home = main.getBoundingClientRect();
+    const block = blockOf(state.cursor); // in which the box stays where its symbol is
+    cursorBox.parentElement?.classList.remove("here");
+    block.classList.add("here"); // laid out even out of sight: where its symbols are is asked
+    block.append(cursorBox);
+    const box = rangeOf(state.cursor).getBoundingClientRect(), home = block.getBoundingClientRect();
     Object.assign(cursorBox.style, {
       left: `${box.left - home.left}px`, top: `${box.top - home.top}px`,
       width: `${box.width}px`, height: `${box.height}px`,
     });
     if (!still) {
-      const top = document.getElementById("bar").getBoundingClientRect().bottom + 20;
-      const bottom = inspector.getBoundingClientRect().top - 30;
+      // In a narrow window neither stays in sight.
+      const top = Math.max(0, document.getElementById("bar").getBoundingClientRect().bottom) + 20;
+      const bottom = Math.min(window.innerHeight, inspector.getBoundingClientRect().top) - 30;
       if (box.top < top) window.scrollBy(0, box.top - top - 60);
       else if (box.bottom > bottom) window.scrollBy(0, box.bottom - bottom + 60);
     }
@@ -236,19 +244,20 @@ function textView(data, main, inspector) {
     for (let t = from; t < to; t++) {
       pen.fillStyle = lines[t] ? faint : ink;
       const text = words && [...symbols[t]].length > 9 ? `${[...symbols[t]].slice(0, 7).join("")}…` : symbols[t].trim();
-      pen.fillText(text, x(t) + step / 2 - 0.5, 13);
+      pen.fillText(text, x(t) + step / 2 - 0.5, 13, step - 1);
     }
     pen.font = plain;
     // The curve, a point after each symbol, and where it cuts.
     pen.textAlign = "right";
     pen.fillStyle = colour("soft");
-    if (curved.length) {
-      const layers = state.curve === state.reading ? state.shown.filter((k) => k < curved.length) : [0];
+    const cuts = state.curve === state.reading;
+    const layers = cuts ? state.shown.filter((k) => k < curved.length) : curved.length ? [0] : [];
+    if (layers.length) {
       const [low, high] = range(...layers.map((k) => curved[k].subarray(from, to)));
       const y = (v) => top + 6 + (tall - 12) * (1 - (v - low) / (high - low));
       pen.fillText(NAMES[state.curve], LABELS - 12, top + 12);
       pen.fillStyle = faint;
-      pen.fillText([low, high].map((end) => signed(end.toFixed(places(low, high, 1)))).join(" to "), LABELS - 12, top + 30);
+      pen.fillText(span(low, high), LABELS - 12, top + 30, LABELS - 14);
       pen.strokeStyle = colour("rule");
       pen.strokeRect(LABELS - 0.5, top + 0.5, (to - from) * step, tall);
       for (const k of layers) {
@@ -258,7 +267,7 @@ function textView(data, main, inspector) {
         pen.beginPath();
         for (let t = from; t < to; t++) pen.lineTo(x(t) + step / 2, y(curved[k][t]));
         pen.stroke();
-        const level = state.curve === state.reading ? state.levels[k] : undefined;
+        const level = cuts ? state.levels[k] : undefined;
         if (level > low && level < high) {
           pen.setLineDash([4, 4]);
           pen.lineWidth = 1;
@@ -268,8 +277,9 @@ function textView(data, main, inspector) {
           pen.stroke();
           pen.setLineDash([]);
         }
+        const cut = state.z[cuts ? k : state.shown[0]]; // none if no layer is shown
         for (let t = from; t < to; t++) {
-          if (!state.z[Math.min(k, state.z.length - 1)][t] || lines[t]) continue;
+          if (!cut?.[t] || lines[t]) continue;
           pen.beginPath();
           pen.arc(x(t) + step / 2, y(curved[k][t]), 3.4, 0, 7);
           pen.fill();

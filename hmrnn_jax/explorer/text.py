@@ -144,14 +144,22 @@ def _curves(run, ids, names, seed, say):
 
 
 def _visible(symbols, lines):
-    """Each symbol as it is shown: as it is, or a sign for what cannot be seen."""
+    """Each symbol as it is shown, different ones differently: as it is, or a sign or number for
+    what cannot be seen."""
     shown = []
     for symbol, ends in zip(symbols, lines, strict=True):
         if ends:
             shown.append("⏎")
         else:
-            shown.append(symbol if symbol.isprintable() else glyph(symbol))
+            shown.append("".join(c if c.isprintable() else _sign(c) for c in symbol))
     return shown
+
+
+def _sign(character):
+    sign, number = glyph(character), ord(character)
+    if sign != "�":
+        return sign
+    return f"\\x{number:02x}" if number < 256 else f"U+{number:04X}"
 
 
 def _distances(run, ids):

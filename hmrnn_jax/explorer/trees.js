@@ -42,7 +42,7 @@ function brackets(node, words) {
 
 function treeView(data, distances, lines) {
   const picture = make("div", { class: "picture" }), text = make("p", { class: "brackets" });
-  const layer = make("select", { id: "tree-layer" }, ...distances.map((_, k) => make("option", { value: `${k}` }, `layer ${k + 1}`)));
+  const layer = make("select", { id: "tree-layer", "aria-label": "Layer" }, ...distances.map((_, k) => make("option", { value: `${k}` }, `layer ${k + 1}`)));
   layer.value = `${Math.min(1, distances.length - 1)}`;
   const rule = make("input", { type: "checkbox", checked: true });
   const before = make("button", { type: "button" }, "← previous"), after = make("button", { type: "button" }, "next →");
@@ -82,7 +82,7 @@ function treeView(data, distances, lines) {
     const centres = [];
     let right = 16;
     for (const word of words) {
-      const wide = Math.max(34, 8.8 * [...word].length + 14);
+      const wide = Math.max(34, 8.8 * columns(word) + 14);
       centres.push(right + wide / 2);
       right += wide;
     }

@@ -227,7 +227,7 @@ def curves(
     if "surprise" in found:
         found["surprise"][:, -1] = 0
     if alone is not None:
-        found["pmi"] = found["surprise"] + np.append(alone[ids[1:]], 0)
+        found["pmi"] = found["surprise"] + np.append(alone[ids[1:]], np.float32(0))
     if "line_break" in found:
         costs = np.pad(found["surprise"][0], (0, AHEAD))
         found["line_break"] += sum(costs[k : k + len(ids)] for k in range(AHEAD))
