@@ -89,7 +89,7 @@ def untar(path, wanted, largest=None):
         with (
             epath.Path(path).open("rb") as raw,
             gzip.open(raw) as unpacked,
-            tarfile.open(fileobj=_Bounded(unpacked, path), mode="r:") as archive,
+            tarfile.open(fileobj=(bounded := _Bounded(unpacked, path)), mode="r:") as archive,
         ):
             size = 0
             for number, member in enumerate(archive, 1):
@@ -100,19 +100,27 @@ def untar(path, wanted, largest=None):
                 if member.isfile() and wanted(member.name):
                     files.check_size(member.size, f"{path}: {member.name}", largest)
                     yield member.name, archive.extractfile(member).read()
+            if bounded.last != bytes(tarfile.BLOCKSIZE):  # at a damaged header it ends in silence
+                raise tarfile.ReadError("it has no end")
+            while unpacked.read(1 << 20):  # to the checksum, which stands after the end
+                pass
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch it anew.") from error
 
 
 class _Bounded:
-    """A file of which no more than `files.room()` is read at once, whatever a header claims."""
+    """A file of which no more than `files.room()` is read at once, whatever a header claims.
+
+    `last` is what was read last.
+    """
 
     def __init__(self, file, name):
-        self._file, self._name = file, name
+        self._file, self._name, self.last = file, name, b""
 
     def read(self, size):
         files.check_size(size, self._name)
-        return self._file.read(size)
+        self.last = self._file.read(size)
+        return self.last
 
     def __getattr__(self, name):
         return getattr(self._file, name)
@@ -144,6 +152,14 @@ def read_npz(path, largest=None):
         raise UserError(
             f"{path} cannot be read as an .npz file of numbers ({reason}): write it with np.savez."
         ) from error
+
+
+def write_npz(file, arrays):
+    """Writes `{name: array}` as an `.npz` file, also names that are arguments of `numpy.savez`."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def _array(content):

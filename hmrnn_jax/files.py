@@ -247,6 +247,9 @@ def text_parts(path, advice="convert it to UTF-8", digest=None):
     return _decoded(read_parts(path, digest), path, advice)
 
 
+_CONTROLS = [chr(n) for n in range(32) if n not in range(9, 14)]  # without blanks
+
+
 def _decoded(parts, name, advice):
     """Yields the text of bytes, without a byte order mark. Raises as `decode`."""
     rest, held, read, ended, controls, length = b"", "", 0, 0, 0, 0
@@ -269,11 +272,11 @@ def _decoded(parts, name, advice):
         held = "\r" if text.endswith("\r") and part is not None else ""
         text = text[: len(text) - len(held)]
         ended += universal_newlines(text).count("\n")
-        controls += sum(map(text.count, map(chr, range(8))))
+        controls += sum(map(text.count, _CONTROLS))
         length += len(text)
         if text:
             yield text
-    # Every second byte of UTF-16 is the number of an alphabet: 0 Latin, 3 Greek, 4 Cyrillic.
+    # Every second byte of UTF-16 is the number of an alphabet: 0 Latin, 3 Greek, 14 Thai.
     if 8 * controls > length:
         raise UserError(f"{name} looks like UTF-16 without a byte order mark: {advice}.")
 

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,17 @@ def from_first(decide, *arguments):
     return answer["value"]
 
 
+def check_same(text, what):
+    """Raises `UserError`, in every process, unless all of them have the same text."""
+    if jax.process_count() == 1:
+        return
+    found = multihost_utils.process_allgather(np.asarray(zlib.crc32(text.encode()), np.uint32))
+    if (others := np.flatnonzero(found != found[0])).size:
+        raise UserError(
+            f"{what} of process {others[0]} are not those of process 0: give every host the same."
+        )
+
+
 def in_all(act, *arguments):
     """`act(*arguments)` of each process; a `UserError` of any is raised in all of them."""
     if jax.process_count() == 1:
@@ -177,6 +189,11 @@ def device_kind(mesh=None):
         device = jax.config.jax_default_device or jax.local_devices()[0]
     if isinstance(device, str):  # a platform is a default, too
         device = jax.local_devices(backend=device)[0]
+    return kind_of(device)
+
+
+def kind_of(device):
+    """See `device_kind`."""
     return f"GPU {device.device_kind}" if device.platform == "gpu" else device.device_kind
 
 

@@ -125,7 +125,8 @@ class Run:
 
         Args:
           reading: what they are read from, see `inference.readings`: `detectors`, K = L - 1 layers,
-            lowest first; or, of any model, its own uncertainty, such as the `entropy`, K = 1.
+            lowest first; or, of any model, its own uncertainty, such as the `entropy`, K = 1
+            (of `distance` each of the layers).
           length: wanted mean length of segments in symbols; rule, threshold: how the uncertainty
             is cut; see `inference.readings.Cut`.
           batch: rows that a long text is read in, see `inference.reading.boundaries`; by default
@@ -134,7 +135,8 @@ class Run:
             configuration's if these are more. seed: of detectors that sample.
 
         Raises:
-          UserError: the model has no such reading, or the text no symbols.
+          UserError: the model has no such reading, the text no symbols, or a length is wanted and
+            the validation text, on which it is set, is not here.
         """
         ids = self._ids(text)
         if warmup is None:
@@ -272,12 +274,14 @@ class Run:
             an empty sentence, or no such layer.
         """
         self._check_language("Sentences are parsed")
-        if isinstance(sentences, str):
+        if isinstance(sentences, str | bytes):
             raise UserError("Sentences are a list: give one as [sentence].")
         activations.check_distances(self.model, self.encoding)
         words = [tuple(one.split()) if isinstance(one, str) else tuple(one) for one in sentences]
         if not all(words):
             raise UserError("A sentence has no word: leave it out.")
+        if not all(isinstance(word, str) for one in words for word in one):
+            raise UserError("Sentences are of words, each a str: decode bytes first.")
         depth = len(self.model.cells)
         if not 1 <= layer <= depth:
             raise UserError(f"layer is {layer}; this model has {depth} layers.")

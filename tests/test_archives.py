@@ -115,6 +115,37 @@ def test_a_tar_that_unpacks_to_too_much_is_refused(tmp_path, small, monkeypatch)
         list(archives.untar(path, every))
 
 
+def test_a_damaged_tar_is_not_taken_for_the_whole(tmp_path):
+    """Its checksum stands behind its end; and tarfile ends in silence at what is no header."""
+    members = [(member(f"{i}.txt", 700), bytes([i]) * 700) for i in range(9)]
+    path = packed(tmp_path / "a.tar.gz", *members)
+    content = path.read_bytes()
+    tar, header = gzip.decompress(content), 4 * (512 + 1024)
+    assert tar[header : header + 5] == b"4.txt"
+    damaged = {
+        "checksum": content[:-8] + bytes([content[-8] ^ 1]) + content[-7:],
+        "header": gzip.compress(tar[:header] + b"\xff" * 512 + tar[header + 512 :]),
+        "cut between members": gzip.compress(tar[:header]),
+        "cut in a header": gzip.compress(tar[: header + 200]),
+    }
+    for what, changed in damaged.items():
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"a\.tar\.gz cannot be read"):
+            raise AssertionError(f"{what}: {len(list(archives.untar(path, every)))}")
+    path.write_bytes(content)
+    assert len(list(archives.untar(path, every))) == 9
+
+
+def test_an_npz_may_hold_what_numpy_takes_for_its_own_arguments(tmp_path):
+    arrays = {"file": np.arange(3.0), "allow_pickle": np.zeros((2, 2), np.uint8)}
+    with open(tmp_path / "a.npz", "wb") as file:
+        archives.write_npz(file, arrays)
+    with np.load(tmp_path / "a.npz") as found:
+        assert set(found) == set(arrays)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
+
+
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_a_header_of_headers_is_not_read_beyond_the_memory(tmp_path, small, kind):
     header = member("header", 1 << 33, kind).tobuf(tarfile.GNU_FORMAT)

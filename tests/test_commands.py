@@ -1,6 +1,7 @@
 """The sub-commands: their flags, what they refuse before anything is done, their JSON."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +34,14 @@ from hmrnn_jax.training.workdir import DEFAULTS
 )
 def test_a_wrong_word_is_answered_with_the_nearest_right_one(hmrnn_says, arguments, part):
     assert is_one_sentence(hmrnn_says(*arguments.split()), part)
+
+
+@pytest.mark.parametrize("name", ["segment", "explore", "boundaries"])
+def test_what_is_read_is_not_written_over(hmrnn_says, name):
+    Path("my.txt").write_text("The cat sat.\n" * 9)
+    said = hmrnn_says(name, "--text=my.txt", "--pretrained", "--output=./my.txt")
+    assert is_one_sentence(said, "my.txt is what --text reads: give another --output.")
+    assert Path("my.txt").read_text() == "The cat sat.\n" * 9
 
 
 def test_without_a_sub_command_eval_py_scores(hmrnn_says):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from hmrnn_jax import files
-from hmrnn_jax.datasets import NAMES, load, mnist
+from hmrnn_jax.datasets import NAMES, iam_ondb, load, logic, mnist, treebank
 from hmrnn_jax.datasets.published import PUBLISHED
 from hmrnn_jax.errors import UserError
 
@@ -130,6 +130,27 @@ def test_enwik8_is_bytes_and_counts_those_of_the_whole_file(data, monkeypatch):
     assert np.concatenate(list(whole.splits.values())).tolist() == (
         [*range(100)] * 9 + [*range(100, 200)]
     )
+
+
+def test_a_text_is_cut_between_its_characters(data):
+    write(data / "tiny-shakespeare" / "input.txt", ("é" * 1001).encode())
+    corpus = load("tiny_shakespeare")
+    assert [len(corpus.splits[split]) for split in SPLITS] == [900, 50, 51]
+
+
+@pytest.mark.parametrize("where", ["foo://b/x", "s3://b/x"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: load("ptb_char"), lambda: load("brent_text"), lambda: load("quatrains"),
+        mnist.load, logic.load, iam_ondb.load, treebank.nltk_sample,
+    ],
+    ids=["published", "brent", "quatrains", "mnist", "logic", "iam_ondb", "treebank"],
+)  # fmt: skip
+def test_a_data_folder_elsewhere_is_told_in_one_sentence(monkeypatch, where, read):
+    monkeypatch.setenv("HMRNN_DATA", where)
+    with pytest.raises(UserError, match="is neither a local path nor|cannot be reached"):
+        read()
 
 
 def test_other_text_is_called_modified(data):

@@ -176,6 +176,21 @@ def test_what_killed_processes_were_writing_is_removed(tmp_path, cache):
     assert (cache / ".living.writing").exists()
 
 
+def test_no_file_is_begun_while_the_vocabulary_is_made(tmp_path, cache, monkeypatch):
+    """It would seem abandoned to another process, if that takes long."""
+    (tmp_path / "a").write_text(TEXT)
+    made, seen = Vocabulary.of_parts, []
+
+    def of_parts(*arguments, **more):
+        seen.append([*cache.glob(".*.writing")])
+        return made(*arguments, **more)
+
+    monkeypatch.setattr(Vocabulary, "of_parts", of_parts)
+    with streamed():
+        assert "are now kept in" in user_text(tmp_path / "a").note
+    assert seen == [[]]
+
+
 def test_several_that_encode_at_once_do_not_disturb_each_other(tmp_path, cache, monkeypatch):
     (tmp_path / "a").write_text(TEXT)
     together, write, found = threading.Barrier(3, timeout=20), encoded._write, []

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,17 @@ def test_the_text_of_a_file_is_the_one_that_the_run_was_trained_on(tmp_path):
     for one in (run, found, again):
         with pytest.raises(UserError, match="another text than the run's"):
             language.corpus_of(one)
+
+
+def test_empty_poems_do_not_stand_in_the_training_text(monkeypatch):
+    run = of_text()
+    run.config.data.name = "quatrains"
+    ids = run.encoding.encode(TEXT.rstrip("\n") + "\n")[0]
+    known = types.SimpleNamespace(splits={"train": ids})
+    monkeypatch.setattr(language, "corpus_of", lambda run: known)
+    for drawn, repeated in (("\n\n", 0), (TEXT.split("\n")[0] + "\n\n", 1)):
+        monkeypatch.setattr(Run, "sample", lambda *_, drawn=drawn, **__: {"text": drawn})
+        assert evaluation.poems(run, 2).data["repeat_training"] == repeated
 
 
 def test_poems_need_no_training_text(monkeypatch):

@@ -56,6 +56,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
         "a text".encode("utf-16-be"),
         "Привет, мир".encode("utf-16-le"),  # as UTF-8 no NUL but for the space
         "γειά".encode("utf-16-be"),
+        "สวัสดีชาวโลก".encode("utf-16-le"),
         "a text".encode("utf-32-le"),
     ],
 )

@@ -1,6 +1,7 @@
 """Segments that a file gives for the training text teach the detectors, as a user would do it."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -120,7 +121,10 @@ def test_an_n_gram_model_says_where_a_line_break_would_suit(tmp_path, monkeypatc
     config = make(tmp_path)
     config.boundaries.update(teacher="line_break", segments="", lengths=(3.3, 3.0))
     task = language.Task(config, parallel.make_mesh())
-    assert "segments of an n-gram model are taught: layer 1 along 100%" in task.describe()
+    told = re.search(
+        r"an n-gram model, on average of ([\d.]+) symbols, are taught: layer 1 along 100%",
+        task.describe(),
+    )
     every = range(task.stream.steps_per_epoch)
     inputs, _, mask, _, taught = (
         np.concatenate(field).T.ravel() for field in zip(*map(task.stream, every), strict=True)
@@ -131,6 +135,7 @@ def test_an_n_gram_model_says_where_a_line_break_would_suit(tmp_path, monkeypatc
     fired = taught[DELAY:] == objectives.given(0, True)
     found, _ = word_scores(fired, ends[: len(fired)], newline[: len(fired)])
     assert fired[newline[: len(fired)]].all() and found[2] > 0.8
+    assert float(told[1]) == pytest.approx(1 / fired.mean(), abs=0.1)
     monkeypatch.setattr(ngram, "_PIECE", 100)
     again = language.Task(config, parallel.make_mesh())
     np.testing.assert_array_equal(again.stream(0).taught, task.stream(0).taught)
@@ -143,6 +148,9 @@ def test_segments_of_another_text_are_refused_before_anything_is_written(given, 
     config.boundaries.segments = str(tmp_path / "other.jsonl")
     (tmp_path / "other.jsonl").write_text("\n".join(lines[1:]))
     with pytest.raises(UserError, match="cut this very text, hmrnn segment --split=train"):
+        run(config, tmp_path / "run")
+    (tmp_path / "other.jsonl").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="line 1: it must be a segment with layer, start, end"):
         run(config, tmp_path / "run")
     config.boundaries.segments = str(tmp_path / "gone.jsonl")
     with pytest.raises((UserError, OSError), match="gone.jsonl"):

@@ -1,6 +1,7 @@
 """The GPU kernels lower for CUDA on a machine without a GPU, and are chosen where they pay."""
 
 import contextlib
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,33 @@ def test_auto_takes_them_as_far_as_they_have_been_timed():
     ):
         policy = recurrence.Policy(backend="auto", device_kind=GPU, **choice)
         assert execution.gpu_arguments(config, policy) == {}
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernels"), [("9.0", True), ("8.0", True), ("7.5", False), ("gfx90a", False)]
+)
+def test_gpus_that_do_not_compile_them_run_the_scan(monkeypatch, capability, kernels):
+    """A Tesla T4, and AMD's."""
+    here = SimpleNamespace(platform="gpu", device_kind="one", compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda: [here])
+    config, kind = hm_lstm.Config(16, (32, 32)), "GPU one"
+    auto = recurrence.Policy(backend="auto", device_kind=kind)
+    assert bool(execution.gpu_arguments(config, auto)) == kernels
+    asked = auto._replace(backend="pallas")
+    if kernels:
+        asked.check_device(config)
+    else:
+        with pytest.raises(UserError, match="GPU one does not run the kernels, which need comp"):
+            asked.check_device(config)
+    # Of GPUs that are not here it is not known.
+    assert execution.gpu_arguments(config, auto._replace(device_kind=GPU))
+
+
+def test_a_tpu_without_kernels_is_told():
+    policy = recurrence.Policy(backend="pallas", device_kind="TPU v3")
+    with pytest.raises(UserError, match="TPU v3 has no kernels: set model.backend=scan"):
+        policy.check_device(hm_lstm.Config(3, (4, 4)))
+    policy._replace(device_kind="TPU v5 lite").check_device(hm_lstm.Config(3, (4, 4)))
 
 
 def test_products_of_the_kernels_are_of_any_precision():

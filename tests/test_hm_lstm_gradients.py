@@ -61,8 +61,9 @@ def test_boundaries_get_gradient_through_the_choice_of_operation(slope, x64):
 @pytest.mark.parametrize(
     "options",
     [*({"layer_norm": norm} for norm in NORMS),
-     {"sizes": (4, 3, 2), "nested": True, "detector_reads_h": True, "reset_recurrent": True}],
-    ids=[*NORMS, "every option of the detectors"],
+     {"sizes": (4, 3, 2), "nested": True, "detector_reads_h": True, "reset_recurrent": True},
+     {"surrogate": "logistic"}],
+    ids=[*NORMS, "every option of the detectors", "another surrogate"],
 )  # fmt: skip
 def test_soft_mode_gradients_are_finite_differences(options, x64):
     """Soft boundaries are not discretised (Table 1), so the gradient is the true one."""

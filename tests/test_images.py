@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from runs import newest, run
 
-from hmrnn_jax import cells, defaults, parallel, tasks
+from hmrnn_jax import cells, defaults, opening, parallel, tasks
 from hmrnn_jax.batches.images import EvaluationImages, ImageBatch, ImageStream, patches
 from hmrnn_jax.cells import hm_lstm, lstm, nested_lstm
 from hmrnn_jax.errors import UserError
+from hmrnn_jax.evaluation import classification as classify
 from hmrnn_jax.models import classifiers
 from hmrnn_jax.tasks import classification
 from hmrnn_jax.tasks import images as images_task
@@ -321,6 +322,15 @@ def test_run_resumes_bit_for_bit_and_validation_nats_choose_the_epoch(config, tm
     assert "images/s" in first and "mnist-modified" in first
     row = ["this", "run", "20", f"{whole['error']:.2f}", f"{whole['nats']:.4f}"]
     assert first.splitlines()[-1].split() == row
+    # Other images of the same form and number are not gone on with, nor scored as the run's.
+    labels = tmp_path / "digits/t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")
+    found = opening.load(tmp_path / "whole")
+    assert classify.score([found], "valid", "").data["whole"]["examples"] == 5
+    with pytest.raises(UserError, match="The test data found here .* are not those of the run"):
+        classify.score([found], "test", "")
+    with pytest.raises(UserError, match="test data: 20 examples in the run, 20 others now"):
+        run(config, tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,18 @@ def test_an_own_folder(folder):
     assert (data.train.left.ids.dtype, data.train.labels.dtype) == (np.int32, np.int32)
 
 
+def test_other_pairs_have_another_fingerprint(folder):
+    before = logic.load(folder).fingerprint()
+    assert before == logic.load(folder).fingerprint()
+    lines = (folder / "test4").read_text().splitlines()
+    relation, *formulas = lines[-1].split("\t")
+    other = "\t".join(["#" if relation == "=" else "=", *formulas])
+    (folder / "test4").write_text("\n".join([*lines[:-1], other]) + "\n")
+    after = logic.load(folder).fingerprint()
+    assert {split for split in after if after[split] != before[split]} == {"test"}
+    assert after["test"][0] == before["test"][0]
+
+
 def test_longest_says_which_training_files_are_read(folder):
     for length in range(9, 13):
         for file in folder.glob(f"train{length}*"):

@@ -289,6 +289,17 @@ def test_a_process_with_fewer_devices_than_another_is_refused():
         parallel.make_mesh(chips(2, 2, 2)[:7])
 
 
+def test_processes_that_have_different_data_are_refused(monkeypatch):
+    parallel.check_same("whatever", "Data")  # one process agrees with itself
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    gather = parallel.multihost_utils, "process_allgather"
+    monkeypatch.setattr(*gather, lambda own: np.stack([own, own, own]))
+    parallel.check_same("a", "Data")
+    monkeypatch.setattr(*gather, lambda own: np.stack([own, own, own + 1]))
+    with pytest.raises(UserError, match="Data of process 2 are not those of process 0: give every"):
+        parallel.check_same("a", "Data")
+
+
 def test_a_mesh_in_another_order_has_no_rows_in_one_piece():
     devices = np.array(chips(2, 2, 2))[[0, 4, 1, 5, 2, 6, 3, 7]]
     with pytest.raises(UserError, match="not neighbours"):

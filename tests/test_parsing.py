@@ -9,7 +9,7 @@ import fixtures
 import numpy as np
 import pytest
 
-from hmrnn_jax.analysis import parsing
+from hmrnn_jax.analysis import parsing, trees
 from hmrnn_jax.analysis.figures import style
 from hmrnn_jax.analysis.figures.trees import tree_figure
 from hmrnn_jax.datasets import treebank
@@ -206,6 +206,9 @@ def test_refusals(tmp_path):
     for tree in (("a",), ("a", 7), ("a", ()), None):
         with pytest.raises(UserError):
             parsing.evaluate([one], [tree])
+    for tree in ((3, "a", "b"), ("a", "b", 0), 0):  # a number is no word, nor the end of a node
+        with pytest.raises(UserError, match="parts must be words or trees"):
+            trees.walk(tree)
     with pytest.raises(UserError):
         parsing.evaluate([], [])
     with pytest.raises(UserError):

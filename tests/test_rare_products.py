@@ -94,6 +94,32 @@ def test_products_and_their_kernels_are_within_branches(x64):
             assert bool(products) == bool(reads) == outside
 
 
+def test_kernels_of_ten_layers_and_more_are_cut_each_in_its_own_terms():
+    """In the order of names layer10 comes before layer2."""
+    config = hm_lstm.Config(3, tuple(range(4, 15)))
+    params = jax.eval_shape(lambda: hm_lstm.init(jax.random.key(0), config))
+    products = jax.eval_shape(lambda p: hm_lstm.products(config, p), params)
+    kernels = {name: np.zeros(kernel.shape) for name, (kernel, _) in products.items()}
+    found = rare_products._by_term(config, dict(sorted(kernels.items())))
+    for layer, size in enumerate(config.sizes):
+        widths = [part.shape[1] for part in found[f"layer{layer + 1}"]]
+        below = config.sizes[layer - 1] * (layer > 0)  # the input's product is not among them
+        above = config.sizes[layer + 1] if layer + 1 < len(config.sizes) else 0
+        assert sorted(widths) == sorted(filter(None, (size, below, above)))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_a_state_that_is_not_float32_is_multiplied_whole(dtype, x64):
+    config, params, state, x, keywords = problem(*CASES["seldom"], batch=3)
+    state, x = jax.tree.map(lambda v: v.astype(dtype), (state, x))
+    plain, rare = (
+        recurrence.unroll(config, params, state, x, policy=policy, **keywords).states.h[1]
+        for policy in (Policy(backend="pallas", precision="bfloat16"),
+                       Policy(backend="pallas", precision="bfloat16", skip_copies=True))
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.asarray(rare, float), np.asarray(plain, float))
+
+
 def test_the_share_that_is_expected_to_be_left():
     """Of kernels of one size: two terms of layer 1, three of layer 2, two of layer 3, both ways."""
     config = hm_lstm.Config(128, (512,) * 3, nested=True)

@@ -171,6 +171,24 @@ def test_bfloat16_touches_products_alone(name):
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (out, exact)), strict=True))
 
 
+def test_weight_gradients_of_a_long_window_are_added_up_in_float32():
+    """By autodiff too: what is rounded to bfloat16 is each product's operands, not their sum."""
+    config = lstm.Config(3, 4, layer_norm="none")
+    params, state = lstm.init(jax.random.key(0), config), recurrence.initial_state(config, 1)
+    x = jnp.ones((1000, 1, 3))
+
+    def gradient(policy):
+        def loss(params):
+            return recurrence.unroll(config, params, state, x, policy=policy).states.h.sum()
+
+        return jax.grad(loss)(params)
+
+    exact = gradient(Policy())
+    for way in ("deferred", "autodiff"):
+        found = gradient(Policy(precision="bfloat16", gradient=way))
+        assert_trees_close(found, exact, 2e-2)
+
+
 def test_high_precision_is_jaxs_in_all_products_and_a_cpu_is_exact():
     config = CONFIGS["hm_lstm none"]
     arrays = jax.tree.map(lambda v: v.astype("float32") if v.dtype == float else v, problem(config))

@@ -160,6 +160,18 @@ def test_batches_lose_nothing_and_have_few_shapes():
     assert list(sentences.batches([], 8, 4)) == []
 
 
+def test_one_long_sentence_is_read_in_few_rows(monkeypatch):
+    monkeypatch.setattr(sentences, "_MOST_SYMBOLS", 1000)
+    texts = [np.full(n, n % 7, np.int32) for n in (3, 900, 5, 260, 4, 2000, 250, 240)]
+    found = list(sentences.batches(texts, 16, 8))
+    read = sorted(int(place) for part in found for place in part.places)
+    assert read == list(range(8))
+    assert all(b.symbols.size <= 1100 or b.symbols.shape[1] == 1 for b in found)
+    for part in found:
+        for row, place in enumerate(part.places):
+            np.testing.assert_array_equal(part.symbols[: part.lengths[row], row], texts[place])
+
+
 def test_sampling_draws_from_the_seed_and_once_for_each_prefix(texts):
     model, params = make("sample")
 

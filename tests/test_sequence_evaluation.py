@@ -18,6 +18,7 @@ from hmrnn_jax.evaluation import sequences as evaluation
 from hmrnn_jax.inference import activations
 from hmrnn_jax.inference.readings import Cut
 from hmrnn_jax.models import mixture
+from hmrnn_jax.tasks import sequences
 
 SCALE = Scale(("x", "y"), "pen", (1.0, -2.0), (0.5, 3.0))
 
@@ -174,6 +175,11 @@ def test_the_figure_of_a_signal_may_be_svg(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "held_out", lambda run, split: sequences)
     evaluation.sample(run, "test", 1, 5, 1, 1.0, 0.0, seed=0, path=tmp_path / "a.svg")
     assert b"<svg" in (tmp_path / "a.svg").read_bytes() and (tmp_path / "a.npz").exists()
+    # What is written beside the figure falls on no data of the run.
+    for path in (tmp_path / "a.npz", tmp_path):
+        run.config.data.path = str(path)
+        with pytest.raises(UserError, match="lies where the run's data are: give an --output else"):
+            evaluation.sample(run, "test", 1, 5, 1, 1.0, 0.0, seed=0, path=tmp_path / "a.svg")
 
 
 def test_what_cannot_be_looked_at_is_refused(tmp_path, monkeypatch):
@@ -186,6 +192,13 @@ def test_what_cannot_be_looked_at_is_refused(tmp_path, monkeypatch):
     run = run_of("hm_lstm")  # of another scale than the oscillators that its configuration names
     for ask in (evaluation.score, evaluation.held_out):
         with pytest.raises(UserError, match="oscillators .*another scale than the run's"):
+            ask(run, "test")
+    mine = sequences.load(run.config.data)
+    known = mine.fingerprint() | {"test": [7, 1]}
+    run = dataclasses.replace(run, encoding=mine.scale, data=known)
+    assert len(evaluation.held_out(run, "valid"))
+    for ask in (evaluation.score, evaluation.held_out):
+        with pytest.raises(UserError, match="The test data found here .* which had 7: put these"):
             ask(run, "test")
     for numbers in ((0, 5, 1, 1.0, 0.0), (1, 0, 1, 1.0, 0.0), (1, 5, 0, 1.0, 0.0),
                     (1, 5, 1, -1.0, 0.0), (1, 5, 1, 1.0, -1.0)):  # fmt: skip

@@ -1,5 +1,6 @@
 """Every field of a configuration is in one table, and nothing out of its range gets further."""
 
+import contextlib
 import functools
 import importlib.util
 import inspect
@@ -13,9 +14,11 @@ import pytest
 from runs import run
 
 from hmrnn_jax import cells, defaults, parallel, recurrence
+from hmrnn_jax.cells import gru, lstm
 from hmrnn_jax.cells.base import is_stack
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import stack
+from hmrnn_jax.models.language import LanguageModel
 from hmrnn_jax.training import compile_only, settings
 from hmrnn_jax.training.fields import Choice, Names, Number, Switch, Text, Whole, Wholes, nearest
 
@@ -292,6 +295,10 @@ def test_a_field_that_no_task_knows_or_that_is_not_there_is_named(config):
             {"model.cell": "on_lstm", "model.on_lstm.chunk": 3},
             "8 units cannot be cut in chunks of 3",
         ),
+        (
+            {"model.cell": "on_lstm", "model.on_lstm.chunk": 8},
+            "model.sizes has 8, one chunk, and an",
+        ),
         ({"evaluation.batch": 3}, "3 rows cannot be divided over 2 devices"),
         ({"window": 10_000}, "the training text has 1,296 symbols"),
         (
@@ -331,6 +338,15 @@ def test_cells_that_no_memory_holds_are_refused(config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="model.sizes take [0-9,]+ GiB to train"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    # Parameters, their gradient and two moments, counted: a GRU has fewer than an LSTM.
+    for cell in (gru, lstm):
+        own = jax.eval_shape(lambda c=cell: c.init(jax.random.key(0), c.Config(8, 16)))
+        count = sum(leaf.size for leaf in jax.tree.leaves(own))
+        model = LanguageModel(9, 8, (cell.Config(8, 16),), 8, "plain")
+        for spare, refused in ((-1, True), (0, False)):
+            monkeypatch.setattr(stack, "host_memory", lambda: 16 * count + spare)  # noqa: B023
+            with pytest.raises(UserError) if refused else contextlib.nullcontext():
+                model.check(10, parallel.make_mesh())
     monkeypatch.setattr(stack, "host_memory", lambda: 1000)
     config.model.sizes = (8, 8)
     with pytest.raises(UserError, match="choose smaller ones"):

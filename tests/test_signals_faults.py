@@ -118,6 +118,7 @@ def test_first_line_of_numbers_with_a_blank_is_no_header(tmp_path):
         ({"x": np.arange(90.0), "changes": np.arange(90)}, r"a\.npz\[0:81\] has changes = 2"),
         ({"changes": np.zeros(90)}, r"a\.npz has no column of values"),
         ({"x": np.arange(90), "rate": np.full(90, 16)}, r"column rate of signals has one value"),
+        ({"x": np.arange(90), "rate": np.full(90, 0.1)}, r"column rate of signals has one value"),
         ({"x": np.r_[np.arange(89.0), 1e300]}, r"x = 1e\+300, no number that float32 holds"),
     ],
 )

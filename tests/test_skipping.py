@@ -169,6 +169,21 @@ def test_a_state_of_half_precision_takes_the_dense_path():
     np.testing.assert_array_equal(np.asarray(skipped, np.float32), np.asarray(dense, np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_products_of_another_dtype_than_the_state_take_the_dense_path(dtype, x64):
+    """Those of bfloat16 operands are float32."""
+    config = hm_lstm.Config(3, (4, 6))
+    params = hm_lstm.init(jax.random.key(0), config, dtype)
+    state, x = recurrence.initial_state(config, 40, dtype), jnp.ones((3, 40, 3), dtype)
+    dense, skipped = (
+        recurrence.unroll(
+            config, params, state, x, policy=Policy(skip_copies=skip, precision="bfloat16")
+        ).states.h[1]
+        for skip in (False, True)
+    )
+    np.testing.assert_array_equal(np.asarray(skipped, float), np.asarray(dense, float))
+
+
 @pytest.mark.parametrize("count", (0, 1, 10, 11, 20, 21, 40))
 def test_what_is_kept_lies_where_it_is_said_to(count):
     """Whatever the capacity: the rows in use are the active columns, and are read as written."""

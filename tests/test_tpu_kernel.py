@@ -180,6 +180,11 @@ def chosen(chip, sizes=(512, 512, 512), batch=64, precision="bfloat16", **policy
     return notes, str(jaxpr).count("pallas_call")
 
 
+def test_why_autodiff_takes_the_scan():
+    notes, kernels = chosen("TPU v5 lite", gradient="autodiff")
+    assert kernels == 0 and all("kernels have deferred gradients only" in note for note in notes)
+
+
 def test_auto_takes_the_kernel_where_it_fits():
     notes, kernels = chosen("TPU v5 lite")
     assert kernels == 2 and all("one kernel" in note for note in notes) and len(notes) == 2

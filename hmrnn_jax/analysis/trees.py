@@ -7,6 +7,8 @@ sentence.
 Walks over trees use a list and no recursion, so a right-branching sentence may be of any length.
 """
 
+import dataclasses
+
 import numpy as np
 
 from hmrnn_jax.datasets import treebank
@@ -146,6 +148,13 @@ def _checked(words):
     return words
 
 
+@dataclasses.dataclass(frozen=True)
+class _EndOf:
+    """The end of the node that began at a word."""
+
+    start: int
+
+
 def walk(tree):
     """Reads a tree once.
 
@@ -163,10 +172,10 @@ def walk(tree):
         if isinstance(item, str):
             words.append(item)
             depths.append(depth)
-        elif isinstance(item, int):  # the end of the node that began at this word
-            nodes.append((item, len(words)))
+        elif isinstance(item, _EndOf):
+            nodes.append((item.start, len(words)))
         elif isinstance(item, tuple | list) and item:
-            ahead.append((len(words), depth))
+            ahead.append((_EndOf(len(words)), depth))
             ahead.extend((child, depth + 1) for child in reversed(item))
         else:
             raise UserError(f"A tree holds {item!r}: its parts must be words or trees, in tuples.")

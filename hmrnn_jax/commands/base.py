@@ -120,6 +120,10 @@ def place(given, name, folder=None):
         else:
             describe(folder)
     path = given.output or os.path.join(folder, name)
+    for flag in ("text", "words", "items", "treebank", "weights", "workdir", "control"):
+        read = getattr(given, flag, None)
+        if read and os.path.realpath(read) == os.path.realpath(path):
+            raise UserError(f"{path} is what --{flag} reads: give another --output.")
     files.check_writable(path)
     return path
 

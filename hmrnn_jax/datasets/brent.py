@@ -2,8 +2,7 @@
 
 import os
 
-from etils import epath
-
+from hmrnn_jax import files
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.datasets.text import Corpus, find_file
 from hmrnn_jax.errors import require
@@ -61,7 +60,7 @@ def brent(kind="text", root=None, path=None) -> Corpus:
         return segmented.own(path)
     name, parts, note = f"brent_{kind}", FILES[kind], ""
     root = root or os.environ.get("HMRNN_DATA")
-    if kind == "phono" and root and find_file(epath.Path(root) / FOLDER, *parts["test"]) is None:
+    if kind == "phono" and root and find_file(files.place(root) / FOLDER, *parts["test"]) is None:
         parts = parts | {"test": parts["valid"]}
         note = "; its test part is not there: validation stands in for it"
     sentences, folder, genuine = segmented.read_published(name, FOLDER, parts, root)

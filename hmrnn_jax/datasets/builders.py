@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
+from hmrnn_jax import files
 from hmrnn_jax.datasets import published
 from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.datasets.text import Corpus
@@ -66,7 +67,7 @@ class LanguageCorpus(tfds.core.GeneratorBasedBuilder):
                 f"what {corpus.url} gave is not {corpus.name} ({error}); it is kept aside as "
                 f"{aside} and not used: try again, or fetch the file by other means."
             ) from error
-        splits = published.contents_to_splits(contents)
+        splits = published.contents_to_splits(contents, corpus.unit, corpus.url)
         return {split: self._generate_examples(splits[split]) for split in SPLITS}
 
     def _generate_examples(self, text: bytes):
@@ -83,7 +84,7 @@ def fetch(corpus: published.Published, root=None, download: bool = True) -> Corp
     Raises:
       UserError: no files and no download; or what the server gave is not the corpus.
     """
-    data_dir = epath.Path(root) / "tfds" if root else None
+    data_dir = files.place(root) / "tfds" if root else None
     with _quiet():
         builder = LanguageCorpus(config=corpus.name, data_dir=data_dir)
     if not builder.is_prepared():

@@ -86,7 +86,10 @@ def encode(found, unit, name):
     for key, length in lengths.items():
         if not length:
             raise UserError(f"the {key} part of {name} is empty: give a longer text.")
-    content = functools.partial(_write, found, unit, name, digest, lengths)
+    # Before a file is begun: it would be taken for abandoned if this takes long.
+    training = itertools.takewhile(lambda piece: piece[0] == "train", _pieces(found, unit, lengths))
+    vocabulary = Vocabulary.of_parts((text for _, text in training), unit, unknown=True)
+    content = functools.partial(_write, found, unit, name, digest, lengths, vocabulary)
     reason = "HMRNN_CACHE is off"
     if path:
         try:
@@ -168,10 +171,8 @@ def _cut(parts, length, unit):
         start += len(part)
 
 
-def _write(found, unit, name, digest, lengths, file, largest=math.inf):
+def _write(found, unit, name, digest, lengths, vocabulary, file, largest=math.inf):
     """Writes ids, vocabulary and sizes of a text. Raises `UserError` beyond `largest` bytes."""
-    training = itertools.takewhile(lambda piece: piece[0] == "train", _pieces(found, unit, lengths))
-    vocabulary = Vocabulary.of_parts((text for _, text in training), unit, unknown=True)
     stored = next(t for t in ("<u1", "<u2", "<u4") if vocabulary.size - 1 <= np.iinfo(t).max)
     splits = {split: {"symbols": 0, "unknown": 0} for split in SPLITS}
     digests, checksum, holds = {key: hashlib.sha256() for key in found}, 0, set()

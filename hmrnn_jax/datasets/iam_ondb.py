@@ -15,9 +15,8 @@ import os
 import re
 
 import numpy as np
-from etils import epath
 
-from hmrnn_jax import archives
+from hmrnn_jax import archives, files
 from hmrnn_jax.datasets.sequences import SequenceCorpus, Sequences, make_corpus
 from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.errors import UserError, require
@@ -152,7 +151,7 @@ def _folder(path):
     root = os.environ.get("HMRNN_DATA")
     if not path and not root:
         raise UserError(f"IAM-OnDB needs its files, and HMRNN_DATA is not set: {how}")
-    folder = epath.Path(path) if path else epath.Path(root) / FOLDER
+    folder = files.place(path) if path else files.place(root) / FOLDER
     missing = [f"{name}.npz" for name in FILES if not (folder / f"{name}.npz").exists()]
     if missing:
         raise UserError(f"{folder} has no {', '.join(missing)} of IAM-OnDB: {how}")

@@ -11,9 +11,9 @@ import functools
 import os
 
 import numpy as np
-from etils import epath
 
 from hmrnn_jax import files
+from hmrnn_jax.datasets.splits import checksum
 from hmrnn_jax.datasets.text import find_file
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.errors import UserError
@@ -122,6 +122,20 @@ class Logic:
     longest: int
     source: str
 
+    def fingerprint(self) -> dict:
+        """`{split: [pairs, checksum]}`; test has those of all numbers of operators."""
+        parts = {"train": [self.train], "valid": [self.valid], "test": [*self.test.values()]}
+        return {
+            split: [
+                sum(map(len, pairs)),
+                checksum(
+                    *(array for p in pairs for side in (p.left, p.right)
+                      for array in (side.ids, side.offsets)), *(p.labels for p in pairs),
+                ),
+            ]
+            for split, pairs in parts.items()
+        }  # fmt: skip
+
     def describe(self) -> str:
         """A few lines for the log: source, sizes, vocabulary, test pairs by operators."""
         tests = ", ".join(f"{length}: {len(pairs):,}" for length, pairs in self.test.items())
@@ -160,7 +174,7 @@ def load(data_dir=None, longest: int = 6) -> Logic:
             f"propositional logic needs its files from {_URL} (propositionallogic): put them "
             f"into $HMRNN_DATA/{FOLDER} and set HMRNN_DATA to your data folder."
         )
-    folder = epath.Path(root)
+    folder = files.place(root)
     if (folder / FOLDER).is_dir():
         folder = folder / FOLDER
     training = [_find(folder, f"train{length}") for length in range(longest + 1)]

@@ -5,10 +5,10 @@ import math
 import os
 
 import numpy as np
-from etils import epath, epy
+from etils import epy
 
 from hmrnn_jax import files
-from hmrnn_jax.datasets.splits import SPLITS
+from hmrnn_jax.datasets.splits import SPLITS, checksum
 from hmrnn_jax.datasets.text import find_file
 from hmrnn_jax.errors import UserError
 
@@ -62,6 +62,12 @@ class Images:
     splits: dict
     source: str
 
+    def fingerprint(self) -> dict:
+        """`{split: [images, checksum]}`."""
+        return {
+            k: [len(part), checksum(part.images, part.labels)] for k, part in self.splits.items()
+        }
+
     def describe(self) -> str:
         """Two lines for the log: name, source, sizes."""
         sizes = ", ".join(f"{split} {len(part):,}" for split, part in self.splits.items())
@@ -87,7 +93,7 @@ def load(path=None, download: bool = True) -> Images:
         file.
     """
     if path:
-        folder = epath.Path(path)
+        folder = files.place(path)
         missing = [name for name in FILES if find_file(folder, name) is None]
         if missing:
             raise UserError(
@@ -102,7 +108,7 @@ def load(path=None, download: bool = True) -> Images:
                 "The digits are downloaded to the cache, and HMRNN_CACHE is off: give data.path, or"
                 " set HMRNN_DATA."
             )
-        folder = epath.Path(root) / FOLDER if root else epath.Path(cache)
+        folder = files.place(root) / FOLDER if root else files.place(cache)
         _complete(folder, download)
     contents = {name: files.read_bytes(find_file(folder, name)) for name in FILES}
     genuine = all(files.same_content(contents[name], digest) for name, digest in FILES.items())

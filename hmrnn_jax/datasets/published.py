@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 
-from etils import epath
-
 from hmrnn_jax import archives, files
 from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.datasets.text import Corpus, find_file, make_corpus, split_in_order
@@ -152,7 +150,7 @@ def read_local(corpus: Published, root) -> Corpus | None:
       UserError: some splits are missing; a file is unreadable, or has the length of the
         whole but not its content.
     """
-    folder = epath.Path(root) / corpus.folder
+    folder = files.place(root) / corpus.folder
     names = {key: (file,) for key, file in corpus.files.items()}
     if corpus.partial:
         names["whole"] += (corpus.partial,)
@@ -175,7 +173,7 @@ def read_local(corpus: Published, root) -> Corpus | None:
             f"{source} has the length of the whole {corpus.name} but not its "
             f"checksum {corpus.digests['whole']}: the file is damaged, replace it."
         )
-    return to_corpus(corpus, contents_to_splits(contents), source, genuine)
+    return to_corpus(corpus, contents_to_splits(contents, corpus.unit, source), source, genuine)
 
 
 def unpack(corpus: Published, archive) -> dict:
@@ -216,9 +214,18 @@ def wrong_files(corpus: Published, contents: dict) -> list[str]:
     ]
 
 
-def contents_to_splits(contents: dict) -> dict:
-    """'train', 'valid', 'test' -> bytes, by cutting if there is one whole file."""
-    return split_in_order(contents["whole"], "bytes") if "whole" in contents else contents
+def contents_to_splits(contents: dict, unit: str, source: str) -> dict:
+    """'train', 'valid', 'test' -> bytes, by cutting if there is one whole file.
+
+    Between characters, if it is to be text; raises `UserError` if it is none.
+    """
+    if "whole" not in contents:
+        return contents
+    whole = contents["whole"]
+    if unit == "bytes" or whole.isascii():
+        return split_in_order(whole, "bytes")
+    parts = split_in_order(files.decode(whole, source), "characters")
+    return {split: text.encode() for split, text in parts.items()}
 
 
 def to_corpus(corpus: Published, splits: dict, source: str, genuine: bool) -> Corpus:

@@ -4,8 +4,6 @@ import hashlib
 import os
 import re
 
-from etils import epath
-
 from hmrnn_jax import files
 from hmrnn_jax.datasets.segmented import lines_of
 from hmrnn_jax.datasets.splits import in_order
@@ -43,7 +41,7 @@ def quatrains(root=None, path=None, seed: int = 0) -> Corpus:
       UserError: no such file, text that is not UTF-8, a poem of another shape (file and line
         are named), or too few poems for three splits.
     """
-    file = epath.Path(path) if path else _find(root or os.environ.get("HMRNN_DATA"))
+    file = files.place(path) if path else _find(root or os.environ.get("HMRNN_DATA"))
     content = files.read_bytes(file, files.room() // 4)
     poems = []
     for number, line in lines_of(content, file):
@@ -88,7 +86,7 @@ def _find(root):
             f"quatrains needs a file of poems: put {FILE} into $HMRNN_DATA/{FOLDER}, with "
             "HMRNN_DATA set to your data folder, or give the path of your own."
         )
-    folder = epath.Path(root) / FOLDER
+    folder = files.place(root) / FOLDER
     file = find_file(folder, FILE)
     if file is None:
         raise UserError(

@@ -4,7 +4,6 @@ import json
 import os
 
 import numpy as np
-from etils import epath
 
 from hmrnn_jax import files
 from hmrnn_jax.datasets.splits import SPLITS, in_order
@@ -42,7 +41,7 @@ def read_published(name, folder, parts, root=None):
       UserError: no data folder, a missing file, or as `read_words`.
     """
     root = root or os.environ.get("HMRNN_DATA")
-    folder = epath.Path(root or "$HMRNN_DATA") / folder
+    folder = files.place(root or "$HMRNN_DATA") / folder
     names = [file for split in SPLITS for file in parts[split]]
     found = {file: find_file(folder, file) if root else None for file in names}
     missing = [file for file in found if found[file] is None]
@@ -125,7 +124,7 @@ def read_segments(path, symbols, layers) -> tuple[np.ndarray, list[int]]:
                 raise ValueError
             fits = start == reached[layer - 1] and start < end <= len(symbols)
             fits = fits and text == "".join(symbols[start:end])
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             raise UserError(
                 f"{path}, line {number}: it must be a segment with layer, start, end and text, as"
                 " hmrnn segment writes it."

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hmrnn_jax.datasets.splits import SPLITS
+from hmrnn_jax.datasets.splits import SPLITS, checksum
 from hmrnn_jax.errors import UserError
 
 # Beyond so many standard deviations a value is taken for a fault of the file, not for a rare value.
@@ -124,6 +124,13 @@ class SequenceCorpus:
     scale: Scale
     notes: tuple = ()
 
+    def fingerprint(self) -> dict:
+        """`{split: [steps, checksum]}`."""
+        return {
+            split: [int(s.lengths.sum()), checksum(s.lengths, s.values, s.events)]
+            for split, s in self.splits.items()
+        }
+
     def describe(self) -> str:
         """A few lines for the log: name, source, columns, sizes, notes."""
         sizes = ", ".join(
@@ -161,7 +168,8 @@ def make_corpus(name, source, splits, columns, event="", clip=0.0, notes=()) -> 
         _check(f"{name} ({split})", splits[split], columns)
     train = splits["train"].values.astype(np.float64)
     deviation = train.std(axis=0)
-    for column, spread in zip(columns, deviation, strict=True):
+    # Of a constant the deviation need not be 0: its mean is rounded.
+    for column, spread in zip(columns, train.max(axis=0) - train.min(axis=0), strict=True):
         if not spread > 0:
             raise UserError(
                 f"column {column} of {name} has one value in all training sequences: leave it out."

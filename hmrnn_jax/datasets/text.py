@@ -4,7 +4,6 @@ import dataclasses
 import zlib
 
 import numpy as np
-from etils import epath
 
 from hmrnn_jax import files
 from hmrnn_jax.datasets import encoded
@@ -172,8 +171,9 @@ def split_in_order(text, unit: str) -> dict:
 
 def find_file(folder, *names):
     """The first file of these names in `folder`, plain or gzipped; None if there is none."""
+    folder = files.place(folder)
     for name in names:
-        for file in (epath.Path(folder) / name, epath.Path(folder) / f"{name}.gz"):
+        for file in (folder / name, folder / f"{name}.gz"):
             if file.exists() and not file.is_dir():
                 return file
     return None

@@ -12,8 +12,6 @@ import functools
 import os
 import re
 
-from etils import epath
-
 from hmrnn_jax import archives, files
 from hmrnn_jax.errors import UserError
 
@@ -161,7 +159,7 @@ def nltk_sample(data_dir=None) -> Treebank:
     root = data_dir or os.environ.get("HMRNN_DATA")
     if not root:
         raise UserError("NLTK's treebank sample needs a data folder: set HMRNN_DATA to yours.")
-    folder = epath.Path(root) / "nltk-treebank"
+    folder = files.place(root) / "nltk-treebank"
     zips = sorted(folder.glob("*.zip")) if folder.is_dir() else []
     if len(zips) > 1:
         raise UserError(f"{folder} holds {len(zips)} zips: keep the one of the treebank sample.")

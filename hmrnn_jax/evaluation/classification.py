@@ -16,6 +16,7 @@ def score(runs, split, path):
     results, configs, lines = {}, {}, []
     for run in runs:
         task = tasks.make(run.config, run.mesh)
+        tasks.check_split(run, task.data, split)
         result = task.evaluate(run.params, split, run.slope)
         name = run.name
         while name in results or name == "split":  # folders of two runs may be called alike

@@ -1,11 +1,12 @@
 """Real-valued sequences: scores, boundaries drawn and scored, segments, new sequences."""
 
+import os
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
-from hmrnn_jax import files, tasks
+from hmrnn_jax import archives, files, tasks
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import boundaries, comparison
 from hmrnn_jax.analysis.figures.handwriting import MOST_LINES, handwriting_figure, handwriting_sheet
@@ -27,7 +28,7 @@ MOST_DRAWN = 10**7  # steps that one call generates, for the memory that they ta
 def score(run, split, seed=0):
     """Log-likelihood of a split and the detectors' rates."""
     task = tasks.make(run.config, run.mesh)
-    _check_scale(run, task.data)
+    _check_data(run, task.data, split)
     result = task.evaluate(run.params, split, run.slope, seed)
     lines = [
         f"{result['sequences']:,} sequences of {task.name}, {result['steps']:,} predictions,"
@@ -41,17 +42,18 @@ def score(run, split, seed=0):
 def held_out(run, split):
     """The `Sequences` of a split of the run's own data, standardised."""
     data = tasks.module(run.config).load(run.config.data)
-    _check_scale(run, data)
+    _check_data(run, data, split)
     return data.splits[split]
 
 
-def _check_scale(run, data):
+def _check_data(run, data, split):
     """Data of another mean or deviation would be scored in units that the run never saw."""
     if data.scale != run.encoding:
         raise UserError(
             f"The data {data.name} found here ({data.source}) have another scale than the run's;"
             " put back those that it was trained on, or train it anew."
         )
+    tasks.check_split(run, data, split)
 
 
 def read(run, path):
@@ -246,7 +248,14 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
             f"--output is {path}, which is written beside the figure: give the figure's own name,"
             f" {stem}.png."
         )
+    data = run.config.data.path
     for also in beside.values():
+        where = os.path.realpath(also)
+        if data and os.path.realpath(data) in (where, os.path.dirname(where)):
+            raise UserError(
+                f"{also}, which is written beside {path}, lies where the run's data are: give an"
+                " --output elsewhere."
+            )
         files.check_writable(also)
     if handwriting and count > MOST_LINES:
         raise UserError(f"At most {MOST_LINES} lines are drawn; give a smaller --count.")
@@ -268,7 +277,7 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
     if events is not None:
         arrays[run.encoding.event] = events
     with files.writing(beside["npz"]) as file:
-        np.savez(file, **arrays)
+        archives.write_npz(file, arrays)
     written = [str(path), str(beside["npz"])]
     if handwriting:
         lines = [_to_last_stroke(*line) for line in zip(values, events, strict=True)]

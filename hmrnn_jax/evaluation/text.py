@@ -262,7 +262,8 @@ def poems(run, count, temperature=1.0, seed=0):
         raise UserError(f"--count is {count}; it must be 1 or more.")
     known, note = None, ""
     try:
-        known = set(run.encoding.decode(language.corpus_of(run).splits["train"]).split("\n"))
+        training = run.encoding.decode(language.corpus_of(run).splits["train"])
+        known = set(quatrains.poems(training))
     except UserError as error:  # an exported run needs no data
         note = f"\nwhether they stand in the training text is not known: {error}"
     text = run.sample("\n", _POEM * count, temperature=temperature, seed=seed)["text"]
@@ -303,7 +304,7 @@ def score_table(result):
     """`Evaluator`'s result as a table: the score, then the rates of each layer."""
     lines = [
         f"symbols {result['symbols']:,}   nats {result['nats']:.4f}   bpc {result['bpc']:.4f}"
-        f"   perplexity {math.exp(result['nats']):.3f}"
+        f"   perplexity {math.exp(min(result['nats'], 700)):.3f}"
     ]
     kinds = [k for k in ("rate", "live", "update", "copy", "flush") if f"{k}/layer1" in result]
     if kinds:

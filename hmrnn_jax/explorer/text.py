@@ -40,7 +40,7 @@ def look(
         raise UserError(f"A page shows 2 to {MOST_SHOWN:,} symbols; {shown:,} are asked for.")
     if len(ids) < 2:
         raise UserError(f"This text has {len(ids):,} symbols: give 2 or more.")
-    ids, symbols = np.asarray(ids)[:shown], symbols[:shown]
+    ids, symbols = np.asarray(ids[:shown]), symbols[:shown]  # it may be larger than the memory
     names = readings.available(run.model, run.encoding.line_end)
     found = fixed(run, ids, symbols, name, ends)  # bad ends are told before long work
     valid = (ids, "this text") if trained_on else calibration.validation_text(run, ids)

@@ -261,7 +261,7 @@ def calibrated(model, params, valid, asked, newline=None, slope=1.0, seed=0):
     names = tuple(one.name for one in asked if one.length)
     if not names:
         return list(asked)
-    valid = np.asarray(valid)[:CALIBRATED_ON]
+    valid = np.asarray(valid[:CALIBRATED_ON])  # it may be larger than the memory
     curves = reading.curves(model, params, valid, names, newline, slope, seed)
     ends = line_ends(valid, newline)
     return [one.calibrated(curves[one.name], ends) if one.length else one for one in asked]

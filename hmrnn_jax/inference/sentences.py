@@ -20,6 +20,7 @@ from hmrnn_jax.errors import UserError
 
 # Sentences read at the same time, in batches: bounds the states kept, at most one for each.
 _BATCHES_HELD = 32
+_MOST_SYMBOLS = 1 << 17  # of a batch of whole sentences, for each of which activations are kept
 
 
 class PaddedBatch(NamedTuple):
@@ -41,7 +42,8 @@ def batches(sentences, batch, quantum):
 
     Args:
       sentences: sequence of int arrays.
-      batch: rows B of every batch; those that a last batch has left over are empty.
+      batch: rows B of every batch; those that a last batch has left over are empty. Of long
+        sentences fewer, a power of two.
       quantum: T is a multiple of it, so that there are few shapes to compile for.
 
     Raises:
@@ -52,12 +54,18 @@ def batches(sentences, batch, quantum):
     _check_batch(batch)
     all_lengths = np.array([len(sentence) for sentence in sentences], np.int64)
     order = np.argsort(all_lengths, kind="stable")
-    for start in range(0, len(order), batch):
-        places = order[start : start + batch]
-        lengths = np.zeros(batch, np.int64)
+    start, rows = 0, batch
+    while start < len(order):
+        longest = all_lengths[order[min(start + rows, len(order)) - 1]]
+        if rows > 1 and rows * longest > _MOST_SYMBOLS:
+            rows = 1 << ((rows - 1).bit_length() - 1)
+            continue
+        places = order[start : start + rows]
+        start += rows
+        lengths = np.zeros(rows, np.int64)
         lengths[: len(places)] = all_lengths[places]
         steps = max(1, -(-int(lengths.max()) // quantum)) * quantum
-        symbols = np.zeros((steps, batch), np.int32)
+        symbols = np.zeros((steps, rows), np.int32)
         for row, place in enumerate(places):
             symbols[: lengths[row], row] = sentences[place]
         yield PaddedBatch(symbols, lengths, places)

@@ -34,7 +34,8 @@ class Reading(NamedTuple):
 
     Attributes:
       symbols: their texts, strings; see `Vocabulary.as_written`.
-      z: int8 `[L - 1, n]`, the boundaries of each layer that has a detector, whatever is read.
+      z: int8 `[L - 1, n]`, what each layer's detector did at each symbol, whatever is read: where
+        detectors are taught late, `boundaries.delay` symbols after the segment's end.
       log_probabilities: float32 `[n]`, in nats, of each symbol given all before it; that of
         the first of all is nan, as nothing came before.
       segments: those that ended here, as `boundaries.segments` has them, by end and layer;

@@ -1,6 +1,5 @@
 """What the networks share: a stack of cells, the gated output module, their configuration."""
 
-import itertools
 import math
 import os
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import cells, ops, parallel, recurrence
-from hmrnn_jax.cells.base import is_stack, layers, widths
+from hmrnn_jax.cells.base import is_stack, layers
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.recurrence.execution import native_precision
 
@@ -69,11 +68,11 @@ class CellStack:
         on the devices of `mesh`."""
         policy = self.policy._replace(device_kind=parallel.device_kind(mesh))
         policy.check(steps)
-        parameters = 0  # at least
+        parameters = 0
         for config in self.cells:
             policy.check_device(config)
-            columns = (config.input_size, *widths(config))
-            parameters += sum(4 * n * (n + below) for below, n in itertools.pairwise(columns))
+            shapes = jax.eval_shape(lambda c=config: cells.of(c).init(jax.random.key(0), c))
+            parameters += sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
         # Float32 of the parameters, their gradient and Adam's two moments. A CPU's memory is
         # promised before it is there, and who takes too much of it is killed.
         needed, there = 16 * parameters, host_memory()

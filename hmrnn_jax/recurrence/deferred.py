@@ -107,7 +107,7 @@ def _deferred_backward(config, policy, residuals, cotangents):
         _backward_step, config, policy.precision, gpu_arguments(config, policy)
     )
 
-    rare = rare_products.applies(config, policy)
+    rare = rare_products.applies(config, policy, (kernels, state))
     by_transpose = rare_products.pullback if rare else ops.transposed_product
 
     def body(resident, carry, xs):

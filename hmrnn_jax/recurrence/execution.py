@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
+
 from hmrnn_jax import ops, parallel
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.recurrence import tpu_kernel
@@ -70,7 +72,7 @@ class Policy(NamedTuple):
 
     def check_device(self, config):
         """Raises `UserError` if the device has no kernels for a cell that is to have them."""
-        if self.backend != "pallas" or self.device.startswith("TPU"):
+        if self.backend != "pallas" or tpu_kernel.vmem_bytes(self.device):
             return
         if not _is_gpu(self):
             raise UserError(f"{self.device} has no kernels: set model.backend=scan, or auto.")
@@ -108,7 +110,8 @@ def choose_backend(config, policy, direction, *arguments):
     if policy.backend != "auto":
         return policy.backend
     if policy.gradient != "deferred" or not tpu_kernel.vmem_bytes(policy.device):
-        report(f"{name}: scan, as {policy.device} has no kernel")
+        why = f"{policy.device} has no kernel" * (policy.gradient == "deferred")
+        report(f"{name}: scan, as {why or 'kernels have deferred gradients only'}")
         return "scan"
     if policy.precision == "high":
         report(f"{name}: scan, as kernels multiply in float32 or bfloat16")
@@ -138,6 +141,13 @@ def gpu_arguments(config, policy):
     if policy.backend == "auto":
         if policy.gradient != "deferred" or not config.replays or max(config.sizes) > _WIDEST:
             return {}
+        if not _runs_triton(policy.device):
+            return {}
+    elif not _runs_triton(policy.device):
+        raise UserError(
+            f"{policy.device} does not run the kernels, which need compute capability 8: set"
+            " model.backend=scan, or auto."
+        )
     elif not config.replays:
         raise UserError(
             "For GPUs only the HM-LSTM has kernels: set model.backend=scan, or auto, for this cell."
@@ -145,6 +155,20 @@ def gpu_arguments(config, policy):
     from hmrnn_jax.recurrence import gpu_kernel  # imports Triton
 
     return {"pointwise": gpu_kernel}
+
+
+def _runs_triton(kind):
+    """Whether GPUs of a `device_kind` compile Triton's kernels: NVIDIA's from capability 8 on.
+
+    Of a machine that is not here, for which a program is only compiled, it is taken for granted.
+    """
+    for device in jax.local_devices():
+        if parallel.kind_of(device) == kind:
+            try:
+                return float(device.compute_capability) >= 8
+            except ValueError:  # AMD's are names
+                return False
+    return True
 
 
 _LEAVING_OUT = contextvars.ContextVar("leaving_out_copies", default=False)

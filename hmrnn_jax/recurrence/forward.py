@@ -83,11 +83,12 @@ def _forward_step(config, precision, gpu, resident, state, xs, join=joined, make
 def scan_forward(config, policy, weights, state, window, constants):
     """The scan over the window: `(final, (states, aux, values))`."""
     kernels, biases, vectors, tables = weights
-    # Cast once for the window rather than at every step.
-    kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
+    rare = rare_products.applies(config, policy, (kernels, state))
+    if policy.gradient == "deferred":  # autodiff would add the kernels' gradients up as rounded
+        # Cast once for the window rather than at every step.
+        kernels = jax.tree.map(lambda k: ops.operand(k, policy.precision), kernels)
     body = functools.partial(_forward_step, config, policy.precision, gpu_arguments(config, policy))
     resident = ((kernels, biases, vectors, tables), constants)
-    rare = rare_products.applies(config, policy)
     in_kernel = body, resident, state
     if rare:
         in_kernel = rare_products.remembering(config, *in_kernel)

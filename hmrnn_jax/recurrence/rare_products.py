@@ -21,10 +21,23 @@ from hmrnn_jax.recurrence.execution import skips_in_kernels
 from hmrnn_jax.recurrence.tpu_kernel import Held
 
 
-def applies(config, policy):
-    """Whether a cell has products to leave out, and the policy is to leave them out."""
+def one_dtype(dtypes, policy):
+    """Whether the products of arrays of these dtypes have theirs: of bfloat16 operands float32."""
+    products = {jnp.dtype("float32")} if policy.precision == "bfloat16" else dtypes
+    return len(dtypes) < 2 and dtypes <= products
+
+
+def applies(config, policy, arrays=()):
+    """Whether a cell has products to leave out, and the policy is to leave them out.
+
+    Args:
+      arrays: the kernels and the state. What is remembered of a product is of the state's dtype,
+        so the product has to be, too.
+    """
+    dtypes = {array.dtype for array in jax.tree.leaves(arrays)}
     return (
         skips_in_kernels(policy)
+        and one_dtype(dtypes, policy)
         and isinstance(config, hm_lstm.Config)
         and config.depth > 1
         and config.boundary != "soft"
@@ -156,8 +169,8 @@ def _by_term(config, kernels):
     if config.layer_norm == "ba":
         return {name: [kernel] for name, kernel in kernels.items()}
     return {
-        name: hm_lstm.by_term(config, number, kernel)
-        for number, (name, kernel) in enumerate(kernels.items())
+        name: hm_lstm.by_term(config, int(name.removeprefix("layer")) - 1, kernel)
+        for name, kernel in kernels.items()
     }
 
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from hmrnn_jax import cells
 from hmrnn_jax.cells.base import exportable
-from hmrnn_jax.recurrence import deferred, forward, skipping, skipping_gradient
+from hmrnn_jax.recurrence import deferred, forward, rare_products, skipping, skipping_gradient
 from hmrnn_jax.recurrence.execution import Policy
 
 
@@ -102,7 +102,8 @@ def unroll(
     window = (hoisted, (forward.features_first(per_step or {}, 1), resets))
     way = _RUN[policy.gradient]
     # A state of another dtype than the parameters is rounded at every step: the dense path does so.
-    one_dtype = {v.dtype for v in jax.tree.leaves((kernels, state))} == {x.dtype}
+    dtypes = {v.dtype for v in jax.tree.leaves((kernels, state, x))}
+    one_dtype = rare_products.one_dtype(dtypes, policy)
     if way is deferred.deferred and one_dtype and skipping.applies(config, policy):
         way = skipping_gradient.skipping_copies
     run = functools.partial(way, config, policy)

@@ -11,6 +11,8 @@
   chooses the best checkpoint and moves the learning rate;
 * `name`, `unit`, `counted` (the metric that counts units), `headline(metrics)`,
   `describe()`, `finish(params, metrics, slope)`: words for the log;
+* `fingerprint()`: `{split: [size, checksum]}`, by which other data are told from these, saved
+  beside the run;
 * `encoding`: what the data's numbers mean, a `Vocabulary` or a `Scale`, saved beside the run;
   None if that is never in question.
 
@@ -33,6 +35,19 @@ def module(config):
     if config.task not in MODULES:
         raise UserError(f"task is {config.task!r}; it must be one of {', '.join(MODULES)}.")
     return MODULES[config.task]
+
+
+def check_split(run, data, split):
+    """Raises `UserError` if a split of these data is not that of the run's own.
+
+    Args:
+      run: a `run.Run`, of which an earlier version kept no fingerprint. data: what its task loads.
+    """
+    if run.data and run.data[split] != data.fingerprint()[split]:
+        raise UserError(
+            f"The {split} data found here ({data.source}) are not those of the run, which had"
+            f" {run.data[split][0]:,}: put these back."
+        )
 
 
 def make(config, mesh):

@@ -61,6 +61,9 @@ class Task:
         step = functools.partial(eval_step, self.model.inference)
         self._step = parallel.pmapped_evaluation(step, mesh)
 
+    def fingerprint(self):
+        return self.data.fingerprint()
+
     def scalars(self, done):
         return self.boundaries.scalars(done)
 

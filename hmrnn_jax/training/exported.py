@@ -1,7 +1,7 @@
 """A run as one file of safetensors: its weights, and all that is needed to use them.
 
 The metadata hold the format's number, the configuration, the vocabulary or scale, the fingerprint
-of the text, the detectors' slope, and a card: what the run is, its data, score, size and updates,
+of the data, the detectors' slope, and a card: what the run is, its data, score, size and updates,
 all as JSON.
 """
 
@@ -36,7 +36,7 @@ class Exported(NamedTuple):
       config, encoding: as of `workdir.load_run`. slope: of the detectors.
       card: what the run is, a dict. dtype: that the weights are stored in.
       weights: `{name: array}`, names of the parameters with `/` between their parts.
-      data: the fingerprint of the run's text; None of an older file, or of another task.
+      data: the fingerprint of the run's data; None of an older file.
     """
 
     config: ConfigDict

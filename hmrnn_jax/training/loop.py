@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 
 import jax
 import numpy as np
@@ -97,7 +98,8 @@ def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, t
     say(task.describe())
     say("making the model ...")
     state, carry = train_state.start(task, plan, config, mesh)
-    data = task.corpus.fingerprint() if hasattr(task, "corpus") else None
+    data = task.fingerprint()
+    parallel.check_same(json.dumps(data), "Data")
     changed = parallel.from_first(open_run, workdir, config, task.encoding, data)
     say(parameter_table(state.params) if table else total(state.params))
     for line in changed:

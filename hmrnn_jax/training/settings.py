@@ -333,6 +333,12 @@ def check_pairs(config):
             f"surrogate={hm_lstm.surrogate} stands in for the derivative of a detector's step, and"
             " boundary=soft has no step: give model.hm_lstm.surrogate=hard_sigmoid with it."
         )
+    chunk = config.model.on_lstm.chunk if config.model.cell == "on_lstm" else 0
+    if chunk and chunk in config.model.sizes:
+        raise UserError(
+            f"model.sizes has {chunk}, one chunk, and an ON-LSTM's gates have nothing to order:"
+            " its memory stays 0. Give a smaller model.on_lstm.chunk."
+        )
     if hm_lstm and hm_lstm.reset_recurrent and not hm_lstm.flush:
         raise UserError(
             "model.hm_lstm.reset_recurrent says what FLUSH does, and flush=False leaves FLUSH out:"

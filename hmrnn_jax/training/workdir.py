@@ -15,7 +15,7 @@ from hmrnn_jax.recurrence import execution
 from hmrnn_jax.training import metrics_log, settings
 
 CONFIG = "config.json"
-DATA = "data.json"  # the fingerprint of a run's text, see `datasets.text.Corpus`
+DATA = "data.json"  # the fingerprint of a run's data, see `tasks`
 # What the numbers of a run's data mean: one of these, or nothing.
 ENCODINGS = {"vocabulary.json": Vocabulary, "scale.json": Scale}
 NO_ENCODING = ("images",)  # tasks whose data always mean the same
@@ -66,7 +66,7 @@ def open_run(workdir, config, encoding, data=None):
         fixed.append(f"encoding: {old} in the run, {new} now")
     saved_data = load_data(workdir)
     if data and saved_data:
-        fixed += _other_texts(saved_data, data)
+        fixed += _other_data(saved_data, data, config.task)
     if fixed:
         raise UserError(
             f"{workdir} holds a run that this configuration cannot go on with"
@@ -78,14 +78,16 @@ def open_run(workdir, config, encoding, data=None):
     return lines
 
 
-def _other_texts(saved, data):
+def _other_data(saved, data, task):
     """What differs between two fingerprints, a line a split."""
+    kinds = {"language": ("text", "symbols"), "strokes": ("data", "steps")}
+    what, unit = kinds.get(task, ("data", "examples"))
     lines = []
     for split, [new, _] in data.items():
         if saved[split] != data[split]:
             old = saved[split][0]
             others = " others" if old == new else ""
-            lines.append(f"{split} text: {old:,} symbols in the run, {new:,}{others} now")
+            lines.append(f"{split} {what}: {old:,} {unit} in the run, {new:,}{others} now")
     return lines
 
 
@@ -229,7 +231,7 @@ def data_of(text):
 
 
 def load_data(workdir):
-    """The fingerprint of a run's text; None of an older run, or one of another task.
+    """The fingerprint of a run's data; None of an older run.
 
     Raises:
       UserError: it is damaged.
