@@ -1,9 +1,11 @@
 """Figures are written, hold what they were given and refuse what they cannot draw."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hmrnn_jax.analysis.figures import style
 from hmrnn_jax.analysis.figures.curves import (
@@ -48,6 +50,53 @@ def test_boundary_figure(tmp_path, saved):
     after[0] = False
     layer2 = int(np.sum(z[0] | after))
     assert any(f"{steps} / {layer2} / {z[1].sum()} " in words for words in texts)
+
+
+def within(figure, artists):
+    """Whether these lie within the figure, and none upon another."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [artist.get_window_extent(canvas.get_renderer()) for artist in artists]
+    whole = figure.bbox
+    inside = all(whole.x0 <= b.x0 and b.x1 <= whole.x1 and b.y1 <= whole.y1 for b in boxes)
+    pairs = itertools.combinations(boxes, 2)
+    return inside and not any(a.overlaps(b) and abs(a.y0 - b.y0) < 9 for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ["the", "company", "of", "incomprehensibilities", "<unk>", "a"] * 9,
+        "中华人民共和国" * 9, "a 京 b" * 9,
+    ],
+    ids=["words", "wide", "both"],
+)  # fmt: skip
+def test_symbols_do_not_lie_upon_each_other(saved, tmp_path, text):
+    z = np.arange(len(text)) % 3 == 0
+    title = "HM-LSTM 3 x 128 on Python's language reference: 红楼梦.txt, entropy, peaks, of about 5"
+    boundary_figure(tmp_path / "b.png", text, z[None], np.ones((2, len(text))), title)
+    artists = saved[0].texts
+    assert within(saved[0], artists) and artists[-2].get_text().startswith("HM-LSTM 3 x 128 on")
+    # A bar stands over each symbol with a boundary, as wide as that is.
+    bars = saved[0].axes[0].collections[1].get_paths()
+    high, axes = artists[0].get_position()[1], saved[0].axes[0]
+    letters = [one for one in artists[: len(text)] if one.get_position()[1] == high]
+    assert len(bars) == len(range(0, len(letters), 3))
+    for bar, letter in zip(bars, letters[::3], strict=True):
+        box = letter.get_window_extent(saved[0].canvas.get_renderer())
+        middle = axes.transData.inverted().transform(((box.x0 + box.x1) / 2, box.y0))[0]
+        assert bar.vertices[:, 0].min() < middle < bar.vertices[:, 0].max()
+
+
+def test_the_legend_of_long_titles_lies_within_the_figure(saved, tmp_path):
+    runs = {
+        "HM-LSTM 3 x 512 on Penn Treebank characters, learning_rate 0.002": ROWS,
+        "HM-LSTM 3 x 512 on Penn Treebank characters, learning_rate 0.004 $x$": ROWS[:2],
+    }
+    compare_curves(tmp_path / "c.png", runs, ["valid/bpc", "rate/layer1"])
+    (legend,) = saved[0].legends
+    assert within(saved[0], [legend]) and [t.get_text() for t in legend.get_texts()] == [*runs]
+    assert min(axes.get_window_extent().width for axes in saved[0].axes) > 2.5 * saved[0].dpi
 
 
 def test_heat_map_has_the_top_layer_on_top_and_scales_each_layer(tmp_path, saved):

@@ -7,6 +7,7 @@ import numpy as np
 
 from hmrnn_jax.analysis.figures import style
 from hmrnn_jax.analysis.figures.text import new_figure
+from hmrnn_jax.analysis.glyphs import columns
 from hmrnn_jax.errors import UserError
 
 # Sizes of the letters of curves: legible in half of a figure's width.
@@ -48,12 +49,12 @@ def _curve(axes, rows, key, **look):
     return bool(steps.size)
 
 
-def _finish(axes, drawn, what):
+def _finish(axes, drawn, what, legend=True):
     style.open_axes(axes)
     axes.set_xlabel("updates")
-    if drawn:
+    if drawn and legend:
         axes.legend(frameon=False)
-    else:
+    elif not drawn:
         axes.text(0.5, 0.5, f"no {what} in the metrics", ha="center", transform=axes.transAxes)
 
 
@@ -95,7 +96,7 @@ def training_curves(path, metrics_rows, title=""):
       UserError: the folder does not exist.
     """
     figure = new_figure(figsize=(2 * _PANEL[0], _PANEL[1]), layout="constrained")
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(style.shown(title), parse_math=False, family=["DejaVu Sans", *style.fonts()[0]])
     bpc, detectors = figure.subplots(1, 2)
     drawn = [
         _curve(bpc, metrics_rows, f"{split}/bpc", label=_WORDS[split], color=colour, linewidth=1.6)
@@ -143,7 +144,11 @@ def compare_curves(path, runs, keys):
     keys = list(keys)
     if not keys:
         raise UserError("There is nothing to compare: give one key or more, such as valid/bpc.")
-    figure = new_figure(figsize=(_PANEL[0] * len(keys), _PANEL[1]), layout="constrained")
+    # One legend above all: titles may be longer than a panel is wide.
+    wide = max(_PANEL[0] * len(keys), 0.09 * max(map(columns, runs), default=0) + 1)
+    high = _PANEL[1] + 0.22 * len(runs)
+    figure = new_figure(figsize=(wide, high), layout="constrained")
+    handles = {}
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         drawn = [
             _curve(
@@ -157,7 +162,15 @@ def compare_curves(path, runs, keys):
             for index, (name, rows) in enumerate(runs.items())
         ]
         axes.set_ylabel(in_words(key))
-        _finish(axes, any(drawn), in_words(key))
+        _finish(axes, any(drawn), in_words(key), legend=False)
+        handles |= {line.get_label(): line for line in axes.lines}
+    labels = [style.shown(name) for name in handles]
+    legend = figure.legend(
+        handles.values(), labels, loc="outside upper left", frameon=False,
+        prop={"family": ["DejaVu Sans", *style.fonts()[0]], "size": LETTERS["legend.fontsize"]},
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     style.save(figure, path)
 
 
