@@ -243,6 +243,9 @@ def train(flags, model, shares, end, say):
     stopping = Deadline(start + 2 / 3 * (moment - start))
     with tempfile.TemporaryDirectory() as folder:
         small = flags.output / f"{own}.state"
+        earlier = flags.output / f"{job.model}.state"  # as an earlier version named it
+        if not small.exists() and earlier.exists():
+            say(f"{earlier} is not gone on from: if it is of {job.name}, call it {small.name}.")
         if small.exists():
             first = small_state.unpack(small, job.config, folder)
 

@@ -137,7 +137,7 @@ def advance(job, config, folder, say, stopping):
 def fit_by_epoch(flags, job, say):
     """The same, one epoch after the other, each scored by the trees that its words have."""
     bank, folder = syntax.read_treebank(flags.treebank), flags.output / job.name
-    found = report.trees(folder)
+    found, facts, stopping = report.trees(folder), {}, None
     for epoch in range(len(found) + 1, job.config.epochs + 1):
         config = job.config.copy_and_resolve_references()
         config.epochs = epoch
@@ -153,11 +153,11 @@ def fit_by_epoch(flags, job, say):
         rows = syntax.trees(run, bank).data
         found.append({"epoch": epoch, "checkpoint": run.checkpoint, "f1": report.f1(rows)})
         report.write_trees(folder, found)
-        if epoch == job.config.epochs:
-            studies.write_trained(folder, facts)
-        if stopping:
+        if stopping and epoch < job.config.epochs:
             return stopping.status
-    return 0
+    if studies.trained(folder) is None or facts:
+        studies.write_trained(folder, facts or {"hardware": timing.hardware()})
+    return stopping.status if stopping else 0
 
 
 def share(text):

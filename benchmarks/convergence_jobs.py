@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import matched, studies
 from hmrnn_jax import datasets, defaults, parallel, tasks
+from hmrnn_jax.errors import UserError
 from hmrnn_jax.training import config_file, settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -295,11 +296,14 @@ def updates(config):
     return UPDATES[key]
 
 
-def updates_of_an_epoch(config):
-    """On average, whatever ends the training."""
+def epochs(done, config):
+    """So many updates in epochs; None if the data, which tell, are not at hand."""
     config = config.copy_and_resolve_references()
     config.steps = 0
-    return updates(config) / config.epochs
+    try:
+        return done * config.epochs / updates(config)
+    except UserError:
+        return None
 
 
 UPDATES = {}  # of a stream and its epochs: the data are read once

@@ -195,7 +195,7 @@ def gathered(flags, jobs):
         about |= outcome(rows, group) | {"sizes": list(config.model.sizes)}
         about["parameters"], about["dense"], about["left_out"] = size(folder, about)
         about["most"] = convergence_jobs.updates(job.config)
-        about["epochs"] = about["updates"] / convergence_jobs.updates_of_an_epoch(job.config)
+        about["epochs"] = convergence_jobs.epochs(about["updates"], job.config)
         about["end"] = _end(facts, about, job)
         about["learning_rate"] = config.learning_rate
         about["tried"] = {f"{r:g}": v for r, v in tried(flags.output, job).items()}
@@ -279,7 +279,7 @@ def main_table(jobs, group, bits):
             " + ".join(map(str, first["sizes"])),
             f"{first['parameters']:,}",
             ", ".join(dict.fromkeys(f"{job['learning_rate']:g}" for job in told)),
-            ", ".join(f"{job['end']} {job['epochs']:.1f}" for job in own),
+            ", ".join(f"{job['end']} {_of([job['epochs']], 1)}" for job in own),
             _of([job.get("best") for job in told], digits),
             _of([job.get("test") for job in told], digits),
             _of([point and point["update"] for point in points], 0),

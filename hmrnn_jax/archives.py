@@ -158,8 +158,9 @@ def write_npz(file, arrays):
     """Writes `{name: array}` as an `.npz` file, also names that are arguments of `numpy.savez`."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=False)
+            archive.writestr(f"{name}.npy", content.getvalue())
 
 
 def _array(content):

@@ -35,6 +35,14 @@ def cache_folder(name):
     return None if place == "off" else os.path.join(os.path.expanduser(place), name)
 
 
+def holds(source, path):
+    """Whether to write to `path` would write into the file or folder `source`."""
+    inside, whole = os.path.realpath(path), os.path.realpath(source)
+    if not (os.path.isfile(whole) or os.path.isdir(whole)):
+        return False  # such as a terminal, or nothing
+    return inside == whole or inside.startswith(os.path.join(whole, ""))
+
+
 def place(path):
     """The path of a file or folder of the user's, local or in a bucket.
 
@@ -247,7 +255,8 @@ def text_parts(path, advice="convert it to UTF-8", digest=None):
     return _decoded(read_parts(path, digest), path, advice)
 
 
-_CONTROLS = [chr(n) for n in range(32) if n not in range(9, 14)]  # without blanks
+# Without blanks, and what separates fields or begins a colour.
+_CONTROLS = [chr(n) for n in (*range(9), *range(14, 27))]
 
 
 def _decoded(parts, name, advice):

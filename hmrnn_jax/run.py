@@ -46,7 +46,7 @@ class Run:
       workdir: its folder, or the file it was exported to.
       card: what is known of it: title, data, updates; of an exported file also its score, number
         of parameters, dtype and program.
-      data: the fingerprint of the text that it was trained on, or None.
+      data: the fingerprint of the data that it was trained on, or None.
     """
 
     name: str

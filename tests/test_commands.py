@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from command_lines import is_one_sentence
 
-from hmrnn_jax import cli
+from hmrnn_jax import cli, defaults
 from hmrnn_jax.commands import base
 from hmrnn_jax.datasets.vocabulary import Vocabulary
 from hmrnn_jax.training.workdir import DEFAULTS
@@ -42,6 +42,20 @@ def test_what_is_read_is_not_written_over(hmrnn_says, name):
     said = hmrnn_says(name, "--text=my.txt", "--pretrained", "--output=./my.txt")
     assert is_one_sentence(said, "my.txt is what --text reads: give another --output.")
     assert Path("my.txt").read_text() == "The cat sat.\n" * 9
+
+
+def test_nothing_is_written_among_the_data_of_a_run(hmrnn_says):
+    Path("data").mkdir()
+    Path("data/train.txt").write_text("x")
+    config = defaults.text()
+    config.data.update(name="text", path="data")
+    config.model.cell = "hm_lstm"
+    Path("run").mkdir()
+    Path("run/config.json").write_text(json.dumps(config.to_dict()))
+    Path("run/vocabulary.json").write_text(Vocabulary.of("abc", "characters").to_json())
+    said = hmrnn_says("boundaries", "--workdir=run", "--output=data/train.txt")
+    assert is_one_sentence(said, "data/train.txt is of the data of run: give another --output.")
+    assert Path("data/train.txt").read_text() == "x"
 
 
 def test_without_a_sub_command_eval_py_scores(hmrnn_says):

@@ -300,6 +300,9 @@ def test_trees_by_epoch_go_on_when_more_epochs_are_asked_for(study, monkeypatch)
     for number, last, end in ((1, 1, "epochs"), (3, 3, "epochs"), (5, 4, "diverged")):
         wanted = list(range(1, last + 1))
         assert run(*more, f"--epochs={number}")[0] == 0 and epochs == wanted
+        if number == 3:  # killed before it was noted that it ended
+            (folder / "on_lstm_words/lstm/0/trained.json").unlink()
+            assert run(*more, f"--epochs={number}")[0] == 0 and epochs == wanted
         (job,) = json.loads((folder / "convergence.json").read_text())["jobs"]
         assert job["end"] == end and len(job["trees"]) == min(number, 3)
         assert run(*more, f"--epochs={number}")[0] == 0 and epochs == wanted

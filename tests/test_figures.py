@@ -66,7 +66,7 @@ def within(figure, artists):
 @pytest.mark.parametrize(
     "text",
     [
-        ["the", "company", "of", "incomprehensibilities", "<unk>", "a"] * 9,
+        ["the ", "company ", "of ", "incomprehensibilities ", "<unk> ", "a "] * 9,
         "中华人民共和国" * 9, "a 京 b" * 9,
     ],
     ids=["words", "wide", "both"],

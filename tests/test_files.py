@@ -42,6 +42,17 @@ def test_only_line_ends_end_lines():
     assert files.lines("") == [] and files.lines("\n") == [""] and files.lines("a") == ["a"]
 
 
+def test_what_lies_in_a_folder_or_is_a_file_is_held_by_it(tmp_path):
+    (tmp_path / "data/test").mkdir(parents=True)
+    (tmp_path / "log.csv").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    assert files.holds(tmp_path / "data", tmp_path / "link/test/a.png")
+    assert files.holds(tmp_path / "log.csv", tmp_path / "data/../log.csv")
+    assert not files.holds(tmp_path / "data", tmp_path / "data.png")
+    assert not files.holds("/dev/null", "/dev/null") and not files.holds("", tmp_path / "a")
+    assert not files.holds(tmp_path / "gone", tmp_path / "gone")
+
+
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     (tmp_path / "bom.txt").write_bytes("\ufeffcafé\r\n".encode())
     assert files.read_text(tmp_path / "bom.txt") == "café\r\n"
@@ -67,6 +78,8 @@ def test_other_encodings_are_refused(tmp_path, content):
 
 
 def test_a_stray_control_character_is_text():
+    for text in ("\x1b[32mOK\x1b[0m\n" * 9, "a\x1fb\x1e\x1c" * 9):
+        assert files.decode(text.encode(), "it") == text
     assert files.decode(b"a text with a NUL\0 in it", "it") == "a text with a NUL\0 in it"
 
 

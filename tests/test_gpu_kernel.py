@@ -92,6 +92,14 @@ def test_a_tpu_without_kernels_is_told():
     policy._replace(device_kind="TPU v5 lite").check_device(hm_lstm.Config(3, (4, 4)))
 
 
+def test_a_soft_detector_has_its_own_derivative_whatever_the_surrogate():
+    plain, other = (
+        lowered(hm_lstm.Config(16, (32, 32), boundary="soft", surrogate=surrogate))[0]
+        for surrogate in ("hard_sigmoid", "logistic")
+    )
+    assert plain == other
+
+
 def test_products_of_the_kernels_are_of_any_precision():
     assert "triton" in lowered(hm_lstm.Config(16, (32, 32)), precision="high")[0]
     with pytest.raises(UserError, match="multiply in float32 or bfloat16"):

@@ -138,6 +138,19 @@ def test_tensorboard_has_settings_and_the_boundaries_of_a_validation(tmp_path, l
     assert content.count(b"boundaries/text_summary") == 1 and not said
 
 
+def test_tensorboard_has_as_many_words_as_its_figure_has_room_for(tmp_path, looking):
+    text = "considerably incomprehensible characteristics\n" * 90
+    looking.encoding = Vocabulary.of(text, "words")
+    looking.corpus.splits["valid"] = looking.encoding.encode(text)[0]
+    said = []
+    board = board_training.Board(tmp_path, 0, said.append)
+    board.boundaries(400, looking, {}, 1.0, "mine")
+    board.close()
+    (path,) = tmp_path.iterdir()
+    assert b"PNG" in path.read_bytes() and b" over 270 symbols" not in path.read_bytes()
+    assert not said
+
+
 def test_what_cannot_be_written_for_tensorboard_is_told_once_and_ends_nothing(
     tmp_path, looking, monkeypatch
 ):

@@ -106,6 +106,11 @@ class HMLSTM:
         return len(self.sizes)
 
     @property
+    def derivative(self):
+        """Which `ops.surrogate_derivative` is a detector's: a soft one is differentiable itself."""
+        return "hard_sigmoid" if self.boundary == "soft" else self.surrogate
+
+    @property
     def uses_noise(self):
         """Number of uniform draws that `step` takes: one a detector in `sample` mode."""
         return self.depth - 1 if self.boundary == "sample" else 0

@@ -74,15 +74,13 @@ def detect(config, operands, x, z=None):
     if x is None:
         return None, None
     nested = config.nested and operands.q is not None
-    # A soft detector is differentiable: nothing stands in for its derivative.
-    surrogate = "hard_sigmoid" if config.boundary == "soft" else config.surrogate
     if z is not None and not nested:
-        return ops.straight_through(z, x, operands.slope, surrogate), x
+        return ops.straight_through(z, x, operands.slope, config.derivative), x
     fired = ops.fired(x, operands.slope, config.boundary, operands.noise)
     if z is not None:
         # Where the layer below has no boundary the known z does not tell what fired.
         fired = jnp.where(operands.q == 1, z, fired)
-    z = ops.straight_through_both_ways(fired, x, operands.slope, surrogate)
+    z = ops.straight_through_both_ways(fired, x, operands.slope, config.derivative)
     return (operands.q * z if nested else z), x
 
 

@@ -79,6 +79,9 @@ def open_run(given, name, tasks=(), only=(), notes=None):
                 f"{what} is for runs of the task {' or '.join(allowed)}; {where} is one of"
                 f" {config.task}."
             )
+    data, output = config and config.data.get("path"), getattr(given, "output", None)
+    if data and output and files.holds(data, output):
+        raise UserError(f"{output} is of the data of {where}: give another --output.")
     mesh = parallel.make_mesh()
     run = from_official(config, weights, mesh) if weights else restore(where, mesh)
     say(*run.notes, to=notes)
@@ -120,9 +123,8 @@ def place(given, name, folder=None):
         else:
             describe(folder)
     path = given.output or os.path.join(folder, name)
-    for flag in ("text", "words", "items", "treebank", "weights", "workdir", "control"):
-        read = getattr(given, flag, None)
-        if read and os.path.realpath(read) == os.path.realpath(path):
+    for flag in ("text", "words", "items", "treebank", "weights"):
+        if (read := getattr(given, flag, None)) and files.holds(read, path):
             raise UserError(f"{path} is what --{flag} reads: give another --output.")
     files.check_writable(path)
     return path

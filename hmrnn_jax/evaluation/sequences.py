@@ -1,6 +1,5 @@
 """Real-valued sequences: scores, boundaries drawn and scored, segments, new sequences."""
 
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -250,8 +249,7 @@ def sample(run, split, count, steps, prime, temperature, bias, seed, path):
         )
     data = run.config.data.path
     for also in beside.values():
-        where = os.path.realpath(also)
-        if data and os.path.realpath(data) in (where, os.path.dirname(where)):
+        if data and files.holds(data, also):
             raise UserError(
                 f"{also}, which is written beside {path}, lies where the run's data are: give an"
                 " --output elsewhere."

@@ -8,7 +8,7 @@ import numpy as np
 
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import boundaries, comparison, quatrains
-from hmrnn_jax.analysis.figures.text import boundary_figure
+from hmrnn_jax.analysis.figures.text import boundary_figure, fitting
 from hmrnn_jax.analysis.segmenters import within_lines
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.datasets import text as texts
@@ -160,6 +160,9 @@ def show_boundaries(
     asked = calibrated(run)
     z, how = _read(run, ids, asked, seed=seed)
     shown = min(len(ids), shown)
+    if (most := fitting(symbols[:shown])) < shown:
+        shown = most
+        notes.append(f"the figure has room for the first {most} symbols")
     first, detectors = list(z[cut.reading][:, :shown]), cut.reading == "detectors"
     weights = sparse_model.inference(run.model, run.plain)
     _, norms = activations.of(*weights, ids[:shown], run.slope, seed)

@@ -94,7 +94,7 @@ def _advance(config, tile, given, differentiable):
         x = x + jnp.sum(jnp.where(tile.rows, given.reads * h, 0), axis=0)[None]
     z = ops.fired(x, given.slope, config.boundary, given.noise)
     if differentiable:  # a forward kernel has no room for the rule
-        z = ops.straight_through(z, x, given.slope, config.surrogate)
+        z = ops.straight_through(z, x, given.slope, config.derivative)
     if config.nested and given.q is not None:
         z = given.q * z
     return Advanced(h, c, z, x)

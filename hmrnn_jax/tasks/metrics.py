@@ -38,7 +38,7 @@ def diagnostics(model, carry, out, batch, slope):
             continue
         own = hm_lstm_window.before_each_step(config, before, states, batch.resets).z
         update, copy, flush = hm_lstm_window.operations(own, states.z, config.flush)
-        alive = [ops.surrogate_derivative(x, slope, config.surrogate) * 2 / slope for x in aux.x]
+        alive = [ops.surrogate_derivative(x, slope, config.derivative) * 2 / slope for x in aux.x]
         rows = {"fired": states.z, "alive": alive, "update": update, "copy": copy, "flush": flush}
         for name, values in rows.items():
             if values:

@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 
 from hmrnn_jax.analysis.boundaries import text_view
-from hmrnn_jax.analysis.figures.text import draw_boundaries
+from hmrnn_jax.analysis.figures.text import draw_boundaries, fitting
 from hmrnn_jax.inference import activations
 from hmrnn_jax.training import settings
 
@@ -69,6 +69,7 @@ class Board:
             return
         with self._quietly():
             ids = task.corpus.splits["valid"][:SHOWN]
+            ids = ids[: fitting(task.encoding.symbol_strings(ids), _ROW)]
             z, norms = activations.of(task.model, params, ids, slope)
             if not z:
                 return

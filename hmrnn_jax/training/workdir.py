@@ -36,12 +36,12 @@ def open_run(workdir, config, encoding, data=None):
     came beyond its first state gives way to another configuration.
 
     Args:
-      encoding: one of `ENCODINGS`, or None. data: the fingerprint of the run's text, or None.
+      encoding: one of `ENCODINGS`, or None. data: the fingerprint of the run's data.
 
     Returns the differences from the saved configuration, as lines for the log.
 
     Raises:
-      UserError: the folder holds a run of another shape, encoding or text, and what differs is
+      UserError: the folder holds a run of another shape, encoding or data, and what differs is
         named; or it has lost its configuration.
     """
     folder = files.place(workdir)

@@ -32,6 +32,20 @@ def boundary_figure(path, *arguments, **how):
     style.save(draw_boundaries(*arguments, **how), path)
 
 
+def _laid_out(text, width):
+    """Symbols as they are drawn, the columns that each takes, and the rows `(start, end)`."""
+    symbols = [glyph(s.rstrip(" ") if len(s) > 1 else s) for s in text]  # words have theirs behind
+    symbols = [s if columns(s) <= _LONGEST else f"{s[: _LONGEST // 2]}…" for s in symbols]
+    taken = [max(1, columns(s) + (len(s) > 1 and columns(s) > 1)) for s in symbols]
+    return symbols, np.array(taken, int), list(wrap(taken, width))
+
+
+def fitting(text, width=_WIDTH):
+    """For how many of the first symbols of a text `draw_boundaries` has room."""
+    rows = _laid_out(text, width)[2]
+    return rows[_MOST_ROWS][0] if len(rows) > _MOST_ROWS else len(text)
+
+
 def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True, **cell):
     """The paper's figure of a stretch of text: boundaries of every layer and norms of h.
 
@@ -55,9 +69,9 @@ def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True, **ce
       cell: as `boundaries.text_view`.
 
     Raises:
-      UserError: lengths disagree, or the text is empty or needs more than 40 rows.
+      UserError: lengths disagree, or the text is empty or needs more than 40 rows, see `fitting`.
     """
-    symbols = [glyph(symbol) for symbol in text]
+    symbols, taken, rows = _laid_out(text, width)
     h_norms = np.asarray(h_norms, float)
     fired = np.array([np.asarray(layer) for layer in z])
     layers, steps = len(h_norms), len(symbols)
@@ -69,9 +83,6 @@ def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True, **ce
         )
     fonts, drawable = style.fonts()
     shown = ["".join(c if ord(c) in drawable else "□" for c in symbol) for symbol in symbols]
-    shown = [s if columns(s) <= _LONGEST else f"{s[: _LONGEST // 2]}…" for s in shown]
-    taken = np.array([max(1, columns(s) + (len(s) > 1 and columns(s) > 1)) for s in shown])
-    rows = list(wrap(taken, width))
     if len(rows) > _MOST_ROWS:
         raise UserError(
             f"{steps} symbols make {len(rows)} rows: choose {rows[_MOST_ROWS][0]} symbols or fewer."
@@ -85,7 +96,7 @@ def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True, **ce
     line, gap = 0.19, 0.22  # inches: a layer's line in both strips, the text between them
     row_height = line * (strips + layers) + gap + 0.3
     left, right, top, bottom = 0.65, 0.75, 0.75, 0.0
-    inches = max(0.128 * across, 5.0, 0.105 * columns(title), 0.082 * columns(heading))
+    inches = max(0.128 * across, 5.0, 0.12 * columns(title), 0.09 * columns(heading))
     size = (inches + left + right, len(rows) * row_height + top + bottom)
     figure = new_figure(figsize=size, facecolor="white")
 
