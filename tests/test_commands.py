@@ -44,7 +44,7 @@ def test_what_is_read_is_not_written_over(hmrnn_says, name):
     assert Path("my.txt").read_text() == "The cat sat.\n" * 9
 
 
-def test_nothing_is_written_among_the_data_of_a_run(hmrnn_says):
+def test_nothing_is_written_over_the_data_of_a_run(hmrnn_says):
     Path("data").mkdir()
     Path("data/train.txt").write_text("x")
     config = defaults.text()
@@ -56,6 +56,10 @@ def test_nothing_is_written_among_the_data_of_a_run(hmrnn_says):
     said = hmrnn_says("boundaries", "--workdir=run", "--output=data/train.txt")
     assert is_one_sentence(said, "data/train.txt is of the data of run: give another --output.")
     assert Path("data/train.txt").read_text() == "x"
+    Path("data/old.png").write_text("of before")
+    for own in ("new.png", "old.png"):  # which may lie there; but the run has no state
+        said = hmrnn_says("boundaries", "--workdir=run", f"--output=data/{own}")
+        assert said[0] == 2 and "is of the data" not in said[1]
 
 
 def test_without_a_sub_command_eval_py_scores(hmrnn_says):

@@ -80,7 +80,7 @@ def open_run(given, name, tasks=(), only=(), notes=None):
                 f" {config.task}."
             )
     data, output = config and config.data.get("path"), getattr(given, "output", None)
-    if data and output and files.holds(data, output):
+    if data and output and _is_read(data, output):
         raise UserError(f"{output} is of the data of {where}: give another --output.")
     mesh = parallel.make_mesh()
     run = from_official(config, weights, mesh) if weights else restore(where, mesh)
@@ -109,6 +109,9 @@ def with_control(run, given):
     return [run, control]
 
 
+WRITTEN = (".png", ".svg", ".html", ".jsonl", ".safetensors")  # ends of what commands write
+
+
 def place(given, name, folder=None):
     """--output, or the file `name` in a folder: the run's, or here where the run has none.
 
@@ -124,10 +127,19 @@ def place(given, name, folder=None):
             describe(folder)
     path = given.output or os.path.join(folder, name)
     for flag in ("text", "words", "items", "treebank", "weights"):
-        if (read := getattr(given, flag, None)) and files.holds(read, path):
+        if (read := getattr(given, flag, None)) and _is_read(read, path):
             raise UserError(f"{path} is what --{flag} reads: give another --output.")
     files.check_writable(path)
     return path
+
+
+def _is_read(source, path):
+    """Whether a path is that of a file that is read, or of one in a folder, but for a figure or page
+    of before: these may lie there."""
+    if os.path.realpath(path) != os.path.realpath(source):
+        if not os.path.exists(path) or os.path.splitext(path)[1] in WRITTEN:
+            return False
+    return files.holds(source, path)
 
 
 def shown(report):
