@@ -134,8 +134,8 @@ def place(given, name, folder=None):
 
 
 def _is_read(source, path):
-    """Whether a path is that of a file that is read, or of one in a folder, but for a figure or page
-    of before: these may lie there."""
+    """Whether a path is that of a file that is read, or of one in a folder, in which figures and
+    pages may lie."""
     if os.path.realpath(path) != os.path.realpath(source):
         if not os.path.exists(path) or os.path.splitext(path)[1] in WRITTEN:
             return False
