@@ -10,6 +10,7 @@ import jax
 
 from benchmarks import convergence_figures, convergence_jobs, matched, studies, timing
 from hmrnn_jax import files, tasks
+from hmrnn_jax.tasks import metrics
 from hmrnn_jax.training import metrics_log, settings, workdir
 
 TREES, SPEED = "trees.json", "speed.json"
@@ -43,7 +44,7 @@ def value_of(row, part, unit):
     """The score of a row in `unit`, of the part valid or test; None if the row has none."""
     if unit == "perplexity":
         nats = row.get(f"{part}/nats")
-        return None if nats is None else math.exp(min(nats, 700))
+        return None if nats is None else metrics.perplexity(nats)
     value = row.get(f"{part}/{unit}")
     return None if value is None else SCALES.get(unit, 1.0) * value
 

@@ -74,6 +74,11 @@ def test_a_run_is_called_by_its_model_and_data_not_its_folder():
 # Texts
 
 
+def test_the_score_of_a_model_that_diverged_is_told():
+    told = text.score_table({"symbols": 1, "nats": 800.0, "bpc": 1154.0})
+    assert "nats 800.0000" in told
+
+
 def test_bytes_never_seen_are_shown_scored_and_cut(tmp_path):
     """As they stand in a text, and as one sign in a split, which knows only ids."""
     run = run_of(Vocabulary.of(b"the cat sat on a mat. ", "bytes", unknown=True))

@@ -2,7 +2,6 @@
 
 import collections.abc
 import functools
-import math
 
 import numpy as np
 
@@ -307,7 +306,7 @@ def score_table(result):
     """`Evaluator`'s result as a table: the score, then the rates of each layer."""
     lines = [
         f"symbols {result['symbols']:,}   nats {result['nats']:.4f}   bpc {result['bpc']:.4f}"
-        f"   perplexity {math.exp(min(result['nats'], 700)):.3f}"
+        f"   perplexity {metrics.perplexity(result['nats']):.3f}"
     ]
     kinds = [k for k in ("rate", "live", "update", "copy", "flush") if f"{k}/layer1" in result]
     if kinds:

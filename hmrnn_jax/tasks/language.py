@@ -1,7 +1,6 @@
 """Language modelling: the next symbol of a text, state carried from window to window."""
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from hmrnn_jax.inference import activations, readings
 from hmrnn_jax.models import stack, uncertainty
 from hmrnn_jax.models.language import language_model
 from hmrnn_jax.tasks import objectives
-from hmrnn_jax.tasks.metrics import BITS, cross_entropy, diagnostics, rates
+from hmrnn_jax.tasks.metrics import BITS, cross_entropy, diagnostics, perplexity, rates
 
 # What windows of random length are padded to multiples of: a step is compiled for each.
 _PADDING = 5
@@ -266,7 +265,7 @@ def summary(sums):
 def headline(result, unit):
     """The figure of the field: bits per character (or byte), perplexity per word."""
     if unit == "words":
-        return f"perplexity {math.exp(min(result['nats'], 700)):.2f}"
+        return f"perplexity {perplexity(result['nats']):.2f}"
     return f"bpc {result['bpc']:.4f}"
 
 

@@ -46,6 +46,11 @@ def diagnostics(model, carry, out, batch, slope):
     return sums
 
 
+def perplexity(nats):
+    """exp of nats a symbol, bounded: a model that diverged may have more than a float holds."""
+    return math.exp(min(nats, 700))
+
+
 # `rate` is what the literature calls the firing rate of a boundary detector.
 RATE_NAMES = {
     "fired": "rate",

@@ -96,7 +96,7 @@ def training_curves(path, metrics_rows, title=""):
       UserError: the folder does not exist.
     """
     figure = new_figure(figsize=(2 * _PANEL[0], _PANEL[1]), layout="constrained")
-    figure.suptitle(style.shown(title), parse_math=False, family=["DejaVu Sans", *style.fonts()[0]])
+    figure.suptitle(style.shown(title), parse_math=False, family=style.families())
     bpc, detectors = figure.subplots(1, 2)
     drawn = [
         _curve(bpc, metrics_rows, f"{split}/bpc", label=_WORDS[split], color=colour, linewidth=1.6)
@@ -167,7 +167,7 @@ def compare_curves(path, runs, keys):
     labels = [style.shown(name) for name in handles]
     legend = figure.legend(
         handles.values(), labels, loc="outside upper left", frameon=False,
-        prop={"family": ["DejaVu Sans", *style.fonts()[0]], "size": LETTERS["legend.fontsize"]},
+        prop={"family": style.families(), "size": LETTERS["legend.fontsize"]},
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -64,6 +64,11 @@ def fonts():
     return names, drawable
 
 
+def families():
+    """The fonts of words, with what there is for the characters that the first has not."""
+    return ["DejaVu Sans", *fonts()[0]]
+
+
 # Size in points, weight, colour, inches taken from the page.
 LETTERING = {"title": (11, "bold", "#000000", 0.3), "note": (8, "normal", "#666666", 0.24)}
 
@@ -100,7 +105,7 @@ def write(figure, x, y, words, look):
         x / width,
         1 - y / height,
         shown(words),
-        family=["DejaVu Sans", *fonts()[0]],
+        family=families(),
         fontsize=size,
         fontweight=weight,
         color=colour,

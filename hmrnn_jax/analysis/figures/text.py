@@ -148,8 +148,8 @@ def draw_boundaries(text, z, h_norms, title="", width=_WIDTH, updates=True, **ce
         (0.5, heading, {"fontsize": 10, "color": "#444444"}),
     ):
         x, y = left / size[0], 1 - down / size[1]
-        family = ["DejaVu Sans", *fonts]
-        figure.text(x, y, style.shown(words), va="center", parse_math=False, family=family, **look)
+        look |= {"family": style.families(), "va": "center"}
+        figure.text(x, y, style.shown(words), parse_math=False, **look)
     return figure
 
 
