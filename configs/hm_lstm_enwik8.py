@@ -9,7 +9,7 @@ part of the corpus is used under the name `enwik8-prefix`.
 Variant by argument: `paper` has exactly the paper's settings. Where the default has others, so that
 detectors stay alive (docs/results.md): `clip` is 0.25, the paper's 1; detectors learn at a tenth of
 the rate, `detector_rate`, and start at 0.3 of the usual weights, `model.hm_lstm.detector_scale`,
-where the paper makes no exception for them. An epoch has 7,031 updates; the default validates every
+where the paper makes no exception for them. An epoch has 7,032 updates; the default validates every
 2,000 and drops the rate after 4 validations without a new best, which is more than an epoch;
 `paper` validates at the end of each epoch and drops it at the first that does not decrease.
 

@@ -13,8 +13,8 @@ Where the defaults are not the paper's, so that detectors stay alive (docs/resul
 0.25, the paper's 1; detectors learn at a tenth of the rate, `detector_rate`, and start at 0.3 of
 the usual weights, `model.hm_lstm.detector_scale`, where the paper makes no exception for them.
 The rate drops at the second validation in a row without a new best, the paper's "when it stops
-decreasing" taken at its word in `paper`, at the first. The slope grows by 0.04 an epoch and reaches
-5 after 100, the most that a run has; validation may end it sooner.
+decreasing" taken at its word in `paper`, at the first. The slope grows by 0.04 an epoch; a run
+has 100 epochs at most, the last of them with 4.96, and validation may end it sooner.
 
 8,434,100 parameters and 15,360 of layer normalisation. Reads `$HMRNN_DATA/ptb`, or
 downloads.

@@ -59,13 +59,13 @@ def unroll(
       state: the rows' state before the window, `[B, ...]`: of `initial_state`, or `final` of the
         window before.
       x: inputs `[T, B, input_size]`.
-      lengths: int `[B]`, 0 to T: steps of each row; what comes after is padding, which has no
+      lengths: integers `[B]`, 0 to T: steps of each row; what comes after is padding, which has no
         influence on anything. All T if None.
       reverse: whether each row is read from its last step to its first.
       resets: bool `[T, B]`: where true, the row is put back to the initial state before it reads
         step t.
-      slope: a of the detectors' hard sigmoid (Chung et al. 2017, section 2.2), a scalar; cells
-        without detectors have no use for it.
+      slope: a of the detectors' hard sigmoid (Chung et al. 2017, section 2.2), a scalar above 0;
+        cells without detectors have no use for it.
       key: draws the boundaries of an HM-LSTM that samples; others have no use for it.
       policy: how it is computed, see `recurrence.Policy`; never what.
 
@@ -74,10 +74,14 @@ def unroll(
     what else the cell tells of each step, its module's `Aux`, or `()`.
 
     Raises:
-      UserError: shapes do not match, or there is no key for a cell that samples.
+      UserError: shapes do not match, the state is not floating-point, lengths are no integers or
+        not from 0 to T, the slope is not above 0, or there is no key for a cell that samples.
     """
-    x, lengths, resets = jax.tree.map(jnp.asarray, (x, lengths, resets))
+    x = jnp.asarray(x)
+    lengths, resets = (v if v is None else jnp.asarray(v) for v in (lengths, resets))
     _check(cell, state, x, lengths, resets)
+    if cell.uses_slope:
+        ops.check_slope(slope)
     steps, batch = x.shape[:2]
     if lengths is not None:
         within = jnp.arange(steps)[:, None] < lengths[None]
@@ -111,9 +115,12 @@ def _check(cell, state, x, lengths, resets):
             f"The state does not fit x, which has {batch} rows: make it with"
             f" initial_state(cell, {batch})."
         )
+    ops.check_floating(state)
     for name, array, shape in (("lengths", lengths, (batch,)), ("resets", resets, (steps, batch))):
         if array is not None and array.shape != shape:
             raise UserError(f"{name} has shape {array.shape}; with this x it must be {shape}.")
+    if lengths is not None and not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise UserError(f"lengths are of {lengths.dtype}; they must be integers.")
     if lengths is None or isinstance(lengths, jax.core.Tracer) or not batch:
         return
     lengths = np.asarray(lengths)  # known, in a program that is traced too

@@ -124,6 +124,73 @@ def test_flax_modules_are_its_recurrence(config, params):
         close(states, expected)
 
 
+def test_a_window_may_be_lists_and_numpy_arrays():
+    cell, x, lengths = hm.GRU(WIDTH, SIZE), inputs(STEPS, BATCH), np.array([5, 2])
+    resets = np.arange(STEPS * BATCH).reshape(STEPS, BATCH) % 3 == 0
+    params, state = hm.init(jax.random.key(0), cell), hm.initial_state(cell, BATCH)
+    run = functools.partial(hm.unroll, cell, params, state)
+    actual = run(x.tolist(), lengths=tuple(lengths.tolist()), resets=resets.tolist())
+    expected = run(x, lengths=lengths, resets=resets)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def of_integers(state, parts):
+    """`state` with integers in these of its parts."""
+    return state._replace(**{
+        part: jax.tree.map(lambda v: np.zeros(v.shape, np.int32), getattr(state, part))
+        for part in parts
+    })  # fmt: skip
+
+
+def test_states_of_integers_are_refused(name, config, params):
+    """A step keeps the dtype of the state, and would cut all of it to zeros."""
+    state, x = hm.initial_state(config, BATCH), inputs(STEPS, BATCH)
+    for parts in (state._fields, *zip(state._fields, strict=True)):
+        wrong = of_integers(state, parts)
+        with pytest.raises(UserError, match="The state holds int32; give it in a floating-point"):
+            hm.unroll(config, params, wrong, x)
+        with pytest.raises(UserError, match="The state holds int32"):
+            hm.linen.RNNCell(config).apply({"params": {"cell": params}}, wrong, x[0])
+        with pytest.raises(UserError, match="The state holds int32"):
+            hm.nnx.RNNCell(config, rngs=nnx.Rngs(0))(wrong, x[0])
+    half = jax.tree.map(lambda v: v.astype(jnp.bfloat16), state)
+    run = functools.partial(hm.unroll, config)
+    final = jax.eval_shape(run, params, half, x).final
+    assert {v.dtype for v in jax.tree.leaves(final)} == {jnp.dtype("bfloat16")}
+
+
+def test_lengths_that_are_no_integers_are_refused(config, params):
+    state, x = hm.initial_state(config, BATCH), inputs(STEPS, BATCH)
+
+    def run(lengths):
+        return hm.unroll(config, params, state, x, lengths=lengths)
+
+    for way in (run, jax.jit(run)):
+        for lengths in (np.array([5.0, 2.0], np.float32), np.array([True, False])):
+            with pytest.raises(UserError, match="lengths are of .*; they must be integers"):
+                way(lengths)
+
+
+@pytest.mark.parametrize("slope", [-1, 0.0, float("nan"), np.float32(-2)])
+def test_slopes_that_are_not_above_0_are_refused(slope):
+    """With one below 0 the detectors would learn uphill; other cells have no use for it."""
+    cell, x, message = hm.HMLSTM(WIDTH, SIZES["sizes"]), inputs(STEPS, BATCH), "slope is .*above 0"
+    params, state = hm.init(jax.random.key(0), cell), hm.initial_state(cell, BATCH)
+    run = functools.partial(hm.unroll, cell, params, state, x)
+    for way in (run, jax.jit(run, static_argnames="slope")):
+        with pytest.raises(UserError, match=message):
+            way(slope=slope)
+    for make in (hm.linen.RNNCell, functools.partial(hm.nnx.RNNCell, rngs=nnx.Rngs(0))):
+        with pytest.raises(UserError, match=message):
+            make(cell, slope=slope)
+        make(hm.LSTM(WIDTH, SIZE), slope=slope)
+    annealed = hm.nnx.RNNCell(cell, rngs=nnx.Rngs(0))
+    annealed.slope[...] = slope
+    with pytest.raises(UserError, match=message):
+        annealed(state, x[0])
+    jax.eval_shape(lambda slope: run(slope=slope), slope)  # not known
+
+
 @pytest.mark.parametrize("task", settings.OF_TASK)
 def test_every_configuration_can_choose_it(name, module, task):
     config = {"language": defaults.text, "logic": defaults.logic, "strokes": defaults.strokes,

@@ -62,6 +62,25 @@ def test_damage_to_the_best_is_told_and_no_other_score_is_called_its(run):
     assert "the best checkpoint, of the loss 0.5, is lost" in read(run)[1]
 
 
+@pytest.mark.parametrize(
+    ("since", "value", "what"),
+    [(4, 3, "averaged parameters"), (7, 7, "parameters"), (-1, 7, "parameters")],
+)
+def test_for_a_lost_best_the_average_stands_in_once_validation_judges_it(
+    tmp_path, since, value, what
+):
+    """Of a state after update 7: its parameters are 7 all over, their average 3."""
+    state = tree(7, best=0.5)
+    state["state"] = state["state"].replace(average={"w": jnp.full((3, 5), 3.0)})
+    state["progress"]["since"] = jnp.int32(since)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, state)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        best = checkpoints.restore_best(TARGET)
+    np.testing.assert_array_equal(best.tree["params"]["w"], value)
+    assert best.origin == f"{what} of the newest state, update 7, as the best is lost"
+
+
 def test_before_the_first_validation_no_best_is_missed(tmp_path):
     write(tmp_path, 0, 3)
     step, origin, said = judged(tmp_path)

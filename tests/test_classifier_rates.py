@@ -41,7 +41,7 @@ def pair_problem():
     sides = [
         [rng.integers(1, 6, n).tolist() for n in lengths] for lengths in ((1, 6, 3), (4, 2, 1))
     ]
-    (batch,) = EvaluationPairs(Pairs.of(*sides, [0, 1, 2]), ROWS)
+    (batch,) = EvaluationPairs(Pairs.of(*sides, [0, 1, 2]), ROWS, devices=2)
     return model, batch, lambda params: [params["embedding"][s] for side in sides for s in side]
 
 

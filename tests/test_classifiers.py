@@ -30,7 +30,7 @@ STACKS = {
 
 
 def model_of(name="lstm", dropout=0.0):
-    return classifiers.PairClassifier(SYMBOLS, 4, STACKS[name], 5, LABELS, dropout)
+    return classifiers.PairClassifier(SYMBOLS, 4, STACKS[name], 5, LABELS, dropout, dropout / 2)
 
 
 @functools.cache
@@ -54,9 +54,9 @@ def apply(model, params, batch, masks=None):
     return model.apply({"params": params}, batch, masks=masks).logits
 
 
-def encode(model, params, sentence):
-    """The last layer's state after a sentence, read by itself and without padding."""
-    x = params["embedding"][np.array(sentence)][:, None]
+def encode(model, params, sentence, mask=1.0):
+    """The last layer's state after a sentence, read by itself; `mask` is of its symbols."""
+    x = (params["embedding"][np.array(sentence)] * mask)[:, None]
     for number, config in enumerate(model.cells):
         start = recurrence.initial_state(config, 1)
         constants = {"slope": 1.0} if config.uses_slope else None
@@ -67,9 +67,9 @@ def encode(model, params, sentence):
     return np.asarray(x[-1, 0], np.float64)
 
 
-def by_hand(model, params, left, right, masks=(1.0, 1.0)):
+def by_hand(model, params, left, right, masks=(1.0, 1.0), symbols=(1.0, 1.0)):
     """The paper's features and layers in numpy."""
-    u, v = encode(model, params, left), encode(model, params, right)
+    u, v = (encode(model, params, *read) for read in zip((left, right), symbols, strict=True))
     features = np.concatenate([u, v, u * v, np.abs(u - v)]) * masks[0]
     s = features @ params["hidden_kernel"] + params["hidden_bias"]
     hidden = np.where(s > 0, s, np.exp(s) - 1) * masks[1]
@@ -98,7 +98,7 @@ def test_padding_leaves_no_trace(name):
     """Neither its length nor its symbol's embedding, which has no gradient."""
     model, params = model_of(name), params_of(name)
     (short,), (long,) = (EvaluationPairs(made_up(), ROWS, quantum=q) for q in (1, 16))
-    assert len(short.left) == 6 and len(long.left) == 16
+    assert len(short.ids) == 10 and len(long.ids) == 16
 
     np.testing.assert_allclose(
         apply(model, params, long), apply(model, params, short), rtol=0, atol=1e-5
@@ -111,11 +111,11 @@ def test_padding_leaves_no_trace(name):
 
 def test_scores_count_the_pairs_and_not_the_filler_rows():
     model, params, pairs = model_of(), params_of(), made_up(11)
-    stream = EvaluationPairs(pairs, ROWS)
     mesh = parallel.make_mesh(jax.devices()[:2])
+    stream, divided = EvaluationPairs(pairs, ROWS), EvaluationPairs(pairs, ROWS, devices=2)
     step = parallel.pmapped_evaluation(functools.partial(classification.eval_step, model), mesh)
     total = {"nats": 0.0, "count": 0.0, "correct": 0.0, "steps": 0.0}
-    for batch in stream:
+    for batch in divided:
         _, sums = step(params, (), parallel.shard_batch(batch, mesh), SCALARS)
         parallel.settle(sums)
         total = {name: total[name] + float(sums[name]) for name in total}
@@ -133,24 +133,34 @@ def test_scores_count_the_pairs_and_not_the_filler_rows():
 # Dropout
 
 
-def test_dropout_of_features_and_hidden_layer():
-    """Both by inverted masks, each row's own; evaluation has none."""
+def test_dropout_of_symbols_features_and_hidden_layer():
+    """All by inverted masks; each symbol's and each pair's own; evaluation has none."""
     model, params, pairs = model_of(dropout=0.4), params_of(), made_up()
-    masks = jax.jit(model.masks, static_argnums=(1, 2))(jax.random.key(0), ROWS, 0)
-    assert [m.shape for m in masks] == [(ROWS, 20), (ROWS, 5)]
-    for mask in masks:
-        np.testing.assert_allclose(np.unique(mask), [0, 1 / 0.6], rtol=1e-6)
-    assert len(np.unique(masks[0], axis=0)) == ROWS
     (batch,) = EvaluationPairs(pairs, ROWS)
     order = EvaluationPairs(pairs, ROWS).order[0]
+    masks = jax.jit(model.masks)(jax.random.key(0), batch)
+    assert [m.shape for m in masks] == [(*batch.ids.shape, 4), (ROWS, 20), (ROWS, 5)]
+    for mask, kept in zip(masks, (0.8, 0.6, 0.6), strict=True):
+        np.testing.assert_allclose(np.unique(mask), [0, 1 / kept], rtol=1e-6)
+    assert len(np.unique(masks[1], axis=0)) == ROWS
+    # Of a symbol's 4 units 16 patterns are possible, and those of a row's steps differ.
+    assert len(np.unique(np.asarray(masks[0])[batch.numbers >= 0], axis=0)) > 7
+    assert (np.asarray(masks[0])[0, 0] != np.asarray(masks[0])[:, 0]).any()
     logits = apply(model, params, batch, masks)
     for row in (0, ROWS - 1):
         pair = pairs.left[order[row]], pairs.right[order[row]]
-        expected = by_hand(model, params, *pair, [np.asarray(m[row]) for m in masks])
+        symbols = [
+            np.asarray(masks[0])[end - len(sentence) + 1 : end + 1, place]
+            for sentence, (end, place) in zip(
+                pair, (batch.left[:, row], batch.right[:, row]), strict=True
+            )
+        ]
+        own = [np.asarray(m[row]) for m in masks[1:]]
+        expected = by_hand(model, params, *pair, own, symbols)
         np.testing.assert_allclose(logits[row], expected, rtol=0, atol=1e-5)
     evaluation = apply(model, params, batch)
     np.testing.assert_array_equal(evaluation, apply(model_of(), params, batch))
-    assert model_of().masks(jax.random.key(0), ROWS, 0) is None
+    assert model_of().masks(jax.random.key(0), batch) == (None, None, None)
 
 
 def trainer(model, optimizer, mesh):
@@ -161,7 +171,8 @@ def trainer(model, optimizer, mesh):
 def train(devices):
     """Parameters after three updates of which the last has filler rows."""
     mesh, optimizer = parallel.make_mesh(jax.devices()[:devices]), optim.optimizer("sgd")
-    step, stream = trainer(model_of(dropout=0.4), optimizer, mesh), PairStream(made_up(19), ROWS, 0)
+    step = trainer(model_of(dropout=0.4), optimizer, mesh)
+    stream = PairStream(made_up(19), ROWS, 0, devices=devices)
     state = train_state.create(lambda key: params_of(), optimizer, seed=0)
     state, carry = parallel.replicate(state, mesh), ()
     for number in range(3):
@@ -172,7 +183,8 @@ def train(devices):
 
 
 def test_dropout_trains_alike_on_1_and_2_devices():
-    """A row's masks belong to its place in the whole batch, the mean is over counted rows."""
+    """A pair's masks belong to its place in the whole batch, those of its symbols to theirs; the
+    mean is over counted pairs."""
     (params, metrics), (expected, once) = train(2), train(1)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, params, expected)
@@ -269,7 +281,8 @@ def test_logic_runs_and_resumes_bit_for_bit(config, tmp_path):
         ({"data.path": "nowhere"}, "nowhere"),
         ({"model.cell": "rnn"}, "model.cell is 'rnn'"),
         ({"model.on_lstm.chunk": 4}, "6 units cannot be cut in chunks of 4"),
-        ({"model.dropout": 1.0}, "dropout is 1.0"),
+        ({"model.dropout": 1.0}, "model.dropout is 1.0"),
+        ({"model.input_dropout": 1.0}, "model.input_dropout is 1.0"),
         ({"model.precision": "int8"}, "precision is 'int8'"),
         (
             {"model.cell": "hm_lstm", "model.sizes": (6, 4), "model.hm_lstm.boundary": "sample"},

@@ -265,6 +265,9 @@ def test_logic_has_the_authors_settings():
     assert config.weight_decay == 1.2e-6 and config.data.longest == 6
     assert (config.schedule, config.drop_factor, config.patience) == ("plateau", 2.0, 3)
     model = logic.model_of(config.model, VOCABULARY)
-    assert (model.embedding, model.hidden, model.dropout, model.labels) == (128, 400, 0.2, 7)
+    assert (model.embedding, model.hidden, model.labels) == (128, 400, 7)
+    assert (model.dropout, model.input_dropout) == (0.2, 0.2)
+    (baseline,) = logic.model_of(load("logic").get_config("lstm").model, VOCABULARY).cells
+    assert (baseline.initialisation, baseline.recurrent_bias) == ("linear", True)
     assert [(cell.size, cell.chunk) for cell in model.cells] == [(400, 10)]
     assert model.vocabulary == 12

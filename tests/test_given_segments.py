@@ -1,5 +1,6 @@
 """Segments that a file gives for the training text teach the detectors, as a user would do it."""
 
+import gzip
 import json
 import re
 
@@ -111,6 +112,25 @@ def test_a_file_that_ends_early_teaches_so_far(given, tmp_path):
     theirs = np.concatenate([task.stream(step).taught for step in every]).T.ravel()
     np.testing.assert_array_equal(ours[: end + DELAY], theirs[: end + DELAY])
     assert not ours[end + DELAY :].any()
+
+
+def test_the_data_are_told_apart_by_what_the_file_holds(given, tmp_path):
+    """Wherever it is, and packed or not."""
+    folder, _ = given
+    config, content = make(folder), files.read_bytes(folder / "first.jsonl")
+
+    def fingerprint(name, content):
+        (tmp_path / name).write_bytes(content)
+        config.boundaries.segments = str(tmp_path / name)
+        return language.Task(config, parallel.make_mesh()).fingerprint()
+
+    first = fingerprint("a.jsonl", content)
+    assert fingerprint("b.jsonl.gz", gzip.compress(content)) == first
+    fewer = fingerprint("a.jsonl", content[: content.index(b"\n", 999)])
+    assert {name for name in first if first[name] != fewer[name]} == {"segments"}
+    config.boundaries.update(teacher="none", segments="")
+    task = language.Task(config, parallel.make_mesh())
+    assert task.fingerprint() == language.corpus(config).fingerprint()
 
 
 def test_an_n_gram_model_says_where_a_line_break_would_suit(tmp_path, monkeypatch):

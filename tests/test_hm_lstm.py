@@ -51,6 +51,7 @@ VARIANTS = {
     "no recurrent term at FLUSH, layer norm of Ba": Config(
         SIZES, reset_recurrent=True, layer_norm="ba"
     ),
+    "no recurrent term at p, no flush": Config(SIZES, flush=False, reset_recurrent=True),
     "all, sampled": Config(
         SIZES,
         boundary="sample",
@@ -207,6 +208,15 @@ def test_options_of_the_detectors_leave_the_other_parameters_as_they_are():
         assert row.shape == (1, size) and (np.abs(row) > 0).all()
         np.testing.assert_array_equal(row, reading[name]["detector"]["U_rec"])
     jax.tree.map(np.testing.assert_array_equal, plain, reading)
+
+
+def test_without_top_down_terms_a_detector_reads_h_as_it_reads_the_layer_below():
+    """Where both are equally wide; runs on record began so."""
+    config = Config((3, 3, 4), top_down=False, detector_reads_h=True)
+    params = hm_lstm.init(jax.random.key(0), config)
+    for layer in ("layer1", "layer2"):
+        detector = params[layer]["detector"]
+        np.testing.assert_array_equal(detector["V"], detector["W_bu"])
 
 
 def test_slope_changes_gradients_only_in_step_mode():

@@ -267,7 +267,7 @@ def test_sentences_and_pairs():
     assert [sentences[i].tolist() for i in range(len(sentences))] == lists
     assert sentences.lengths.tolist() == [3, 1, 2]
     pairs = Pairs.of(lists, lists[::-1], [0, 1, 2])
-    assert pairs.lengths.tolist() == [3, 1, 3] and len(pairs) == 3
+    assert pairs.right.lengths.tolist() == [2, 1, 3] and len(pairs) == 3
     assert len(Pairs.of([], [], [])) == 0
     with pytest.raises(UserError, match="sentence 1"):
         Sentences.of([[1], []])

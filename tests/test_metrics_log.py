@@ -95,6 +95,21 @@ def test_parts_without_the_file_are_read(bucket):
         read_metrics(bucket / "other.jsonl")
 
 
+def test_other_files_of_metrics_are_neither_read_nor_deleted(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2}\n')
+    (tmp_path / "metrics-1000000.jsonl").write_text('{"step": 3}\n')  # a part, of many
+    others = ["metrics-before-lr.jsonl", "metrics-2024.jsonl", "metrics-000001-old.jsonl"]
+    others += ["metrics-0000001.jsonl"]
+    for name in others:
+        (tmp_path / name).write_text('{"step": 9}\n')
+    rows = [{"step": 2}, {"step": 3}]
+    assert read_metrics(tmp_path / "metrics.jsonl") == rows and metrics_log.last_step(tmp_path) == 3
+    Logger(tmp_path, 9).close()
+    assert lines(tmp_path) == ['{"step": 2}', '{"step": 3}']
+    left = {path.name for path in tmp_path.glob("*.jsonl")}
+    assert left == {"metrics.jsonl", *others}
+
+
 def test_listings_of_buckets_are_not_remembered():
     class Bucket(fsspec.AbstractFileSystem):
         protocol = ("gs", "gcs")  # as gcsfs has it

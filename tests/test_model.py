@@ -13,6 +13,7 @@ from hmrnn_jax import defaults, recurrence
 from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import stack as cell_stack
+from hmrnn_jax.models.density import StrokeModel
 from hmrnn_jax.models.language import LanguageModel, language_model
 from hmrnn_jax.tasks import language, metrics
 from hmrnn_jax.training import state as train_state
@@ -191,6 +192,15 @@ def test_parameters_are_drawn_as_flax_draws_them():
     noise = jnp.zeros((1, 1, model.noise_width))
     drawn = model.inference.init(key, ids, model.initial_carry(1), noise=noise)["params"]
     jax.tree.map(np.testing.assert_array_equal, language.init_params(model, key), drawn)
+
+
+@pytest.mark.parametrize("kind", [LanguageModel, StrokeModel])
+def test_a_gated_head_without_a_width_is_refused(kind):
+    """`output` is 0 unless it is given, and the gated head is the default."""
+    model = kind(5, 3, (lstm.Config(3, 4),))
+    x = jnp.zeros((1, 1), int) if kind is LanguageModel else jnp.zeros((1, 1, 3))
+    with pytest.raises(UserError, match="output is 0; .*must be 1 or more"):
+        cell_stack.init_params(model, jax.random.key(0), x, model.initial_carry(1))
 
 
 # From a configuration

@@ -54,6 +54,42 @@ def test_every_cell_is_the_one_of_linen_and_of_unroll(name):
     assert_close(top, h[-1] if isinstance(h, tuple) else h, 1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_a_slope_is_the_one_of_linen_in_every_dtype(dtype):
+    """Bit for bit, values and gradients, though one holds an array and the other a number."""
+    config, choices = CONFIGS["hm_lstm"], {"slope": 1.3, "output": "state"}
+    with jax.enable_x64(dtype == "float64"):
+        cell = RNNCell(config, param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0), **choices)
+        other = linen.RNNCell(config, param_dtype=jnp.dtype(dtype), **choices)
+        (graph, state), params = nnx.split(cell), {"params": params_of(cell)}
+        carry = cell.initialize_carry((64, 3))
+
+        def by_nnx(x):
+            return nnx.merge(graph, state)(carry, x)[0]
+
+        def by_linen(x):
+            return other.apply(params, carry, x)[0]
+
+        @jax.jit
+        def derived(x):
+            (one, back), (two, again) = jax.vjp(by_nnx, x), jax.vjp(by_linen, x)
+            ones = jax.tree.map(jnp.ones_like, one)
+            return (one, back(ones)), (two, again(ones))
+
+        for x in (inputs(64, 3), inputs(64, 3).astype(dtype)):
+            actual, expected = derived(x)
+            assert len(np.unique(expected[0].z[0])) > 10
+            jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_small_increments_of_a_slope_add_up_in_half_precision():
+    """bfloat16 has nothing between 2 and 2.0156."""
+    cell = RNNCell(CONFIGS["hm_lstm"], slope=2, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    for _ in range(10):
+        cell.slope[...] += 0.004
+    assert float(cell.slope[...]) == pytest.approx(2.04)
+
+
 def test_lengths_and_reversal_are_those_of_linen():
     config, x, lengths = CONFIGS["hm_lstm"], inputs(BATCH, STEPS, 3), jnp.array([2, 5, 3])
     rnn = rnn_of(config, output="state")

@@ -363,5 +363,9 @@ def test_of_layers_without_a_detector_nothing_is_asked_and_that_is_said():
     none = wanted.of_model(0)
     assert not none.active and "nothing is asked" in none.describe(wanted.lengths)
     assert Boundaries().of_model(2).describe(()) == ""
+    # A teacher of the lowest layer alone asks nothing of the others; a rate does.
+    taught = Boundaries((6, 5), "line_break").of_model(2)
+    assert taught.describe((6, 5)) == "\ndetectors: segments of about 6 are asked for"
+    assert "about 6, then 5 are" in taught._replace(rate="ratio").describe((6, 5))
     # Lengths alone teach nothing.
     assert "nothing teaches them" in Boundaries((6, 5)).of_model(2).describe((6, 5))

@@ -243,8 +243,13 @@ def test_deferred_gradients_of_a_stack_are_those_of_autodiff(x64):
             dict.fromkeys(("W", "b", "U", "b_U"), 40**-0.5),
             "b",
         ),
+        (  # the LSTM that the ON-LSTM's authors compare with is made of linear maps
+            lstm.Config(3, 40, initialisation="linear", recurrent_bias=True),
+            {"W": 3**-0.5, "b": 3**-0.5, "U": 40**-0.5, "b_U": 40**-0.5},
+            "b",
+        ),
     ],
-    ids=["on_lstm", "lstm"],
+    ids=["on_lstm", "lstm", "linear maps"],
 )
 def test_uniform_initial_values_are_pytorchs(config, limits, forget):
     """A linear map of PyTorch is uniform in +-1/sqrt(fan-in), its LSTM in +-1/sqrt(size)."""

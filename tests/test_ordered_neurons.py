@@ -27,11 +27,12 @@ NAMES = {
 }  # fmt: skip
 
 
-def model_of(head="tied", cells=None):
+def model_of(head="tied", cells=None, inverted=False):
     stack = tuple(
         on_lstm.Config(n, size, CHUNK) for n, size in zip(SIZES[:-1], SIZES[1:], strict=True)
     )
-    return LanguageModel(WORDS, SIZES[0], cells or stack, head=head, dropout=Dropout(weight=DROP))
+    dropout = Dropout(weight=DROP, weight_inverted=inverted)
+    return LanguageModel(WORDS, SIZES[0], cells or stack, head=head, dropout=dropout)
 
 
 def official_tensors(seed=0):
@@ -151,15 +152,19 @@ def test_there_and_back_again(order):
         assert ours["softmax_bias"][word] == theirs["decoder.bias"][number]
 
 
-def test_loaded_weights_score_as_the_authors_program():
+@pytest.mark.parametrize("inverted", [False, True])
+def test_loaded_weights_score_as_the_authors_program(inverted):
     """Logits of evaluation, DropConnect's scale included, word by word of either numbering."""
-    model, tensors, order = model_of(), official_tensors(), np.array(ORDER)
+    model, tensors, order = model_of(inverted=inverted), official_tensors(), np.array(ORDER)
     words = np.random.default_rng(1).integers(0, WORDS, (12, 2))  # of theirs
     params = ordered_neurons.to_ours(tensors, model, order)
     out = jax.jit(model.apply)({"params": params}, order[words], model.initial_carry(2))
     for row in range(2):
         expected = official_logits(tensors, words[:, row])
         np.testing.assert_allclose(out.logits[:, row][:, order], expected, rtol=0, atol=1e-5)
+    again = ordered_neurons.to_official(params, model, order)
+    for name in NAMES:
+        np.testing.assert_allclose(again[name], tensors[name], rtol=1e-6)
 
 
 # Files

@@ -328,6 +328,31 @@ def test_chips_of_several_hosts_that_know_nothing_of_each_other_are_refused(
         parallel.initialize()
 
 
+# What processes compare before they begin
+
+
+def test_processes_have_the_same_settings_wherever_each_has_its_files(text, tmp_path, monkeypatch):
+    told = []
+
+    def compare(own, what):
+        told.append(own)
+        raise UserError(f"{what} are compared.")
+
+    monkeypatch.setattr(parallel, "check_same", compare)
+
+    def settings(**changes):
+        config = one_process.config(text)
+        config.update_from_flattened_dict(changes)
+        with pytest.raises(UserError, match="^The settings, --config and its fields, are compared"):
+            run(config, tmp_path / "run")
+        return told.pop()
+
+    places = {"data.path": "elsewhere.txt", "boundaries.segments": "other.jsonl"}
+    assert settings(**places) == settings()
+    for change in ({"learning_rate": 0.5}, {"model.sizes": (9,)}, {"model.precision": "auto"}):
+        assert settings(**change) != settings()
+
+
 # The loops of docs/cloud_tpu.md
 
 

@@ -76,6 +76,7 @@ def test_every_published_configuration_is_in_its_range():
     names = []
     for name, config in published():
         settings.check(config)
+        settings.check_pairs(config)
         names.append(name)
     assert len(names) > 15
 
@@ -268,6 +269,16 @@ def test_made_up_sequences_are_never_clipped(name):
     settings.check_pairs(config)
 
 
+@pytest.mark.parametrize("change", [{"data.event": "pen_up"}, {"data.columns": ("dx", "dy")}])
+def test_columns_are_those_of_signals(change):
+    config = defaults.strokes()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match="go with data.name=signals alone, not with iam_ondb"):
+        settings.check_pairs(config)
+    config.data.name = "signals"
+    settings.check_pairs(config)
+
+
 def test_a_field_that_no_task_knows_or_that_is_not_there_is_named(config):
     config.unlock()
     config.lerning_rate = 0.1
@@ -309,6 +320,11 @@ def test_a_field_that_no_task_knows_or_that_is_not_there_is_named(config):
             {"model.hm_lstm.flush": False, "model.hm_lstm.reset_recurrent": True},
             "reset_recurrent says what FLUSH does",
         ),
+        (
+            {"data.name": "python_reference", "data.path": "", "data.unit": "words"},
+            "data.unit is words, which goes with data.name=text alone, and python_reference has",
+        ),
+        ({"drop_by": 0.5, "drops": 0}, "drop_by=0.5 asks for a drop of the rate, and drops=0 w"),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anything_is_written(

@@ -97,6 +97,13 @@ def test_symbols_between_two_reports_are_counted_exactly():
     assert program._finite(task, [sums] * 43, 43, None, None)["count"] == 43 * (2**23 + 1)
 
 
+@pytest.mark.parametrize(("name", "what"), [("nats", "loss"), ("gradient_norm", "gradient's norm")])
+def test_what_is_not_finite_is_named(config, name, what):
+    sums, saved = dict.fromkeys(("nats", "gradient_norm"), np.float32(1)), SimpleNamespace(kept=str)
+    with pytest.raises(UserError, match=f"The {what} of update 8 is not finite"):
+        program._finite(None, [sums, sums | {name: np.float32(np.inf)}], 8, config, saved)
+
+
 def test_a_run_keeps_the_precision_that_auto_was_where_it_began(quick, tmp_path, monkeypatch):
     quick.steps, quick.model.precision = 1, "auto"
     monkeypatch.setattr(execution, "native_precision", lambda device: "bfloat16")

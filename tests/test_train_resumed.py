@@ -15,6 +15,7 @@ from hmrnn_jax import cli, commands, parallel
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import text as evaluation
 from hmrnn_jax.opening import restore
+from hmrnn_jax.tasks import language
 from hmrnn_jax.training import config_file, settings
 from hmrnn_jax.training import loop as program
 from hmrnn_jax.training.workdir import load_run
@@ -74,6 +75,22 @@ def test_sigterm_saves_and_the_same_command_resumes(config, tmp_path):
     assert_equal(latest(tmp_path / "whole"), latest(tmp_path / "cut"))
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut/metrics.jsonl").open()]
     assert steps == sorted(steps)
+
+
+def test_a_signal_during_a_validation_stops_there(quick, tmp_path, monkeypatch):
+    evaluate, seen, lines = language.Task.evaluate, [], []
+
+    def slow(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(program, "Watch", lambda *_: lambda *given: seen.append(given))
+    with monkeypatch.context() as patch:
+        patch.setattr(language.Task, "evaluate", slow)
+        assert program.train(quick, str(tmp_path), lines.append, watch=True) is None
+    assert "update 6  validation" in "\n".join(lines) and not seen
+    assert lines[-1].startswith("stopped after update 6;") and latest(tmp_path)[0] == 6
+    assert "resumed after update 6" in run(quick, tmp_path)[1]
 
 
 def test_truncated_checkpoint_falls_back_to_the_one_before(config, tmp_path):

@@ -67,6 +67,49 @@ def test_a_text_that_has_changed_is_told(folder):
     assert workdir.load_data(folder) == data
 
 
+def test_segments_that_have_changed_are_told_and_not_refused(folder):
+    splits = {"train": [3000, 17], "valid": [170, 1], "test": [170, 2]}
+    data = splits | {"segments": [90, 5]}
+    workdir.open_run(folder, small(), VOCABULARY, data)
+    (folder / "metrics.jsonl").write_text('{"step": 4}\n')
+    assert workdir.load_data(folder) == splits
+    assert workdir.open_run(folder, small(), VOCABULARY, data) == []
+    told = workdir.open_run(folder, small(), VOCABULARY, data | {"segments": [90, 6]})
+    assert told == ["what the file boundaries.segments holds"]
+    (folder / "data.json").write_text(json.dumps(splits))  # of an earlier version
+    assert workdir.open_run(folder, small(), VOCABULARY, data) == []
+
+
+FOREIGN = {
+    "config.json": '{"model_type": "bert", "task": "ner"}', "vocabulary.json": '{"the": 0}',
+    "data.json": '{"train": [0, 1, 2], "valid": [3, 4, 5], "test": [6, 7, 8]}', "scale.json": "3",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_that_is_no_runs_is_never_replaced(folder, name):
+    folder.mkdir(parents=True)
+    (folder / name).write_text(FOREIGN[name])
+    for config, encoding in ((small(), VOCABULARY), (defaults.images(), None)):
+        with pytest.raises(UserError, match=f"{name} is no file of a run.*choose another --workd"):
+            workdir.open_run(folder, config, encoding)
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert (folder / name).read_text() == FOREIGN[name]
+    workdir.set_aside(folder)  # as --fresh asks
+    workdir.open_run(folder, small(), VOCABULARY)
+    assert (folder / "set-aside-1" / name).read_text() == FOREIGN[name]
+
+
+def test_a_start_that_was_cut_short_begins_again(folder):
+    data = {"train": [3000, 17], "valid": [170, 1], "test": [170, 2], "segments": [90, 5]}
+    scale = Scale(("x", "y"), "", (0.0, 0.0), (1.0, 1.0))
+    for config, encoding in ((small(), VOCABULARY), (defaults.strokes(), scale)):
+        workdir.open_run(folder, config, encoding, data)
+        (folder / "config.json").unlink()  # which is written last
+    workdir.open_run(folder, small(), VOCABULARY)
+    assert workdir.load_run(folder)[1] == VOCABULARY
+
+
 def test_a_start_of_another_task_leaves_no_encoding_behind(folder):
     workdir.open_run(folder, small(), VOCABULARY, {"train": [1, 1]})
     strokes, scale = defaults.strokes(), Scale(("x", "y"), "", (0.0, 0.0), (1.0, 1.0))
@@ -201,11 +244,13 @@ def test_a_run_that_is_set_aside_is_kept_whole_and_leaves_the_folder_to_another(
         (folder / "metrics.jsonl").write_text('{"step": 4}\n')
         (folder / "figure.png").write_text("a figure")
         (folder / "watch.html").write_text("a page")
+        (folder / "metrics-before-lr.jsonl").write_text("a copy of the user's")
         said = workdir.set_aside(folder)
         aside = folder / f"set-aside-{number}"
         assert str(aside) in said
         assert (aside / "checkpoints/latest/4/default/file").read_text() == "4"
         assert workdir.load_run(aside)[1] == VOCABULARY and metrics_log.last_step(aside) == 4
         left = {path.name for path in folder.iterdir()}
-        assert left <= {"figure.png", "set-aside-1", "set-aside-2", "checkpoints"}
+        its = {"set-aside-1", "set-aside-2", "checkpoints"}
+        assert {"figure.png", "metrics-before-lr.jsonl"} == left - its
         workdir.check_new(folder)

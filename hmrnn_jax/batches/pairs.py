@@ -1,18 +1,20 @@
 """Batches of sentence pairs, as pure functions of the step.
 
-Sentences are padded at the front, so that each ends at the last row of its batch and the
-recurrence's final state is the sentence's. Batches are cut from pairs of about the same
-length, to save padding, and their lengths are multiples of a quantum, so that few shapes are
-compiled. This file knows numpy, not JAX.
+The 2 B sentences of B pairs lie end to end in B rows, so that little of a batch is padding
+although its sentences differ in length: the recurrence puts a row's state back to the initial
+state before each of them, and the state after a sentence's last symbol is the sentence's. The
+number of steps is a multiple of a quantum, so that few shapes are compiled. This file knows
+numpy, not JAX.
 """
 
+import heapq
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from hmrnn_jax.batches.base import FILLER, ShuffledEpochs, by_batch
-from hmrnn_jax.datasets.logic import Pairs, Sentences
+from hmrnn_jax.datasets.logic import Pairs
 from hmrnn_jax.errors import UserError
 
 __all__ = [
@@ -22,27 +24,31 @@ __all__ = [
     "padding",
 ]
 
-# Of propositional logic's training steps in batches of 128, 43 % are padding: 38 % because the
-# sentences of a pair differ in length, 5 % because of these two (62 % with a pool of 1).
-POOL, QUANTUM = 50, 4
+QUANTUM = 4
+PADDING = -1  # in `numbers`: a step without a symbol
 
 
 class PairBatch(NamedTuple):
-    """B pairs of sentences, time-major.
+    """B pairs of sentences in B rows, time-major. Each device holds whole pairs.
 
     Attributes:
-      left, right: int32 [T, B], the sentences, with id 0 in front.
-      left_resets, right_resets: bool [T, B], True at each padded step and at the first step
-        of the sentence. Where True, the state of the row is put back to the initial state
-        before the step, so the padding leaves no trace.
+      ids: int32 [T, B], the symbols, 0 in padding.
+      numbers: int32 [T, B], the place of each symbol among all of the whole batch, first those
+        of the left sentences, in the order of the pairs, then those of the right ones; -1 in
+        padding. They are the same however rows are divided over devices.
+      resets: bool [T, B], True at the first step of a sentence and in padding. Where True, the
+        state of the row is put back to the initial state before the step.
+      left, right: int32 [2, B], step and row of the last symbol of each pair's sentences, the
+        row counted from the first of its device; zeros for a filler.
       labels: int32 [B].
-      mask: float32 [B], 1 for a pair, 0 for a padding row, which is padding and label 0.
+      mask: float32 [B], 1 for a pair, 0 for a filler, which has no symbols and label 0.
     """
 
+    ids: np.ndarray
+    numbers: np.ndarray
+    resets: np.ndarray
     left: np.ndarray
     right: np.ndarray
-    left_resets: np.ndarray
-    right_resets: np.ndarray
     labels: np.ndarray
     mask: np.ndarray
 
@@ -50,20 +56,18 @@ class PairBatch(NamedTuple):
 class PairStream(ShuffledEpochs):
     """Training batches of pairs, as a pure function of the step.
 
-    Every pair comes once in an epoch. The order of epoch e is drawn from (seed, e): a
-    permutation of all pairs; pools of `pool` batches, each sorted by length and cut into
-    batches; these in a random order again. The fewer than `batch` pairs left over, which are
-    a random draw too, make up a batch with padding rows.
+    Every pair comes once in an epoch. The order of epoch e is a permutation of all pairs, drawn
+    from (seed, e); the fewer than `batch` pairs left over at its end make up a batch with fillers.
 
     Args:
       pairs: what is streamed.
-      batch: number of rows B of the whole run.
+      batch: number of pairs B in a step of the whole run.
       seed: 0 or more.
       rows: the rows that this process owns; None for all of them. T is that of the whole
         batch, the same in all processes.
-      pool: batches sorted together. 1 sorts nothing across batches; more saves padding and
-        makes the pairs of a batch more alike in length.
-      quantum: T is the length of the longest sentence in the batch, rounded up to a multiple.
+      devices: how many devices the batch is divided over; the sentences of a device's pairs lie
+        in its own rows.
+      quantum: T is the most symbols that a row has, rounded up to a multiple.
 
     Raises:
       UserError: no pairs, or a number out of its range.
@@ -75,88 +79,121 @@ class PairStream(ShuffledEpochs):
         batch: int,
         seed: int,
         rows: slice | None = None,
-        pool: int = POOL,
+        devices: int = 1,
         quantum: int = QUANTUM,
     ):
-        _check(pairs, batch, quantum)
-        if pool < 1 or seed < 0:
-            raise UserError(f"pool {pool} must be 1 or more, and seed {seed} 0 or more.")
+        if seed < 0:
+            raise UserError(f"seed {seed} must be 0 or more.")
+        self._cut = _Cut(pairs, batch, rows, devices, quantum)
         self.batch, self.steps_per_epoch = batch, -(-len(pairs) // batch)
-        self._pairs, self._rows, self._quantum = pairs, rows or slice(None), quantum
-        self.seed, self._pool = seed, pool
+        self.seed, self._pairs = seed, len(pairs)
 
     def __call__(self, step: int) -> PairBatch:
         """The batch of a step (from 0, without end): arrays [T, rows owned] or [rows owned]."""
         order, number = self.order_at(step)
-        return _cut(self._pairs, order[number], self._rows, self._quantum)
+        return self._cut(order[number])
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
         """The pairs of an epoch by batch, int64 [steps_per_epoch, batch]."""
-        order = random.permutation(len(self._pairs))
-        full = len(order) // self.batch * self.batch
-        # Of the pools and then of the lengths; pairs of one length stay in random order.
-        pools = np.arange(full) // (self._pool * self.batch)
-        order[:full] = order[np.lexsort((self._pairs.lengths[order[:full]], pools))]
-        return random.permutation(by_batch(order, self.batch))
+        return by_batch(random.permutation(self._pairs), self.batch)
 
 
 class EvaluationPairs:
-    """All pairs once, sorted by length: `len(stream)` batches, the last with padding rows.
+    """All pairs once, in their order: `len(stream)` batches, the last with fillers.
 
     Args:
-      pairs, batch, quantum, rows: as in `PairStream`.
+      pairs, batch, rows, devices, quantum: as in `PairStream`. The quantum is larger, for each
+        number of operators has lengths of its own, and is read but once an epoch.
 
-    `order` is int64 [len(stream), batch], the pair that each row of each batch holds, -1 in
-    padding rows. Raises UserError as `PairStream` does.
+    `order` is int64 [len(stream), batch], the pairs of each batch, -1 for fillers. Raises
+    UserError as `PairStream` does.
     """
 
-    def __init__(self, pairs: Pairs, batch: int, quantum: int = QUANTUM, rows: slice | None = None):
-        _check(pairs, batch, quantum)
-        self.batch, self.order = batch, by_batch(np.argsort(pairs.lengths, kind="stable"), batch)
-        self._pairs, self._rows, self._quantum = pairs, rows or slice(None), quantum
+    def __init__(
+        self,
+        pairs: Pairs,
+        batch: int,
+        rows: slice | None = None,
+        devices: int = 1,
+        quantum: int = 2 * QUANTUM,
+    ):
+        self._cut = _Cut(pairs, batch, rows, devices, quantum)
+        self.batch, self.order = batch, by_batch(np.arange(len(pairs)), batch)
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self):
-        for chosen in self.order:
-            yield _cut(self._pairs, chosen, self._rows, self._quantum)
+        return map(self._cut, self.order)
 
 
 def padding(batches: Iterable[PairBatch]) -> float:
-    """The share, 0 to 1, of the batches' steps that are padding, those of padding rows included."""
+    """The share, 0 to 1, of the batches' steps that are padding."""
     padded = steps = 0
     for batch in batches:
-        for resets in (batch.left_resets, batch.right_resets):
-            # One reset of each pair is the first step of its sentence, which is no padding.
-            padded += int(resets.sum()) - int(batch.mask.sum())
-            steps += resets.size
+        padded += int(np.count_nonzero(batch.numbers == PADDING))
+        steps += batch.numbers.size
     return padded / steps
 
 
-def _check(pairs: Pairs, batch: int, quantum: int) -> None:
-    if batch < 1 or quantum < 1:
-        raise UserError(f"batch {batch} and quantum {quantum} must both be 1 or more.")
-    if not len(pairs):
-        raise UserError("there are no pairs to make batches of: give one or more.")
+class _Cut:
+    """Makes the rows owned of the batch of some pairs, int [B]."""
+
+    def __init__(self, pairs, batch, rows, devices, quantum):
+        if batch < 1 or quantum < 1 or devices < 1 or batch % devices:
+            raise UserError(
+                f"batch {batch} and quantum {quantum} must both be 1 or more, and the batch a"
+                f" multiple of its {devices} devices."
+            )
+        if not len(pairs):
+            raise UserError("there are no pairs to make batches of: give one or more.")
+        self._pairs, self._rows, self._devices = pairs, rows or slice(None), devices
+        self._quantum = quantum
+
+    def __call__(self, chosen: np.ndarray) -> PairBatch:
+        pairs, batch, real = self._pairs, len(chosen), chosen != FILLER
+        chosen = np.where(real, chosen, 0)
+        sides = (pairs.left, pairs.right)
+        lengths = np.stack([np.where(real, side.lengths[chosen], 0) for side in sides])
+        starts, rows = np.zeros((2, 2, batch), int)
+        own = batch // self._devices
+        for first in range(0, batch, own):
+            device = slice(first, first + own)
+            starts[:, device], rows[:, device] = packed(lengths[:, device])
+        # From the whole batch, whatever the rows: every process must have the same T.
+        steps = -(-int((starts + lengths).max()) // self._quantum) * self._quantum
+        ids = np.zeros((steps, batch), np.int32)
+        numbers = np.full((steps, batch), PADDING, np.int32)
+        resets = np.ones((steps, batch), bool)
+        # By symbol: its sentence, and its place in it.
+        flat = lengths.ravel()
+        sentence = np.repeat(np.arange(2 * batch), flat)
+        number = np.arange(len(sentence))
+        place = number - (np.cumsum(flat) - flat)[sentence]
+        sources = np.concatenate([side.offsets[chosen] for side in sides])[sentence] + place
+        first_rows = np.arange(batch) // own * own
+        at = (starts.ravel()[sentence] + place, (rows + first_rows).ravel()[sentence])
+        half = lengths[0].sum()
+        ids[at] = np.concatenate(
+            [side.ids[part] for side, part in zip(sides, np.split(sources, [half]), strict=True)]
+        )
+        numbers[at], resets[at] = number, place == 0
+        ends = np.where(real, np.stack([starts + lengths - 1, rows], axis=1), 0)
+        left, right = ends.astype(np.int32)
+        labels = np.where(real, pairs.labels[chosen], 0).astype(np.int32)
+        whole = PairBatch(ids, numbers, resets, left, right, labels, real.astype(np.float32))
+        return PairBatch(*(array[..., self._rows] for array in whole))
 
 
-def _cut(pairs: Pairs, chosen: np.ndarray, rows: slice, quantum: int) -> PairBatch:
-    """The rows owned of the batch that holds the pairs `chosen`, int [B]."""
-    # From the whole batch, whatever the rows: every process must have the same T.
-    longest = int(pairs.lengths[chosen[chosen != FILLER]].max())
-    steps, chosen = -(-longest // quantum) * quantum, chosen[rows]
-    left, left_resets = _padded(pairs.left, chosen, steps)
-    right, right_resets = _padded(pairs.right, chosen, steps)
-    real = chosen != FILLER
-    labels = np.where(real, pairs.labels[chosen], 0).astype(np.int32)
-    return PairBatch(left, right, left_resets, right_resets, labels, real.astype(np.float32))
+def packed(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sentences of `lengths` [2, B] in B rows: `(first step, row)` of each, both [2, B].
 
-
-def _padded(sentences: Sentences, chosen: np.ndarray, steps: int) -> tuple:
-    """Sentences that end at the last step, int32 [steps, B], and their resets."""
-    end = np.where(chosen == FILLER, 0, sentences.offsets[chosen + 1])
-    start = np.where(chosen == FILLER, 0, sentences.offsets[chosen])
-    place = end + np.arange(-steps, 0)[:, None]  # of each step, in the sentences end to end
-    ids = np.where(place >= start, sentences.ids[np.maximum(place, 0)], 0)
-    return ids, place <= start
+    The longest first, each in the row that has the fewest symbols so far.
+    """
+    flat, rows = lengths.ravel(), [(0, row) for row in range(lengths.shape[1])]
+    starts, places = np.zeros_like(flat), np.zeros_like(flat)
+    for sentence in np.argsort(-flat, kind="stable"):
+        filled, row = rows[0]
+        starts[sentence], places[sentence] = filled, row
+        heapq.heapreplace(rows, (filled + int(flat[sentence]), row))
+    return starts.reshape(lengths.shape), places.reshape(lengths.shape)

@@ -188,8 +188,8 @@ def init_affine(key, config, dtype, input_size=None, biases=("b_W", "b_U"), fan_
 
     * `orthogonal`: a (semi-)orthogonal recurrent matrix for each gate, Glorot-uniform input
       blocks, zero biases;
-    * `uniform`: everything uniform in +-1/sqrt(fan-in), PyTorch's default for a linear map
-      (`b_W`, `b` belong to the input's, `b_U` to the recurrent one), or with one `fan_in`
+    * `uniform` or `linear`: everything uniform in +-1/sqrt(fan-in), PyTorch's default for a linear
+      map (`b_W`, `b` belong to the input's, `b_U` to the recurrent one), or with one `fan_in`
       for all.
 
     `config.forget_bias` is added to f's part of the first bias.
@@ -197,7 +197,7 @@ def init_affine(key, config, dtype, input_size=None, biases=("b_W", "b_U"), fan_
     width = config.input_size if input_size is None else input_size
     size, rows = config.size, sum(config.blocks)
     keys = jax.random.split(key, 2 + len(biases))
-    if config.initialisation == "uniform":
+    if config.initialisation in ("uniform", "linear"):
 
         def uniform(key, shape, fan_in):
             return ops.drawn(ops.symmetric_uniform(fan_in**-0.5), key, shape, dtype)

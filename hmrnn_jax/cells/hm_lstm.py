@@ -69,10 +69,10 @@ class HMLSTM:
         et al. 2018 lock z of copied states alike; Shain, Elsner 2019). The paper leaves open
         what z is during COPY.
       detector_reads_h: the detector reads its own layer's new h_t, too: x + V h_t^l. By the
-        paper it sees h_{t-1} alone (eq. 6); the second form of Shain, Elsner 2019.
+        paper it sees h_{t-1} alone (eq. 5); the second form of Shain, Elsner 2019.
       reset_recurrent: FLUSH drops the recurrent term, (1 - p) U_rec h_{t-1}: nothing of the
         ended segment is kept but what the layer above hands down. The paper's text erases all,
-        its eq. 5 keeps h.
+        its eq. 5 keeps h. Without `flush` it acts too: new trainings refuse that, old ones have it.
     """
 
     input_size: int
@@ -150,10 +150,9 @@ def init(key, config, dtype=jnp.float32):
 
     `gates` holds `U_rec [4H, H]`, `U_td [4H, H_above]`, `W_bu [4H, H_below]`, `b [4H]`;
     `detector` the same names with a single row, and `V [1, H]` where it reads the new h.
-    Orthogonal recurrent blocks,
-    Glorot-uniform input and top-down blocks, small biases (the paper states no
-    initialisation). A detector that reads the new h begins with the old one's weights for
-    it, where there are top-down connections.
+    Orthogonal recurrent blocks, Glorot-uniform input and top-down blocks, small biases (the paper
+    states no initialisation). A detector that reads the new h begins with the old one's weights for
+    it where there are top-down connections, else with those of W_bu where both are equally wide.
     """
     params, asked = {}, {}
     for layer, (size, layer_key) in enumerate(

@@ -21,10 +21,15 @@ OUTPUTS = ("h", "state")
 def step(config, params, carry, x, slope, key, output):
     """One step of a cell with Flax's axes; arguments as in `RNNCell`.
 
-    Returns the new carry and the output. Raises `UserError` for an x of another width.
+    Returns the new carry and the output. Raises `UserError` for an x of another width, a carry that
+    is not floating-point, or a slope that is not above 0.
     """
-    cell, batch = cells.of(config), x.shape[:-1]
-    arguments = {"slope": slope} if config.uses_slope else {}
+    ops.check_floating(carry)
+    cell, batch, arguments = cells.of(config), x.shape[:-1], {}
+    if config.uses_slope:
+        ops.check_slope(slope)
+        # Flax NNX holds an array, linen a number: rounded alike, they give the same numbers.
+        arguments["slope"] = jnp.asarray(slope, jnp.result_type(*jax.tree.leaves(params)))
     state, column = _to_columns((carry, x), batch)
     if config.uses_noise:
         shape = (config.uses_noise, column.shape[-1])
@@ -34,6 +39,13 @@ def step(config, params, carry, x, slope, key, output):
     if output == "state":
         return state, state
     return state, layers(state)[-1]
+
+
+def check(config, slope, output):
+    """Raises `UserError` for a slope or an output that cannot be."""
+    require("output", output, OUTPUTS)
+    if config.uses_slope:
+        ops.check_slope(slope)
 
 
 def initial_carry(config, input_shape, dtype):
@@ -61,7 +73,7 @@ class RNNCell(nn.RNNCellBase):
 
     Attributes:
       config: the cell's `Config`.
-      slope: slope of the detectors, for cells that have them. To anneal it without
+      slope: slope of the detectors, above 0, for cells that have them. To anneal it without
         compiling again, make the module within the compiled function.
       output: `h`, each step's output is h of the top layer, `[..., H]`; `state`, it is
         the whole `State`, boundaries included.
@@ -74,7 +86,7 @@ class RNNCell(nn.RNNCellBase):
     param_dtype: Any = jnp.float32
 
     def __post_init__(self):
-        require("output", self.output, OUTPUTS)
+        check(self.config, self.slope, self.output)
         super().__post_init__()
 
     @nn.compact

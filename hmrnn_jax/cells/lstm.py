@@ -37,7 +37,9 @@ class LSTM:
       layer_norm: `none`; `sum`, each gate of the summed pre-activation, and c before
         the output tanh; `ba`, input and recurrent term apart, and c (Ba et al. 2016).
       forget_bias: added to the initial bias of f.
-      initialisation: `orthogonal`, or `uniform` in +-1/sqrt(size), as PyTorch's LSTM.
+      initialisation: `orthogonal`; `uniform` in +-1/sqrt(size), as PyTorch's LSTM; or `linear`,
+        the input's kernel and bias in +-1/sqrt(input_size), as in the ON-LSTM authors' LSTM,
+        whose kernels are PyTorch's linear maps.
       recurrent_bias: a second bias, which is added to the first, as in PyTorch's and cuDNN's
         LSTM: counts and optimisers see both.
     """
@@ -56,7 +58,7 @@ class LSTM:
     def __post_init__(self):
         check_sizes(input_size=self.input_size, size=self.size)
         require("layer_norm", self.layer_norm, ("none", "sum", "ba"))
-        require("initialisation", self.initialisation, ("uniform", "orthogonal"))
+        require("initialisation", self.initialisation, ("uniform", "linear", "orthogonal"))
 
     @property
     def blocks(self):
@@ -83,7 +85,8 @@ class Aux(NamedTuple):
 def init(key, config, dtype=jnp.float32):
     """Parameters `{U [4H, H], W [4H, input_size], b [4H], b_U?, norm?}`."""
     biases = ("b", "b_U") if config.recurrent_bias else ("b",)
-    params = init_affine(key, config, dtype, biases=biases, fan_in=config.size)
+    fan_in = config.size if config.initialisation == "uniform" else None
+    params = init_affine(key, config, dtype, biases=biases, fan_in=fan_in)
     if config.layer_norm != "none":
         names = ["s"] if config.layer_norm == "sum" else ["U", "W"]
         params["norm"] = init_norms(names, config.size, dtype)

@@ -10,7 +10,6 @@ from flax import nnx
 
 from hmrnn_jax import cells
 from hmrnn_jax.cells import linen
-from hmrnn_jax.errors import require
 
 
 class RNNCell(nnx.RNNCellBase):
@@ -26,11 +25,12 @@ class RNNCell(nnx.RNNCellBase):
     Attributes:
       cell: the cell's parameters, `nnx.Param` in the tree of its `init`.
       slope: slope of the detectors, an `nnx.Variable`: `cell.slope[...] = 2.0` anneals it
-        without compiling again. Cells without detectors have it and do not use it.
+        without compiling again. In float32 at least, so that small increments add up; a step
+        rounds it as the parameters are. Cells without detectors have it and do not use it.
 
     Args:
       config: the cell's `Config`.
-      slope: the slope to begin with.
+      slope: the slope to begin with, above 0.
       output: `h`, each step's output is h of the top layer, `[..., H]`; `state`, it is
         the whole `State`, boundaries included.
       param_dtype: dtype of the parameters and the initial state.
@@ -39,11 +39,12 @@ class RNNCell(nnx.RNNCellBase):
     """
 
     def __init__(self, config, *, slope=1.0, output="h", param_dtype=jnp.float32, rngs):
-        require("output", output, linen.OUTPUTS)
+        linen.check(config, slope, output)
         self.config, self.output, self.param_dtype = config, output, param_dtype
         params = cells.of(config).init(rngs.params(), config, param_dtype)
         self.cell = nnx.data(jax.tree.map(nnx.Param, params))
-        self.slope = nnx.Variable(jnp.float32(slope))
+        held = jnp.promote_types(param_dtype, jnp.float32)
+        self.slope = nnx.Variable(jnp.asarray(slope, held))
         self.rngs = rngs.boundary.fork() if config.uses_noise else None
 
     def __call__(self, carry, inputs):

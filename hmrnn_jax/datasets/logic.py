@@ -92,11 +92,6 @@ class Pairs:
         """From two lists of sequences of ids and a list of label ids."""
         return cls(Sentences.of(left), Sentences.of(right), np.asarray(labels, np.int32))
 
-    @functools.cached_property
-    def lengths(self) -> np.ndarray:
-        """int64 [N], the length of the longer sentence of each pair."""
-        return np.maximum(self.left.lengths, self.right.lengths)
-
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -29,7 +29,7 @@ class StrokeModel(stack.CellStack, nn.Module):
     Attributes:
       dimensions: D, columns of values. event: whether a 0/1 column follows them.
       cells: configurations of the cells, lowest first.
-      output: width of the gated output module; not used by the head `plain`.
+      output: width of the gated output module, which needs 1 or more; not used by the head `plain`.
       head: what the mixture's affine layer reads, `gated` or `plain`, see `LanguageModel`.
       components: Gaussians of the mixture. The HM-LSTM's paper is silent; Graves has 20.
       policy: how the recurrence runs.

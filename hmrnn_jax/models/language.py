@@ -41,7 +41,7 @@ class LanguageModel(stack.CellStack, nn.Module):
       embedding: width of the symbol embedding (no non-linearity).
       cells: configurations of the cells, lowest first; each runs over the whole window
         before the next, so an HM-LSTM of three layers is one cell, an LSTM stack three.
-      output: width of the gated output module; not used by the other heads.
+      output: width of the gated output module, which needs 1 or more; not used by the other heads.
       head: what the softmax reads. `gated`, the HM-LSTM's output module over all layers;
         `plain`, h of the last layer; `tied`, the same with the embedding as the matrix.
       embedding_scale: standard deviation of the embedding's initial values. The HM-LSTM's

@@ -90,11 +90,18 @@ def to_ours(state_dict, model, order):
         "softmax_bias": np.asarray(tensors["decoder.bias"], np.float32)[place],
     }
     for number, config in enumerate(model.cells):
-        params[f"cell{number + 1}"] = {
+        params[f"cell{number + 1}"] = cell = {
             ours: rows_to_ours(np.asarray(tensors[theirs], np.float32), config.size, config.chunk)
             for ours, theirs in _layer(number).items()
         }
+        cell["U"] = cell["U"] * _kept(model)
     return params
+
+
+def _kept(model):
+    """What the authors' program multiplies U by as it evaluates, and `model` does not."""
+    dropout = model.dropout
+    return np.float32(1 - dropout.weight if dropout.weight_inverted else 1)
 
 
 def _unusable(array):
@@ -115,6 +122,8 @@ def to_official(params, model, order):
     for number, config in enumerate(model.cells):
         for ours, theirs in _layer(number).items():
             array = np.asarray(params[f"cell{number + 1}"][ours])
+            if ours == "U":
+                array = array / _kept(model)
             tensors[theirs] = rows_to_official(array, config.size, config.chunk)
     return tensors
 

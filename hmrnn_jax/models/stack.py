@@ -20,7 +20,7 @@ class GatedOutput(nn.Module):
     a separate matrix a layer. No biases.
 
     Attributes:
-      size: width of h^e.
+      size: width of h^e, 1 or more, or `__call__` raises `UserError`: the `output` of a model.
       precision: see `ops.product`.
     """
 
@@ -30,6 +30,11 @@ class GatedOutput(nn.Module):
     @nn.compact
     def __call__(self, hidden):
         """`hidden`: h of each layer, `[..., H_l]`. Returns `[..., size]`."""
+        if self.size < 1:
+            raise UserError(
+                f"output is {self.size}; it is the width of the head 'gated' and must be 1 or more:"
+                " give output, or another head."
+            )
         depth = len(hidden)
         glorot = nn.initializers.glorot_uniform()
         gate = self.param("gate", glorot, (sum(h.shape[-1] for h in hidden), depth))

@@ -11,8 +11,8 @@
   chooses the best checkpoint and moves the learning rate;
 * `name`, `unit`, `counted` (the metric that counts units), `headline(metrics)`,
   `describe()`, `finish(params, metrics, slope)`: words for the log;
-* `fingerprint()`: `{split: [size, checksum]}`, by which other data are told from these, saved
-  beside the run;
+* `fingerprint()`: `{split: [size, checksum]}`, by which other data are told from these, and under
+  `segments` that of a file that teaches; saved beside the run;
 * `encoding`: what the data's numbers mean, a `Vocabulary` or a `Scale`, saved beside the run;
   None if that is never in question.
 

@@ -10,8 +10,7 @@ from hmrnn_jax.tasks import metrics
 
 def loss(model, params, carry, batch, scalars, key):
     """Mean cross-entropy of the unmasked rows; see `training.state.train_step`."""
-    rows = batch.labels.shape[0]
-    masks = model.masks(key, rows, parallel.first_row(rows))
+    masks = model.masks(key, batch)
     out = model.apply({"params": params}, batch, slope=scalars["slope"], masks=masks)
     sums = scores(model, out, batch, scalars["slope"])
     return parallel.share(sums["nats"], sums["count"]), (carry, sums)

@@ -1,13 +1,14 @@
 """Language modelling: the next symbol of a text, state carried from window to window."""
 
 import functools
+import zlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmrnn_jax import datasets, parallel
+from hmrnn_jax import datasets, files, parallel
 from hmrnn_jax.analysis import ngram
 from hmrnn_jax.analysis.boundaries import text_view
 from hmrnn_jax.batches.text import EvaluationStream, Stream, VariableStream
@@ -67,7 +68,11 @@ class Task:
         self._view = config.finish == "view"
 
     def fingerprint(self):
-        return self.corpus.fingerprint()
+        found, asked = self.corpus.fingerprint(), self.boundaries
+        if asked.teacher == "segments" and asked.lengths:
+            content = files.read_bytes(asked.segments)
+            found["segments"] = [len(content), zlib.crc32(content)]
+        return found
 
     def scalars(self, done):
         return self.boundaries.scalars(done)
@@ -162,7 +167,8 @@ class Penalties(NamedTuple):
     """Weights of what is added to the loss (Merity, Keskar, Socher 2018).
 
     Attributes:
-      activation: AR, of the mean square of the last layer's h.
+      activation: AR, of the mean square of what the softmax reads: h of the last layer, or with
+        the gated head what the output module makes of all layers, h^e.
       temporal: TAR, of the mean square of its change from step to step.
       after_dropout: whether AR reads the dropped output, as in AWD-LSTM's code, or the
         undropped one, as in the ON-LSTM's. TAR reads the undropped one in both.

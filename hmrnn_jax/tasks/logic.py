@@ -23,7 +23,8 @@ class Task:
         self.data = logic.load(config.data.path or None, longest=config.data.longest)
         self.encoding = self.data.vocabulary
         rows = parallel.local_rows(config.batch, mesh)
-        self.stream = pairs.PairStream(self.data.train, config.batch, config.seed, rows)
+        devices = mesh.devices.size
+        self.stream = pairs.PairStream(self.data.train, config.batch, config.seed, rows, devices)
         self.model = model_of(config.model, self.encoding)
         self.model.check(pairs.QUANTUM, mesh)
         self.loss = functools.partial(classification.loss, self.model)
@@ -56,7 +57,8 @@ class Task:
 
     def _score(self, params, examples, slope):
         rows = parallel.local_rows(self._batch, self._mesh)
-        batches = pairs.EvaluationPairs(examples, self._batch, rows=rows)
+        devices = self._mesh.devices.size
+        batches = pairs.EvaluationPairs(examples, self._batch, rows, devices)
         sums = parallel.accumulate(self._step, params, (), batches, self._mesh, slope)
         return classification.summary(sums)
 
@@ -75,8 +77,8 @@ class Task:
 
 def init_params(model, key):
     """The model's parameters, drawn with `key`."""
-    one = np.zeros((1, 1), np.int32)
-    batch = pairs.PairBatch(one, one, one > 0, one > 0, one[0], one[0].astype(np.float32))
+    one, end = np.zeros((1, 1), np.int32), np.zeros((2, 1), np.int32)
+    batch = pairs.PairBatch(one, one, one > 0, end, end, one[0], one[0].astype(np.float32))
     return stack.init_params(model.inference, key, batch)
 
 
@@ -89,6 +91,7 @@ def model_of(config, vocabulary):
         hidden=config.hidden,
         labels=len(logic.LABELS),
         dropout=config.dropout,
+        input_dropout=config.input_dropout,
         policy=stack.policy_from(config),
     )
 

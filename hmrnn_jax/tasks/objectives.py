@@ -123,7 +123,10 @@ class Boundaries(NamedTuple):
                 "\ndetectors: nothing teaches them, and boundaries.lengths are those of readings"
                 " alone; choose boundaries.teacher, boundaries.rate or both to have them taught"
             )
-        lengths = ", then ".join(f"{length:g}" for length in self.lengths)
+        # That teacher is of the lowest layer alone; a rate is asked of every one.
+        lowest = (self.teacher, self.rate) == ("line_break", "none")
+        used = self.lengths[:1] if lowest else self.lengths
+        lengths = ", then ".join(f"{length:g}" for length in used)
         asked = f"segments of about {lengths} are asked for" if lengths else "nothing is asked"
         less = len(wanted) - len(self.lengths)
         rest = f"; {less} of the wanted lengths: no detector has that layer" if less else ""

@@ -19,7 +19,7 @@ from etils import epath
 
 from hmrnn_jax import parallel
 from hmrnn_jax.errors import UserError
-from hmrnn_jax.training import stored
+from hmrnn_jax.training import optim, stored
 from hmrnn_jax.training.manifest import Damaged
 from hmrnn_jax.training.writer import Writer
 
@@ -168,6 +168,8 @@ class Checkpoints:
     def restore_best(self, target):
         """The best checkpoint, or the newest state's parameters if there is none, as a `Best`.
 
+        Of a state whose average is what validation judges it is the average.
+
         Args:
           target: `{params, slope}`, placed as they are wanted.
 
@@ -186,10 +188,14 @@ class Checkpoints:
         if np.isfinite(tree["progress"]["best"]):
             why = "the best is lost"
             self._warn("the best checkpoint is lost: no score of other parameters is its score")
-        tree = {"params": tree["state"]["params"], "slope": tree["slope"]}
+        since = int(tree["progress"].get("since", -1))  # of `optim.NonMonotone`
+        name, which = "params", "parameters"
+        if optim.averaged_since(since, step):
+            name, which = "average", "averaged parameters"
+        tree = {"params": tree["state"][name], "slope": tree["slope"]}
         stored.check_fit(tree, target, self.folder / "latest" / str(step))
         tree = jax.tree.map(_place, tree, target)
-        return Best(step, tree, f"parameters of the newest state, update {step:,}, as {why}")
+        return Best(step, tree, f"{which} of the newest state, update {step:,}, as {why}")
 
     def _look_at_best(self, step, loss):
         """`(step, loss)` of the best checkpoint, for a run that goes on after update `step` and

@@ -35,6 +35,7 @@ from hmrnn_jax.training.workdir import (
     rewrite,
     set_aside,
     settle_precision,
+    shared,
 )
 
 _print = functools.partial(print, flush=True)
@@ -64,7 +65,8 @@ def train(
     saved.
 
     Raises:
-      UserError: bad input, before anything is compiled or written; or a loss that is not finite.
+      UserError: bad input, before anything is compiled or written; or a loss or gradient that is
+        not finite.
     """
     if not isinstance(config, ConfigDict):
         config = config_file.load(config)
@@ -78,6 +80,7 @@ def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, t
     # 1. Data, devices, model: everything that can be wrong is found here.
     settings.check(config)
     mesh = parallel.make_mesh()
+    parallel.check_same(shared(config), "The settings, --config and its fields,")
     before = None if fresh else workdir
     if not (before and parallel.from_first(begun, before)):
         settings.check_pairs(config)
@@ -208,6 +211,8 @@ def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, t
                     checkpoints.save_best(done, best_tree, plan.best)
                 if plan.averaged(done + 1) == 1:
                     say("averaging of the parameters begins")
+                # Validations are long, and what else follows them can wait for the next start.
+                stop = stop or parallel.any_process(bool(stopping))
             if validating or saving or stop:
                 logger.flush()
                 checkpoints.save(done, whole(slope))
@@ -255,11 +260,12 @@ def _scalar(value, mesh):
 def _finite(task, metrics, done, config, checkpoints):
     """The summary of the updates up to `done`; one that is not finite ends the run."""
     for number, m in enumerate(metrics, start=done - len(metrics) + 1):
-        if not np.isfinite(m["nats"]) or not np.isfinite(m["gradient_norm"]):
-            raise UserError(
-                f"The loss of update {number} is not finite; {checkpoints.kept()}. Try a learning"
-                f" rate below {config.learning_rate:g}, or a smaller clip."
-            )
+        for what, name in (("loss", "nats"), ("gradient's norm", "gradient_norm")):
+            if not np.isfinite(m[name]):
+                raise UserError(
+                    f"The {what} of update {number} is not finite; {checkpoints.kept()}. Try a"
+                    f" learning rate below {config.learning_rate:g}, or a smaller clip."
+                )
     result = _summary(task, metrics)
     return result | {"gradient_norm": float(np.mean([m["gradient_norm"] for m in metrics]))}
 

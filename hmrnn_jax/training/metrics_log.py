@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 
 import jax
 from etils import epath
@@ -23,7 +24,7 @@ def read_metrics(path):
       UserError: there is no such file, or another line is not a JSON object.
     """
     rows = []
-    for part in _files(epath.Path(path)) or [path]:
+    for part in parts(epath.Path(path)) or [path]:
         lines = files.read_bytes(part).split(b"\n")
         for number, line in enumerate(lines, 1):
             row = _row(line)
@@ -60,17 +61,17 @@ class Logger:
 
     def _join(self, step):
         """Makes one file of all rows up to `step`, if it is not so already."""
-        found = _files(self._path)
-        parts = [files.read_bytes(file) for file in found]
+        found = parts(self._path)
+        contents = [files.read_bytes(file) for file in found]
         # A start that was cut short here has left lines in both places.
-        lines = list(dict.fromkeys(line for part in parts for line in part.split(b"\n") if line))
+        lines = list(dict.fromkeys(line for part in contents for line in part.split(b"\n") if line))
         if lines and _row(lines[-1]) is None:
             del lines[-1]  # cut short
         lines = [line for line in lines if _step(line) <= step]
         kept = b"".join(line + b"\n" for line in lines)
         # What a finished run that is started once more would log again.
         self._logged = {line.decode() for line in lines if _step(line) == step}
-        if found != [self._path] or parts != [kept]:
+        if found != [self._path] or contents != [kept]:
             files.write_bytes(self._path, kept)
         for file in found:
             if file != self._path:
@@ -134,7 +135,7 @@ def last_step(workdir):
     Raises:
       UserError: they cannot be read.
     """
-    found = _files(epath.Path(workdir) / NAME)
+    found = parts(epath.Path(workdir) / NAME)
     lines = [line for file in found for line in files.read_bytes(file).split(b"\n")]
     return max(map(_step, lines), default=0)
 
@@ -142,14 +143,18 @@ def last_step(workdir):
 def last_report(workdir, step):
     """The metrics of the last report of training updates up to `step`, `{}` if there is none."""
     path = epath.Path(workdir) / NAME
-    rows = read_metrics(path) if _files(path) else []
+    rows = read_metrics(path) if parts(path) else []
     told = [row for row in rows if "gradient_norm" in row and _step_of(row, step + 1) <= step]
     return told[-1] if told else {}
 
 
-def _files(path):
-    """The file of metrics and the parts beside it, in order: those that there are."""
-    return ([path] if path.exists() else []) + sorted(path.parent.glob(f"{path.stem}-*.jsonl"))
+def parts(path):
+    """The file of metrics and the parts of it that a `Logger` wrote beside it, in order: those that
+    there are."""
+    beside = sorted(path.parent.glob(f"{path.stem}-*.jsonl"))
+    own = re.compile(r"-([0-9]{6}|[1-9][0-9]{6,})\.jsonl")  # as of `_write`: a user's stay alone
+    beside = [part for part in beside if own.fullmatch(part.name.removeprefix(path.stem))]
+    return ([path] if path.exists() else []) + beside
 
 
 def _row(line):

@@ -131,6 +131,11 @@ class Cosine(Plateau):
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done / self.total, 1)))
 
 
+def averaged_since(since, done):
+    """Iterates in an average after update `done` that began after update `since`; -1: not yet."""
+    return max(0, done - since) if since >= 0 else 0
+
+
 @dataclasses.dataclass
 class NonMonotone:
     """Plain SGD that turns into averaged SGD when validation stalls (NT-ASGD).
@@ -167,7 +172,7 @@ class NonMonotone:
 
     def averaged(self, done):
         """Iterates in the average after update `done`; 0 while there is none."""
-        return max(0, done - self.since) if self.since >= 0 else 0
+        return averaged_since(self.since, done)
 
     def update(self, value, done=0, epoch=0):
         """Takes the validation loss after update `done`, `epoch` epochs made.

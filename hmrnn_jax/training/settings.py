@@ -80,6 +80,10 @@ OF_CELL = {
     ),
     "hm_lstm.detector_reads_h": kept(Switch("Detectors also read their own layer's new state h.")),
     "hm_lstm.reset_recurrent": kept(Switch("FLUSH also drops the recurrent term.")),
+    "lstm.initialisation": Choice(
+        "Initial matrices: orthogonal, uniform as PyTorch's LSTM, or linear as its linear maps.",
+        ("orthogonal", "uniform", "linear"),
+    ),
     "lstm.recurrent_bias": kept(Switch("A second bias vector, as in PyTorch's LSTM.")),
     "nested_lstm.depth": kept(Whole("Levels of memory; 1 is an LSTM, of that proposal.", 1, 32)),
     "nested_lstm.proposal": kept(
@@ -219,7 +223,7 @@ LANGUAGE = BOUNDARIES | {
         Switch("Inverted DropConnect: kept weights are scaled in training, as in AWD-LSTM's code.")
     ),
     "penalties.activation": Number(
-        "Weight of activation regularisation (AR), see language.Penalties.", least=0
+        "Weight of activation regularisation (AR) of the softmax's input, see Penalties.", least=0
     ),
     "penalties.temporal": Number("Weight of temporal activation regularisation (TAR).", least=0),
     "penalties.after_dropout": Switch("AR is applied after dropout."),
@@ -240,6 +244,7 @@ LOGIC = {
     "model.embedding": kept(_width("Width of the symbol embedding.")),
     "model.hidden": kept(_width("Width of the classifier's layer.")),
     "model.dropout": _probability("Dropout probability, before and after that layer."),
+    "model.input_dropout": _probability("Dropout probability of the units of embedded symbols."),
 }
 
 STROKES = BOUNDARIES | {
@@ -322,10 +327,26 @@ def check(config):
 
 def check_pairs(config):
     """Raises `UserError` for settings that mean nothing together. Runs on record may have them."""
-    if config.task == "strokes" and config.data.clip and config.data.name in sequences.SYNTHETIC:
+    data = config.data
+    if config.task == "strokes" and data.clip and data.name in sequences.SYNTHETIC:
         raise UserError(
-            f"data.clip is {config.data.clip:g}, and {config.data.name} are made up and never"
-            " clipped: leave it 0."
+            f"data.clip is {data.clip:g}, and {data.name} are made up and never clipped: leave it"
+            " 0."
+        )
+    if config.task == "language" and data.unit != "characters" and data.name != "text":
+        raise UserError(
+            f"data.unit is {data.unit}, which goes with data.name=text alone, and {data.name} has"
+            " symbols of its own: leave it out."
+        )
+    if config.task == "strokes" and data.name != "signals" and (data.event or data.columns):
+        raise UserError(
+            f"data.event and data.columns go with data.name=signals alone, not with {data.name}:"
+            " leave them out."
+        )
+    if config.schedule == "plateau" and config.drop_by and not config.drops:
+        raise UserError(
+            f"drop_by={config.drop_by:g} asks for a drop of the rate, and drops=0 would end the run"
+            " there: give drops=1 or more, or drop_by=0."
         )
     hm_lstm = config.model.hm_lstm if config.model.cell == "hm_lstm" else None
     if hm_lstm and hm_lstm.boundary == "soft" and hm_lstm.surrogate != "hard_sigmoid":

@@ -16,6 +16,7 @@ from hmrnn_jax.training import metrics_log, settings
 
 CONFIG = "config.json"
 DATA = "data.json"  # the fingerprint of a run's data, see `tasks`
+SEGMENTS = "segments"  # in it, of the file that teaches, if one does: it may change
 # What the numbers of a run's data mean: one of these, or nothing.
 ENCODINGS = {"vocabulary.json": Vocabulary, "scale.json": Scale}
 NO_ENCODING = ("images",)  # tasks whose data always mean the same
@@ -75,6 +76,10 @@ def open_run(workdir, config, encoding, data=None):
         )
     if data and not saved_data:  # an older run
         files.write_text(folder / DATA, _json(data))
+    elif data and SEGMENTS in data:
+        taught = json.loads(files.read_text(folder / DATA)).get(SEGMENTS, data[SEGMENTS])
+        if taught != data[SEGMENTS]:
+            lines.append("what the file boundaries.segments holds")
     return lines
 
 
@@ -83,12 +88,18 @@ def _other_data(saved, data, task):
     kinds = {"language": ("text", "symbols"), "strokes": ("data", "steps")}
     what, unit = kinds.get(task, ("data", "examples"))
     lines = []
-    for split, [new, _] in data.items():
+    for split in SPLITS:
         if saved[split] != data[split]:
-            old = saved[split][0]
+            old, new = saved[split][0], data[split][0]
             others = " others" if old == new else ""
             lines.append(f"{split} {what}: {old:,} {unit} in the run, {new:,}{others} now")
     return lines
+
+
+def shared(config):
+    """The settings that all processes of a run have, as text; each may have files elsewhere."""
+    places = ("data.path", "boundaries.segments")
+    return _json({key: v for key, v in _comparable(config).items() if key not in places})
 
 
 def rewrite(workdir, config):
@@ -135,9 +146,9 @@ def check_new(workdir):
 def set_aside(workdir):
     """Moves what a run has written into a folder of its own beside; returns a line on it."""
     folder = epath.Path(workdir)
-    patterns = ("checkpoints", "metrics*.jsonl", "events.out.tfevents.*", *ENCODINGS, CONFIG, DATA)
-    patterns += ("watch.html",)
+    patterns = ("checkpoints", "events.out.tfevents.*", *ENCODINGS, CONFIG, DATA, "watch.html")
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    found += metrics_log.parts(folder / metrics_log.NAME)
     if not found:
         return f"--fresh: {workdir} holds no run, nothing is set aside"
     number = 1
@@ -181,7 +192,12 @@ def _done(folder):
 
 
 def _begin(folder, config, encoding, data):
-    """Writes what a run begins with; a first state that was saved already is another run's."""
+    """Writes what a run begins with; a first state that was saved already is another run's.
+
+    Raises:
+      UserError: a file that it would replace is no run's.
+    """
+    _check_own(folder)
     first = folder / "checkpoints/latest/0"
     if first.exists():
         first.rmtree()
@@ -196,6 +212,23 @@ def _begin(folder, config, encoding, data):
             files.write_text(folder / name, text)
         else:
             (folder / name).unlink(missing_ok=True)
+
+
+def _check_own(folder):
+    """Raises `UserError` unless what `_begin` replaces is of a run, or of a start cut short there,
+    which has written files that can be read but no configuration yet."""
+    readers = {CONFIG: config_of}
+    if not (folder / CONFIG).exists():
+        readers = {DATA: data_of} | {name: kind.from_json for name, kind in ENCODINGS.items()}
+    for name, read in readers.items():
+        try:
+            if (folder / name).exists():
+                read(files.read_text(folder / name))
+        except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise UserError(
+                f"{folder / name} is no file of a run, and a run would replace it: choose another"
+                " --workdir, or move it elsewhere."
+            ) from None
 
 
 def load_run(workdir):
@@ -226,8 +259,11 @@ def load_run(workdir):
 
 def data_of(text):
     """The fingerprint that a JSON text holds. Raises `ValueError` and the like if it is none."""
-    found = json.loads(text)
-    return {split: [int(number) for number in found[split]] for split in SPLITS}
+    found, data = json.loads(text), {}
+    for split in SPLITS:
+        size, checksum = found[split]
+        data[split] = [int(size), int(checksum)]
+    return data
 
 
 def load_data(workdir):
