@@ -245,12 +245,16 @@ def _parse(command, values, argv, others):
         raise UserError(_unknown(error.flagname, values, config, others)) from None
     except (flags.Error, ValueError) as error:
         raise UserError(f"{error}.") from None
-    rest = [word for word in rest if not word.startswith("-")]
     if len(rest) == 1 and command.word and os.path.isfile(rest[0]):
         if values[command.word].present:
             raise UserError(f"{rest[0]} and --{command.word} are given at once; give one of them.")
         values[command.word].parse(rest.pop())
         values[command.word].present = 1
+    if any(word.startswith("-") for word in rest):
+        raise UserError(
+            f"{' '.join(rest)!r} is not a flag, nor a file: leave out a dash alone, and give flags"
+            " before '--'."
+        )
     if rest:
         likely = f"--{rest[0]}" if rest[0].partition("=")[0] in values else command.meant
         likely = f"; did you mean {likely.format(rest[-1])}?" if likely else "."

@@ -2,14 +2,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from command_lines import is_one_sentence
 
-from hmrnn_jax import cli, defaults
+from hmrnn_jax import cli, defaults, tasks
+from hmrnn_jax.cells import hm_lstm, lstm
 from hmrnn_jax.commands import base
 from hmrnn_jax.datasets.vocabulary import Vocabulary
+from hmrnn_jax.errors import UserError
+from hmrnn_jax.evaluation import classification, syntax
+from hmrnn_jax.inference import activations
 from hmrnn_jax.training.workdir import DEFAULTS
 
 # Sub-commands
@@ -60,6 +65,79 @@ def test_nothing_is_written_over_the_data_of_a_run(hmrnn_says):
     for own in ("new.png", "old.png"):  # which may lie there; but the run has no state
         said = hmrnn_says("boundaries", "--workdir=run", f"--output=data/{own}")
         assert said[0] == 2 and "is of the data" not in said[1]
+
+
+def test_nothing_is_written_over_a_run(hmrnn_says, monkeypatch):
+    """Neither over the file that it was exported to, nor over what its folder holds."""
+    monkeypatch.setattr(base, "restore", lambda *_: pytest.fail("too late"))
+    for name in ("mine.safetensors", "b.safetensors", "my.txt"):
+        Path(name).write_text("as it was")
+    Path("run").mkdir()
+    Path("run/config.json").write_text("as it was")
+    for arguments, run in (
+        ("segment my.txt --workdir=mine.safetensors --output=mine.safetensors", "mine.safetensors"),
+        ("score --workdir=run --control=b.safetensors --output=b.safetensors", "b.safetensors"),
+        ("score --workdir=my.safetensors --control=run --output=run/config.json", "run"),
+        ("segment my.txt --workdir=run --output=run/config.json", "run"),
+    ):  # fmt: skip
+        output = arguments.partition("--output=")[2]
+        said = hmrnn_says(*arguments.split())
+        assert is_one_sentence(said, f"{output} is of the run {run}", "give another --output.")
+        assert Path(output).read_text() == "as it was"
+    for name in ("a.png", "a.jsonl", "a.npz", "a.pt"):  # of an earlier call
+        Path("run", name).write_text("of before")
+        said = hmrnn_says("segment", "my.txt", "--workdir=run", f"--output=run/{name}")
+        assert is_one_sentence(said, "config.json")  # which is none, but is read
+
+
+@pytest.mark.parametrize(
+    "word", ["-", "-- -x", "-- --workdir=a", "-- -"], ids=["dash", "flag", "workdir", "both"]
+)
+def test_no_word_with_a_dash_is_passed_over(hmrnn_says, word):
+    said = hmrnn_says("score", *word.split(" "))
+    assert is_one_sentence(said, f"{word.split(' ')[-1]!r} is not a flag, nor a file: leave out")
+
+
+def test_a_control_of_another_task_names_what_was_asked_for(monkeypatch):
+    run, other = (
+        SimpleNamespace(config=DEFAULTS[task](), mesh=None, notes=())
+        for task in ("language", "logic")
+    )
+    monkeypatch.setattr(base, "restore", lambda *_: other)
+    given = SimpleNamespace(
+        workdir="runs/quickstart", weights="on.npz", control="runs/logic", named={"weights"}
+    )
+    with pytest.raises(UserError, match="is a run of the task logic, on.npz of language"):
+        base.with_control(run, given)
+
+
+def test_a_control_that_cannot_be_read_is_refused_before_the_first_run_is(monkeypatch):
+    class Task:
+        def __init__(self, config, mesh):
+            self.data = SimpleNamespace(source="here", fingerprint=lambda: {"test": [3, 1]})
+
+        def evaluate(self, *_):
+            pytest.fail("too late")
+
+    monkeypatch.setattr(tasks, "make", Task)
+    own, other = (
+        SimpleNamespace(
+            config=None, mesh=None, params=None, slope=1.0, name="a", data={"test": [count, 1]}
+        )
+        for count in (3, 4)
+    )
+    with pytest.raises(UserError, match="are not those of the run, which had 4"):
+        classification.score([own, other], "test", "")
+
+    def of(cell, unit="words"):
+        model = SimpleNamespace(cells=(cell,))
+        config = SimpleNamespace(model=SimpleNamespace(cell="other"))
+        return SimpleNamespace(model=model, encoding=SimpleNamespace(unit=unit), config=config)
+
+    monkeypatch.setattr(activations, "distances", lambda *_: pytest.fail("too late"))
+    bank = SimpleNamespace(sentences=())
+    with pytest.raises(UserError, match="this run has other cells"):
+        syntax.trees(of(lstm.Config(4, 6)), bank, of(hm_lstm.Config(4, (6, 5))))
 
 
 def test_without_a_sub_command_eval_py_scores(hmrnn_says):

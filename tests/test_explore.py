@@ -86,17 +86,23 @@ def test_a_page_of_text_has_the_readings_norms_and_predictions_of_the_run(letter
 
 
 def test_spaces_are_the_truth_where_no_words_are_given(letters, monkeypatch):
-    ids = np.arange(4)
-    found = text.look(letters, ids, ["a", " ", "\t", "b"], "mine")
-    assert found["against"] == "spaces" and bits(found["gold"], 4).tolist() == [0, 1, 1, 0]
-    assert found["symbols"] == ["⏎", " ", "⇥", "b"]  # the first id is the line end's
-    assert text.look(letters, ids, list("abcd"), "mine")["gold"] is None
+    ids = np.arange(5)
+    found = text.look(letters, ids, ["a", "b", " ", "\t", "b"], "mine")
+    assert found["against"] == "spaces" and bits(found["gold"], 5).tolist() == [0, 0, 1, 0, 0]
+    assert bits(found["blank"], 5).tolist() == [0, 0, 0, 1, 0]
+    assert found["symbols"] == ["⏎", "b", " ", "⇥", "b"]  # the first id is the line end's
+    # Ends of lines alone are no spaces to score against.
+    found = text.look(letters, np.array([1, 0, 2, 0]), ["a", "\n", "b", "\n"], "mine")
+    assert found["gold"] is None
+    assert text.look(letters, ids, list("abcde"), "mine")["gold"] is None
 
     def gone(run):
         raise UserError("it is gone")
 
     monkeypatch.setattr(language, "corpus_of", gone)
-    assert text.look(letters, ids, list("abcd"), "mine")["calibrated"]["on"].startswith("this text")
+    assert text.look(letters, ids, list("abcde"), "mine")["calibrated"]["on"].startswith(
+        "this text"
+    )
 
 
 def test_what_a_text_holds_is_never_markup(letters, tmp_path):

@@ -12,7 +12,7 @@ from stroke_models import config_of, data, mesh_of
 
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import scores, trees
-from hmrnn_jax.analysis.segmenters import last_steps, within_lines, word_scores
+from hmrnn_jax.analysis.segmenters import blanks, last_steps, within_lines, word_scores
 from hmrnn_jax.datasets.sequences import Scale
 from hmrnn_jax.explorer import page, text
 from hmrnn_jax.explorer import sequences as explored
@@ -125,6 +125,26 @@ def test_a_text_is_cut_and_scored_as_python_does(browser, of_letters, lengths):
                 words = word_scores(own, of_letters.gold, of_letters.lines)[0]
                 assert row["extra"]["F1 of words"] == pytest.approx(words[2])
     assert len(different) > 2 * len(of_letters.names)
+
+
+def test_blanks_of_an_indentation_are_not_scored(opened, monkeypatch):
+    make_up(monkeypatch)
+    run = run_of_letters(monkeypatch, trained=False)
+    indented = "  the cat\n    sat  on \n\n      a   mat  \n \nthe dog" * 6
+    ids = np.random.default_rng(0).integers(1, run.encoding.size, len(indented))
+    spaces, lines = (np.array([f(c) for c in indented]) for f in (str.isspace, "\n".__eq__))
+    ids[lines] = run.encoding.line_end
+    browser = opened(text.look(run, ids, indented, "mine"))
+    kept = ~blanks(spaces, lines)
+    assert 6 * 10 < (~kept).sum()
+    for length in LENGTHS[:3]:
+        z, found = cut_of_page(browser, "entropy", length)
+        own, gold, newline = z[0][kept], spaces[kept], lines[kept]
+        told = [found[0][key] for key in ("precision", "recall", "f1")]
+        of_python = scores.precision_recall_f1(own, gold, 0, within_lines(newline))
+        assert told == pytest.approx(of_python) and of_python[2]
+        of_words = word_scores(own, gold, newline)[0][2]
+        assert found[0]["extra"]["F1 of words"] == pytest.approx(of_words)
 
 
 def words(browser):

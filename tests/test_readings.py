@@ -231,6 +231,18 @@ def test_segments_shorter_than_peaks_can_have_are_cut_at_a_level():
     assert "peaks" in Reading.of("pmi", 2).description
 
 
+def test_a_length_for_which_a_curve_has_too_few_peaks_is_not_claimed():
+    curve = np.tile([0.0, 2, 1, 0], 25)[None]  # a peak in four steps
+    newline = np.zeros(100, bool)
+    for length, told in ((2, "4, the shortest that it has, not 2"), (4, "4"), (8, "8")):
+        by = Reading.of("entropy", length)
+        asked = by.calibrated(curve, newline)
+        assert asked.description == f"entropy, peaks, segments of about {told}"
+        assert asked.boundaries(curve, newline).sum() == 25  # all are equally high
+    # States of streams are told apart by this.
+    assert "shortest" not in repr(asked) and by.calibrated(curve, newline) == asked
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_what_can_be_read_of_which_cell(cell):
     model = LanguageModel(6, 5, CELLS[cell])

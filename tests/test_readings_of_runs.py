@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from test_readings import NEWLINE, VOCABULARY, make
+from test_text_evaluation import run_of
 
 from hmrnn_jax import defaults, parallel
 from hmrnn_jax import run as runs
@@ -177,6 +178,90 @@ def test_rows_of_one_reading_by_hand():
     table = comparison.table(rows, "the end of a word").splitlines()
     assert table[2].split()[:3] == ["entropy", "1", "0.500"]
     assert "75.0±35.4" in table[2] and table[3].startswith("every symbol")
+
+
+# What is scored
+
+
+def shown_by(run, content, z, monkeypatch, tmp_path, **options):
+    """`show_boundaries` of a text, in which each layer of every reading fires at z, bool `[N]`."""
+
+    def read(one, ids, asked, **_):
+        return {by.name: np.array([z[: len(ids)]], np.int8) for by in asked}, "made up"
+
+    monkeypatch.setattr(evaluation, "_read", read)
+    ids, _ = run.encoding.encode(content)
+    symbols = run.encoding.as_written(content, ids)
+    return evaluation.show_boundaries(
+        run, "mine", (ids, symbols), None, tmp_path / "a.png", **options
+    )
+
+
+INDENTED = "  if a:\n      b  = c \n\n    \n  else\nd e\n"
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_further_spaces_are_neither_right_nor_wrong(monkeypatch, tmp_path, everywhere):
+    """Found or not: a model that fires after each word, or at every space, is perfect."""
+    run = run_of(Vocabulary.of(INDENTED, "characters"))
+    space = np.array([c == " " for c in INDENTED])
+    after_word = space & np.append(False, np.array([not c.isspace() for c in INDENTED])[:-1])
+    z = space if everywhere else after_word
+    shown = shown_by(run, INDENTED, z, monkeypatch, tmp_path)
+    further = (space & ~after_word).sum()
+    assert f"{len(INDENTED)} symbols, {further} of them further spaces, left out, made up" in shown
+    own, random = shown.data["rows"][:2]
+    assert own["precision"] == own["recall"] == own["word_f1"] == 1 and random["f1"] < 0.9
+    # Four of "if a", "b = c", "els" and "d ": what follows those ends the line anyway.
+    assert own["rate"] == shown.data["rows"][-1]["precision"] == 4 / 14
+
+
+def test_of_single_spaces_all_count_as_before(monkeypatch, tmp_path):
+    content = "the cat sat on a mat\nthe dog <unk> ( a cat )\n\nsat " * 5
+    run = run_of(Vocabulary.of(content, "characters"))
+    space, newline = (np.array([c == one for c in content]) for one in " \n")
+    z = np.random.default_rng(0).random(len(content)) < 0.3
+    shown = shown_by(run, content, z, monkeypatch, tmp_path)
+    assert "further" not in shown
+    names = dict.fromkeys(row["reading"] for row in shown.data["rows"] if row["reading"])
+    found = [comparison.Found(name, 1, z, (z,) * 5) for name in names]
+    rows = comparison.compare(found, space, within_lines(newline), newline, around=True)
+    assert shown.data["rows"] == rows
+
+
+def test_without_a_space_nothing_is_scored(monkeypatch, tmp_path):
+    run = run_of(Vocabulary.of("thecat\nsat", "characters"))
+    monkeypatch.setattr(runs, "untrained", lambda run: pytest.fail("nothing is scored"))
+    for content in ("thecat\nsat", "cat\n"):
+        shown = shown_by(run, content, np.zeros(10, bool), monkeypatch, tmp_path)
+        assert "no space to score against; give --words\n" in shown
+        assert "boundaries against" not in shown and shown.data["rows"] == []
+    ids, symbols = run.encoding.encode("cat\n")[0], "cat\n"
+    ends = np.array([False, False, True, False])
+    shown = evaluation.show_boundaries(run, "mine", (ids, symbols), ends, tmp_path / "figure.png")
+    assert "no word ends within a line: there is nothing to score against" in shown
+
+
+def test_what_a_figure_lacks_and_what_lengths_are_set_on_is_said_of_any_unit(monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluation, "boundary_figure", lambda *_, **__: None)  # large ones
+    for unit, word in {"words": "understanding ", "characters": "understanding"}.items():
+        content = (word * 9 + "\n") * 60
+        run = run_of(Vocabulary.of(content, unit))
+        ids, _ = run.encoding.encode(content)
+        corpus = Corpus("text", {"train": ids, "valid": ids[5:]}, run.encoding, "", {})
+        monkeypatch.setattr(language, "corpus", lambda config, corpus=corpus: corpus)
+        options = {"cut": Cut("entropy", 3), "shown": 500}
+        z = np.arange(len(content)) % 3 == 0
+        shown = shown_by(run, content, z, monkeypatch, tmp_path, **options)
+        assert ("the figure has room for the first" in shown) == (unit == "words")
+        assert "lengths are set on" not in shown
+        options |= {"trained_on": True, "scored": 100}
+        shown = shown_by(run, content, z, monkeypatch, tmp_path, **options)
+        assert "lengths are set on this text itself" in shown
+        assert "the figure has the 100 symbols that are scored" in shown
+        options = {"cut": Cut("entropy", 0), "trained_on": True}
+        shown = shown_by(run, content, z, monkeypatch, tmp_path, **options)
+        assert "lengths are set on" not in shown
 
 
 # Layers above the words

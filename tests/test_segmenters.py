@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hmrnn_jax.analysis.segmenters import Segmenter, word_scores
+from hmrnn_jax.analysis.segmenters import Segmenter, blanks, within_lines, word_scores
 from hmrnn_jax.errors import UserError
 
 CURVE = [0.1, 0.9, 0.9, 0.2, 0.3, 0.8, 0.4, 0.5, 0.1, 2.0]
@@ -100,3 +100,24 @@ def test_ends_of_lines_are_no_boundaries_that_could_be_found():
     at_line_ends = np.roll(newline, -1).astype(int)
     at_line_ends[-1] = 1
     assert word_scores(at_line_ends, gold, newline) == (words, boundaries)
+
+
+def test_a_text_of_newlines_has_no_word():
+    newline = np.ones(3, bool)
+    assert word_scores(~newline, ~newline, newline) == ((0, 0, 0), (0, 0, 0))
+
+
+def test_a_space_right_after_another_or_where_a_line_begins_is_a_blank():
+    marked = "##a b##\n\n##\n#c #d"  # as it would be written with a space for each #
+    symbols = np.array([*marked.replace("#", " ")])
+    newline = symbols == "\n"
+    blank = blanks(np.char.isspace(symbols), newline)
+    # The first of two spaces at a line's end is its last symbol, but ends a word as others do.
+    expected = np.array([*marked]) == "#"
+    expected[marked.index("##\n")] = False
+    np.testing.assert_array_equal(blank, expected)
+    inner = within_lines(newline, blank)
+    assert "".join(np.array([*marked])[inner]) == "a bc "
+    np.testing.assert_array_equal(inner[~blank], within_lines(newline[~blank]))
+    single = np.array([*"a b\n\nc d \n"])
+    assert not blanks(np.char.isspace(single), single == "\n").any()

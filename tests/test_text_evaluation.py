@@ -76,7 +76,12 @@ def test_a_run_is_called_by_its_model_and_data_not_its_folder():
 
 def test_the_score_of_a_model_that_diverged_is_told():
     told = text.score_table({"symbols": 1, "nats": 800.0, "bpc": 1154.0})
-    assert "nats 800.0000" in told
+    assert "nats 800.0000" in told and "bpc 1154" in told
+
+
+def test_the_score_of_a_model_of_words_is_not_called_one_of_characters():
+    told = text.score_table({"symbols": 1, "nats": 4.0, "bpc": 5.77}, "words")
+    assert "bits per word 5.77" in told and "bpc" not in told
 
 
 def test_bytes_never_seen_are_shown_scored_and_cut(tmp_path):

@@ -43,6 +43,8 @@ class Segmenter:
     def calibrated(self, curve, length, mask=None):
         """The same rule at the level that gives one boundary in about `length` steps of a curve.
 
+        Where the rule would take fewer steps of it, all of these are boundaries.
+
         Args:
           curve: of a text that is not the one to be scored: the validation text. mask: bool
             `[T]`, its steps that count; all if None.
@@ -90,14 +92,30 @@ def candidates(curve, rule):
     return np.ones(len(curve), bool)
 
 
-def within_lines(newline):
+def within_lines(newline, blank=None):
     """The symbols after which a boundary is looked for, bool `[T]`: all but line ends and the
     last symbol of each line, which ends there anyway.
 
     Args:
-      newline: bool `[T]`, the symbols that end lines.
+      newline: bool `[T]`, the symbols that end lines. blank: bool `[T]`, those that do not count,
+        see `blanks`.
     """
-    return ~newline & ~np.append(newline[1:], True)
+    kept = np.ones(len(newline), bool) if blank is None else ~blank
+    inner, ends = np.zeros(len(newline), bool), newline[kept]
+    inner[kept] = ~ends & ~np.append(ends[1:], True)
+    return inner
+
+
+def blanks(space, newline):
+    """The spaces that end no word, bool `[T]`: right after another one, or where a line begins.
+
+    Those of an indentation are no words, and to find or to miss them is neither right nor wrong:
+    scores leave them out, of all that is scored alike.
+
+    Args:
+      space: bool `[T]`, the symbols that are spaces. newline: bool `[T]`, those that end lines.
+    """
+    return space & ~newline & np.append(True, (space | newline)[:-1])
 
 
 def last_steps(lengths):
@@ -136,7 +154,7 @@ def word_scores(found, true, newline=None):
     found, true = found | last, true | last
     before = np.concatenate([[0], np.cumsum(found)])  # found ends before each symbol
     ends = np.flatnonzero(true)
-    starts = np.concatenate([[0], ends[:-1] + 1])
+    starts = np.append(0, ends + 1)[:-1]
     starts_right = (starts == 0) | found[starts - 1]
     right = found[ends] & starts_right & (before[ends] == before[starts])
     return _f1(right.sum(), found.sum(), true.sum()), boundaries

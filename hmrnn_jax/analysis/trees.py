@@ -191,7 +191,7 @@ def bracket_string(tree):
     """A tree as `( a ( b c ) )`, one space between all tokens; a single word is itself.
 
     Round brackets in words are written -LRB- and -RRB-, as treebanks do; `tree_from_brackets`
-    reads the tree back.
+    reads the tree back, and these as brackets though the words themselves were so written.
     """
     tokens, ahead = [], [tree]
     while ahead:

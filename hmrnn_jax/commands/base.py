@@ -103,13 +103,14 @@ def with_control(run, given):
     say(*control.notes)
     if control.config.task != run.config.task:
         raise UserError(
-            f"{given.control} is a run of the task {control.config.task}, {given.workdir} of"
+            f"{given.control} is a run of the task {control.config.task}, {source(given)} of"
             f" {run.config.task}; they cannot be compared."
         )
     return [run, control]
 
 
 WRITTEN = (".png", ".svg", ".html", ".jsonl", ".safetensors")  # ends of what commands write
+OF_RUNS = (*WRITTEN, ".npz", ".pt")  # in a run's folder; data may end so
 
 
 def place(given, name, folder=None):
@@ -129,15 +130,18 @@ def place(given, name, folder=None):
     for flag in ("text", "words", "items", "treebank", "weights"):
         if (read := getattr(given, flag, None)) and _is_read(read, path):
             raise UserError(f"{path} is what --{flag} reads: give another --output.")
+    for run in filter(None, (source(given), getattr(given, "control", None))):
+        if _is_read(run, path, OF_RUNS):
+            raise UserError(f"{path} is of the run {run}: give another --output.")
     files.check_writable(path)
     return path
 
 
-def _is_read(source, path):
-    """Whether a path is that of a file that is read, or of one in a folder, in which figures and
-    pages may lie."""
+def _is_read(source, path, written=WRITTEN):
+    """Whether a path is that of a file that is read, or of one in a folder, in which files with
+    the ends `written`, figures and pages, may lie."""
     if os.path.realpath(path) != os.path.realpath(source):
-        if not os.path.exists(path) or os.path.splitext(path)[1] in WRITTEN:
+        if not os.path.exists(path) or os.path.splitext(path)[1] in written:
             return False
     return files.holds(source, path)
 

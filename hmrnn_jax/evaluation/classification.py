@@ -14,9 +14,10 @@ def score(runs, split, path):
     accuracies for each length.
     """
     results, configs, lines = {}, {}, []
-    for run in runs:
-        task = tasks.make(run.config, run.mesh)
+    made = [tasks.make(run.config, run.mesh) for run in runs]
+    for run, task in zip(runs, made, strict=True):  # before any of them is scored
         tasks.check_split(run, task.data, split)
+    for run, task in zip(runs, made, strict=True):
         result = task.evaluate(run.params, split, run.slope)
         name = run.name
         while name in results or name == "split":  # folders of two runs may be called alike

@@ -27,6 +27,8 @@ def trees(run, bank, control=None):
     runs = {"": run}
     if control:
         runs[f"control {control.config.model.cell}, "] = control
+    for one in runs.values():  # before any of them is read
+        activations.check_distances(one.model, one.encoding)
     words = [sentence.words for sentence in bank.sentences]
     found = {}
     for prefix, one in runs.items():

@@ -8,7 +8,7 @@ import numpy as np
 from hmrnn_jax import run as runs
 from hmrnn_jax.analysis import boundaries, comparison, quatrains
 from hmrnn_jax.analysis.figures.text import boundary_figure, fitting
-from hmrnn_jax.analysis.segmenters import within_lines
+from hmrnn_jax.analysis.segmenters import blanks, within_lines
 from hmrnn_jax.datasets import segmented
 from hmrnn_jax.datasets import text as texts
 from hmrnn_jax.errors import UserError
@@ -20,6 +20,11 @@ from hmrnn_jax.tasks import calibration, language, metrics
 MOST_DRAWN = 10**7  # symbols that one call generates, for the memory that they take
 _POEM = 40  # symbols drawn for each poem: one in form has 25 with its newline; some are longer
 MOST_POEMS = MOST_DRAWN // _POEM
+_TRUE = {"spaces": "a space", "words": "the last character of a word"}
+_NOTHING = {
+    "spaces": "no space to score against",
+    "words": "no word ends within a line: there is nothing to score against",
+}
 
 
 class SymbolStrings(collections.abc.Sequence):
@@ -93,7 +98,7 @@ def score(run, name, ids, batch=None, warmup=None, seed=0):
     rows = f"{batch} rows, each after {warmup} symbols of its own past"
     lines = [
         f"state carried through {'the whole text' if batch == 1 else rows}",
-        score_table(result),
+        score_table(result, run.encoding.unit),
         *(f"warning: {warning}" for warning in metrics.collapsed(result)),
     ]
     return Report("\n".join(lines), {"split": name, "checkpoint": run.checkpoint} | result)
@@ -123,7 +128,8 @@ def show_boundaries(
 
     All that can be read of the model is scored, `cut` first, beside random and regular
     boundaries, untrained models and an n-gram model, see `analysis.comparison.compare`. Ends of
-    lines are known, and not counted. A text of words has no words to be found, and no scores.
+    lines are known, and not counted, nor are `segmenters.blanks`. A text of words has no words to
+    be found, and no scores; nor has one without a true boundary within its lines.
 
     Args:
       inputs: `(ids, symbols)`. ends: the true ends of words, bool `[N]`; None where a space
@@ -139,26 +145,35 @@ def show_boundaries(
     if scored < 2:
         raise UserError(f"--scored is {scored}; a text needs 2 symbols or more.")
     ids, symbols = inputs
+    if scored < min(shown, len(ids)):
+        shown, notes = scored, [f"the figure has the {scored:,} symbols that are scored"]
+    else:
+        shown, notes = min(shown, len(ids)), []
     ids, symbols = ids[:scored], symbols[:scored]
     newline = run.encoding.line_end
     readings.check(run.model, cut.reading, newline)
-    others = ()
-    if run.encoding.unit != "words":
+    newlines = readings.line_ends(ids, newline)
+    gold, blank, against = _truth(run.encoding, symbols, newlines, ends)
+    others, is_scored = (), bool(np.any(gold & within_lines(newlines, blank)))
+    if is_scored:
         left_out = {cut.reading} | (set() if every_reading else {"line_break"})
         others = [n for n in readings.available(run.model, newline) if n not in left_out]
+    elif against:
+        give = "; give --words" * (against == "spaces" and run.encoding.unit == "characters")
+        notes.append(_NOTHING[against] + give)
     try:
-        corpus, notes = language.corpus_of(run), []
+        corpus = language.corpus_of(run)
     except UserError as error:
-        corpus, notes = None, [f"no n-gram model beside: {error}"]
+        corpus = None
+        notes += [f"no n-gram model beside: {error}"] * is_scored
     valid = ids if trained_on or not corpus else corpus.splits["valid"]
-    if not corpus:
-        notes.append("lengths are set on this text itself")
     calibrated = functools.partial(
         calibration.of_text, cut=cut, others=others, seed=seed, valid=valid
     )
     asked = calibrated(run)
+    if any(one.length for one in asked) and np.array_equal(valid[: len(ids)], ids):
+        notes.append("lengths are set on this text itself")
     z, how = _read(run, ids, asked, seed=seed)
-    shown = min(len(ids), shown)
     if (most := fitting(symbols[:shown])) < shown:
         shown = most
         notes.append(f"the figure has room for the first {most} symbols")
@@ -168,32 +183,39 @@ def show_boundaries(
     heading = f"{run.title}: {title}" + ("" if detectors else f", {asked[0].description}")
     how_counted = {"updates": detectors} | (activations.counted(run.model) if detectors else {})
     boundary_figure(path, symbols[:shown], first, norms, heading, **how_counted)
-    lines, rows = [boundaries.text_view(symbols[:shown], first, **how_counted)], []
-    against = None
-    if run.encoding.unit != "words":
-        newlines = readings.line_ends(ids, newline)
-        mask = within_lines(newlines)
-        if ends is None:
-            gold, what, against = run.encoding.spaces(symbols), "a space", "spaces"
-        else:
-            gold, what, against = ends[:scored], "the last character of a word", "words"
+    lines, rows = [boundaries.text_view(symbols[:shown], first, **how_counted), ""], []
+    if is_scored:
         fresh = [_read(one, ids, calibrated(one), seed=seed)[0] for one in runs.untrained(run)]
         ngrams = readings.of_ngram(corpus, asked, ids, valid) if corpus else {}
+        kept = ~blank
         found = [
             comparison.Found(
-                one.name, layer + 1, own, tuple(other[one.name][layer] for other in fresh),
-                ngrams[one.name][layer] if one.name in ngrams else None,
+                one.name, layer + 1, own[kept],
+                tuple(other[one.name][layer][kept] for other in fresh),
+                ngrams[one.name][layer][kept] if one.name in ngrams else None,
             )
             for one in asked for layer, own in enumerate(z[one.name])
         ]  # fmt: skip
-        lines.append(f"\nboundaries against {against}, {len(ids):,} symbols, {how}")
+        further = f", {blank.sum():,} of them further spaces, left out" if blank.any() else ""
+        lines.append(f"boundaries against {against}, {len(ids):,} symbols{further}, {how}")
         lines += [f"{one.name}: {one.description}" for one in asked if one.segmenters]
-        if mask.any():
-            rows = comparison.compare(found, gold, mask, newlines, around=ends is None)
-            lines.append(comparison.table(rows, what))
-        lines += notes
+        newlines, around = newlines[kept], against == "spaces"
+        rows = comparison.compare(found, gold[kept], within_lines(newlines), newlines, around)
+        lines.append(comparison.table(rows, _TRUE[against]))
     found = {"against": against, "symbols": len(ids), "rows": rows, "figure": str(path)}
-    return Report("\n".join([*lines, f"figure: {path}"]), found)
+    return Report("\n".join([*lines, *notes, f"figure: {path}"]), found)
+
+
+def _truth(encoding, symbols, newlines, ends):
+    """`(gold, blank, against)` of a text: bool `[N]`, the true ends of words and what does not
+    count, see `segmenters.blanks`; and what the truth is, None where there is none."""
+    nothing = np.zeros(len(symbols), bool)
+    if encoding.unit == "words":
+        return nothing, nothing, None
+    if ends is not None:
+        return np.asarray(ends[: len(symbols)], bool), nothing, "words"
+    spaces = encoding.spaces(symbols)
+    return spaces, blanks(spaces, newlines), "spaces"
 
 
 def segment(
@@ -302,10 +324,17 @@ def stream_segments(stream, source, tell=None):
             tell(stream.vocabulary.unknown_note("standard input", unknown, total))
 
 
-def score_table(result):
-    """`Evaluator`'s result as a table: the score, then the rates of each layer."""
+def score_table(result, unit="characters"):
+    """`Evaluator`'s result as a table: the score, then the rates of each layer.
+
+    Args:
+      unit: of the symbols, of `vocabulary.UNITS`.
+    """
+    bits = f"bpc {result['bpc']:.4f}"
+    if unit == "words":
+        bits = f"bits per word {result['bpc']:.4f}"
     lines = [
-        f"symbols {result['symbols']:,}   nats {result['nats']:.4f}   bpc {result['bpc']:.4f}"
+        f"symbols {result['symbols']:,}   nats {result['nats']:.4f}   {bits}"
         f"   perplexity {metrics.perplexity(result['nats']):.3f}"
     ]
     kinds = [k for k in ("rate", "live", "update", "copy", "flush") if f"{k}/layer1" in result]

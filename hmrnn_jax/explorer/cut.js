@@ -50,9 +50,15 @@ function peaks(curve, level) {
   return z;
 }
 
-/** Steps after which a boundary is looked for: neither ends of lines nor the last of a line. */
-function withinLines(lines) {
-  return lines.map((ends, t) => (ends || t + 1 === lines.length || lines[t + 1] ? 0 : 1));
+/** Steps after which a boundary is looked for: neither ends of lines, nor the last of a line, nor blanks. */
+function withinLines(lines, blank) {
+  const inner = new Uint8Array(lines.length);
+  for (let t = lines.length - 1, last = true; t >= 0; t--) {
+    if (blank?.[t]) continue;
+    inner[t] = lines[t] || last ? 0 : 1;
+    last = lines[t];
+  }
+  return inner;
 }
 
 /** The boundaries of a curve at a level, for segments of `length`; where lines end a segment does. */
@@ -82,12 +88,12 @@ function boundaryScores(found, real, mask, tolerance = 0) {
   return { hits, found: fired.length, real: wanted.length, ...f1Of(hits, fired.length, wanted.length) };
 }
 
-/** F1 of words: both ends are right and nothing cuts it. Ends of lines belong to no word. */
-function wordScores(found, real, lines) {
-  const inner = withinLines(lines);
+/** F1 of words: both ends are right and nothing cuts it. Ends of lines and blanks belong to no word. */
+function wordScores(found, real, lines, blank) {
+  const inner = withinLines(lines, blank);
   let hits = 0, words = 0, reals = 0, same = true;
   for (let t = 0; t < lines.length; t++) {
-    if (lines[t]) continue;
+    if (lines[t] || blank?.[t]) continue;
     const last = !inner[t], ends = found[t] || last, trulyEnds = real[t] || last;
     // `same`: whether the word that is open began where a true one did, and nothing cut it.
     words += ends;

@@ -78,7 +78,7 @@
     byId("shown-length").textContent = detectors ? "as the detectors have it" : `${chosen.length.toFixed(1)}`;
     slider.setAttribute("aria-valuetext", detectors ? "as the detectors have it" : `${chosen.length.toFixed(1)} ${steps}`);
     byId("how").textContent = `Cut by ${MEANINGS[chosen.reading]}` + (detectors ? "." :
-      `, as many as give segments of ${chosen.length.toFixed(1)} in ${data.calibrated.on}.`);
+      `, as many as give segments of ${chosen.length.toFixed(1)} in ${data.calibrated.on}, or all where there are fewer.`);
     const cutting = view.cut(chosen.reading, chosen.length);
     const shown = cutting.z.map((_, k) => k).filter((k) => !chosen.hidden.has(k));
     view.state.curve = byId("curve")?.value || (detectors ? view.curves?.find((n) => n === "entropy") ?? view.curves?.[0] : chosen.reading);

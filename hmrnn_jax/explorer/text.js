@@ -5,8 +5,8 @@ const LABELS = 118; // pixels left of the inspector's strips
 
 function textView(data, main, inspector) {
   const symbols = data.symbols, N = symbols.length, words = data.unit === "words";
-  const lines = unpackBits(data.lines, N)[0], inner = withinLines(lines);
-  const gold = data.gold && unpackBits(data.gold, N)[0];
+  const [lines, gold, blank] = [data.lines, data.gold, data.blank].map((one) => one && unpackBits(one, N)[0]);
+  const inner = withinLines(lines, blank);
   let readings, likeliest, chances, norms, spread, known, calibrated;
   const trees = data.distances && treeView(data, unpack(data.distances), lines);
   const typical = N / (1 + lines.reduce((a, b) => a + b, 0));
@@ -37,7 +37,7 @@ function textView(data, main, inspector) {
   function scores(z) {
     return z.map((own) => ({
       segments: segmentsOf(own).length,
-      ...(gold ? { ...boundaryScores(own, gold, inner), extra: { "F1 of words": wordScores(own, gold, lines).f1 } } : {}),
+      ...(gold ? { ...boundaryScores(own, gold, inner), extra: { "F1 of words": wordScores(own, gold, lines, blank).f1 } } : {}),
     }));
   }
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from hmrnn_jax.analysis.glyphs import glyph
-from hmrnn_jax.analysis.segmenters import heights_of, rule_for, within_lines
+from hmrnn_jax.analysis.segmenters import blanks, heights_of, rule_for, within_lines
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.explorer.page import bits, packed, quantised
 from hmrnn_jax.inference import activations, reading, readings, sparse_model
@@ -59,9 +59,11 @@ def fixed(run, ids, symbols, name, ends=None):
             " each."
         )
     lines, unit = readings.line_ends(ids, run.encoding.line_end), run.encoding.unit
-    gold, against = None if ends is None else ends[: len(ids)], "words"
+    gold, against, blank = None if ends is None else ends[: len(ids)], "words", None
     if gold is None and unit != "words":
-        gold, against = run.encoding.spaces(symbols), "spaces"
+        spaces, against = run.encoding.spaces(symbols), "spaces"
+        blank = blanks(spaces, lines)
+        gold = spaces & within_lines(lines, blank)
     return {
         "kind": "text",
         "title": run.title,
@@ -71,6 +73,7 @@ def fixed(run, ids, symbols, name, ends=None):
         "lines": bits(lines),
         "length": objectives.first_length(run.config) or LENGTH,
         "gold": None if gold is None or not gold.any() else bits(gold),
+        "blank": bits(blank),
         "against": against,
     }
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from hmrnn_jax import cells
 from hmrnn_jax.analysis.ngram import InterpolatedNgram
-from hmrnn_jax.analysis.segmenters import Segmenter, rule_for, within_lines
+from hmrnn_jax.analysis.segmenters import Segmenter, candidates, rule_for, within_lines
 from hmrnn_jax.errors import UserError, require
 from hmrnn_jax.inference import reading
 
@@ -36,7 +36,8 @@ class Cut(NamedTuple):
     Attributes:
       reading: one of `NAMES`.
       length: wanted mean length of segments, in symbols or steps; None takes the first of the run's
-        own `boundaries.lengths`, and 0 asks for none.
+        own `boundaries.lengths`, and 0 asks for none. Of a curve that has fewer peaks all are
+        taken, see `Reading.shortest`.
       rule: how a curve is cut, see `Reading.of`. threshold: the least value of a boundary, instead
         of a length.
     """
@@ -68,12 +69,16 @@ class Reading:
       segmenters: a `Segmenter` for each of its curves, or one for all; () for detectors, which
         have boundaries of their own.
       delay: steps after a segment's last one at which detectors fire, where they were taught so.
+      shortest: mean length of the segments that all that the rule would take give, where `length`
+        is shorter: peaks lie two steps apart or more, those of an entropy some 3.4. Else 0.
     """
 
     name: str
     length: float = 0
     segmenters: tuple = ()
     delay: int = 0
+    # It follows from the others and the text: states of streams, which keep the rest, go without.
+    shortest: float = dataclasses.field(default=0.0, repr=False, compare=False)
 
     @classmethod
     def of(cls, name, length=0, rule=None, delay=0, threshold=None):
@@ -124,8 +129,11 @@ class Reading:
         inner = within_lines(newline) if inner is None else inner
         wanted = curves.shape[1] / self.length - newline.sum()
         spacing = max(1, inner.sum() / wanted) if wanted > 0 else np.inf
-        found = [self.segmenters[0].calibrated(curve, spacing, inner) for curve in curves]
-        return dataclasses.replace(self, segmenters=tuple(found))
+        by = self.segmenters[0]
+        found = [by.calibrated(curve, spacing, inner) for curve in curves]
+        most = min(np.sum(candidates(curve, by.rule) & inner) for curve in curves)
+        shortest = curves.shape[1] / max(most + newline.sum(), 1) if round(wanted) > most else 0.0
+        return dataclasses.replace(self, segmenters=tuple(found), shortest=float(shortest))
 
     def boundaries(self, curves, newline):
         """int8 `[K, N]`, of curves and line ends as of `calibrated`."""
@@ -148,6 +156,9 @@ class Reading:
                 f", {self.delay} earlier than they fire" if self.delay else ""
             )
         rule, level = f"{self.name.replace('_', ' ')}, {self.segmenters[0].rule}", self.level
+        if self.shortest:
+            shortest = f"segments of about {self.shortest:.3g}, the shortest that it has"
+            return f"{rule}, {shortest}, not {self.length:g}"
         if self.length:
             return f"{rule}, segments of about {self.length:g}"
         return rule if level == -np.inf else f"{rule}, at least {level:g}"

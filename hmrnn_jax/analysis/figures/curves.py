@@ -59,27 +59,46 @@ def _finish(axes, drawn, what, legend=True):
 
 
 _WORDS = {
-    "train": "training", "valid": "validation", "test": "test", "bpc": "bits per character",
+    "train": "training", "valid": "validation", "test": "test",
     "nats": "nats a prediction", "log_likelihood": "log-likelihood of a sequence in nats",
     "error": "share of errors", "rate": "firing rate", "live": "active fraction",
     "update": "share of UPDATE", "copy": "share of COPY", "flush": "share of FLUSH",
     "slope": "slope of the detectors", "gradient_norm": "norm of the gradient",
 }  # fmt: skip
+# What a symbol is called, by the speed that a run tells from its second report on.
+_SYMBOLS = {"chars_per_second": "character", "bytes_per_second": "byte", "words_per_second": "word"}
 
 
-def in_words(key):
-    """A metric's name in words: `valid/bpc` is "bits per character, validation"."""
+def _symbol(*runs):
+    """What bits are of, by the rows of runs: a character where they have no speed."""
+    found = {_SYMBOLS[key] for rows in runs for row in rows for key in _SYMBOLS.keys() & row}
+    return "symbol" if len(found) > 1 else next(iter(found), "character")
+
+
+def _known(key, *runs):
+    """A key, of nats instead of bits where runs have nats alone, as of sequences and classes."""
+    has = {name.rpartition("/")[2] for rows in runs for row in rows for name in row}
+    return re.sub("bpc$", "nats", key) if "nats" in has and "bpc" not in has else key
+
+
+def in_words(key, symbol="character"):
+    """A metric's name in words: `valid/bpc` is "bits per character, validation".
+
+    Args:
+      symbol: what bits are of.
+    """
     *before, last = key.split("/")
-    parts = [_WORDS.get(part, part.replace("_", " ")) for part in before]
+    words = _WORDS | {"bpc": f"bits per {symbol}"}
+    parts = [words.get(part, part.replace("_", " ")) for part in before]
     numbered = re.fullmatch(r"(layer|length)(\d+)", last)
     if numbered and parts:
         return ", ".join([parts[-1], " ".join(numbered.groups()), *parts[:-1]])
-    return ", ".join([_WORDS.get(last, last.replace("_", " ")), *parts])
+    return ", ".join([words.get(last, last.replace("_", " ")), *parts])
 
 
 @_with_letters
 def training_curves(path, metrics_rows, title=""):
-    """One run: bits per character, and how active the boundary detectors are.
+    """One run: bits per symbol, or nats where it has none, and how active its detectors are.
 
     The right panel has a solid curve for every layer's firing rate and a dashed
     one for its active fraction (pre-activations within the straight-through
@@ -88,8 +107,9 @@ def training_curves(path, metrics_rows, title=""):
 
     Args:
       path: of the PNG file to write.
-      metrics_rows: dicts with `step` and any of `train/bpc`, `valid/bpc`,
-        `rate/layerN`, `live/layerN`, as `training.metrics_log.read_metrics` returns them.
+      metrics_rows: dicts with `step` and any of `train/bpc`, `valid/bpc`, `train/nats`,
+        `valid/nats`, `rate/layerN`, `live/layerN`, as `training.metrics_log.read_metrics` returns
+        them.
       title: of the figure, the run's.
 
     Raises:
@@ -97,13 +117,16 @@ def training_curves(path, metrics_rows, title=""):
     """
     figure = new_figure(figsize=(2 * _PANEL[0], _PANEL[1]), layout="constrained")
     figure.suptitle(style.shown(title), parse_math=False, family=style.families())
-    bpc, detectors = figure.subplots(1, 2)
+    losses, detectors = figure.subplots(1, 2)
+    loss = _known("bpc", metrics_rows)
     drawn = [
-        _curve(bpc, metrics_rows, f"{split}/bpc", label=_WORDS[split], color=colour, linewidth=1.6)
+        _curve(losses, metrics_rows, f"{split}/{loss}", label=_WORDS[split], color=colour,
+               linewidth=1.6)
         for split, colour in (("train", "#999999"), ("valid", style.COLOURS[0]))
-    ]
-    bpc.set_ylabel("bits per character")
-    _finish(bpc, any(drawn), "bits per character")
+    ]  # fmt: skip
+    what = in_words(loss, _symbol(metrics_rows))
+    losses.set_ylabel(what)
+    _finish(losses, any(drawn), what)
 
     names = {key.split("/")[1] for row in metrics_rows for key in row if key.startswith("rate/")}
     names |= {key.split("/")[1] for row in metrics_rows for key in row if key.startswith("live/")}
@@ -141,9 +164,10 @@ def compare_curves(path, runs, keys):
     Raises:
       UserError: no keys are given, or the folder does not exist.
     """
-    keys = list(keys)
+    keys = [_known(key, *runs.values()) for key in keys]
     if not keys:
         raise UserError("There is nothing to compare: give one key or more, such as valid/bpc.")
+    symbol = _symbol(*runs.values())
     # One legend above all: titles may be longer than a panel is wide.
     wide = max(_PANEL[0] * len(keys), 0.09 * max(map(columns, runs), default=0) + 1)
     high = _PANEL[1] + 0.22 * len(runs)
@@ -161,8 +185,9 @@ def compare_curves(path, runs, keys):
             )
             for index, (name, rows) in enumerate(runs.items())
         ]
-        axes.set_ylabel(in_words(key))
-        _finish(axes, any(drawn), in_words(key), legend=False)
+        what = in_words(key, symbol)
+        axes.set_ylabel(what)
+        _finish(axes, any(drawn), what, legend=False)
         handles |= {line.get_label(): line for line in axes.lines}
     labels = [style.shown(name) for name in handles]
     legend = figure.legend(
