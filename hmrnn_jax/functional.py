@@ -119,7 +119,7 @@ def _check(cell, state, x, lengths, resets):
     for name, array, shape in (("lengths", lengths, (batch,)), ("resets", resets, (steps, batch))):
         if array is not None and array.shape != shape:
             raise UserError(f"{name} has shape {array.shape}; with this x it must be {shape}.")
-    if lengths is not None and not jnp.issubdtype(lengths.dtype, jnp.integer):
+    if batch and lengths is not None and not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise UserError(f"lengths are of {lengths.dtype}; they must be integers.")
     if lengths is None or isinstance(lengths, jax.core.Tracer) or not batch:
         return

@@ -72,19 +72,30 @@ def test_nothing_is_written_over_a_run(hmrnn_says, monkeypatch):
     monkeypatch.setattr(base, "restore", lambda *_: pytest.fail("too late"))
     for name in ("mine.safetensors", "b.safetensors", "my.txt"):
         Path(name).write_text("as it was")
-    Path("run").mkdir()
-    Path("run/config.json").write_text("as it was")
+    Path("run/checkpoints/latest").mkdir(parents=True)
+    for name in ("config.json", "metrics.jsonl", "metrics-000012.jsonl", "checkpoints/latest/a"):
+        Path("run", name).write_text("as it was")
     for arguments, run in (
         ("segment my.txt --workdir=mine.safetensors --output=mine.safetensors", "mine.safetensors"),
         ("score --workdir=run --control=b.safetensors --output=b.safetensors", "b.safetensors"),
         ("score --workdir=my.safetensors --control=run --output=run/config.json", "run"),
         ("segment my.txt --workdir=run --output=run/config.json", "run"),
+        ("segment my.txt --workdir=run --output=run/metrics.jsonl", "run"),
+        ("segment my.txt --workdir=run --output=run/metrics-000012.jsonl", "run"),
+        ("segment my.txt --workdir=run --output=run/checkpoints/latest/a", "run"),
     ):  # fmt: skip
         output = arguments.partition("--output=")[2]
         said = hmrnn_says(*arguments.split())
         assert is_one_sentence(said, f"{output} is of the run {run}", "give another --output.")
         assert Path(output).read_text() == "as it was"
-    for name in ("a.png", "a.jsonl", "a.npz", "a.pt"):  # of an earlier call
+    for name in (
+        "a.png",
+        "a.jsonl",
+        "a.npz",
+        "a.pt",
+        "a.txt",
+        "metrics-mine.jsonl",
+    ):  # of an earlier call
         Path("run", name).write_text("of before")
         said = hmrnn_says("segment", "my.txt", "--workdir=run", f"--output=run/{name}")
         assert is_one_sentence(said, "config.json")  # which is none, but is read

@@ -221,15 +221,20 @@ def test_the_last_patch_counts_where_the_upper_layers_copy():
 
 def test_dropout_has_a_mask_for_every_row_and_none_in_evaluation():
     model, params, batch = example("hm_lstm", 0.25)
-    (mask,) = jax.jit(model.masks, static_argnums=(1, 2))(jax.random.key(0), 64, 0)
+    many = batch._replace(labels=np.zeros(64, np.int32))
+    (mask,) = jax.jit(model.masks)(jax.random.key(0), many)
     assert mask.shape == (64, 12)
     np.testing.assert_allclose(np.unique(mask), [0, 1 / 0.75], rtol=1e-6)
     assert len(np.unique(mask, axis=0)) > 48 and 0.65 < np.mean(mask > 0) < 0.85
-    later = jax.jit(model.masks, static_argnums=(1, 2))(jax.random.key(0), 32, 32)[0]
-    np.testing.assert_array_equal(later, mask[32:])  # a row's place in the whole batch
+    mesh = parallel.make_mesh(jax.devices()[:2])
+    draw = lambda state, carry, batch, scalars: (  # noqa: E731
+        state, carry, jax.lax.all_gather(model.masks(jax.random.key(0), batch)[0], parallel.AXIS),
+    )  # fmt: skip
+    *_, both = parallel.pmapped(draw, mesh)((), (), many, {})
+    np.testing.assert_array_equal(both.reshape(mask.shape), mask)  # by place in the whole batch
     plain = example("hm_lstm")[0]
     np.testing.assert_array_equal(apply(model, params, batch), apply(plain, params, batch))
-    assert plain.masks(jax.random.key(0), ROWS, 0) is None
+    assert plain.masks(jax.random.key(0), batch) is None
 
 
 def bright_rows(count, seed):

@@ -239,7 +239,12 @@ def test_a_length_for_which_a_curve_has_too_few_peaks_is_not_claimed():
         asked = by.calibrated(curve, newline)
         assert asked.description == f"entropy, peaks, segments of about {told}"
         assert asked.boundaries(curve, newline).sum() == 25  # all are equally high
+    both = np.stack([curve[0], np.tile([0.0, 1], 50)])  # of two layers one has peaks enough
+    asked = Reading.of("distance", 2.5).calibrated(both, newline)
+    assert asked.description == "distance, peaks, segments of about 2.5"
     # States of streams are told apart by this.
+    by = Reading.of("entropy", 2)
+    asked = by.calibrated(curve, newline)
     assert "shortest" not in repr(asked) and by.calibrated(curve, newline) == asked
 
 

@@ -254,3 +254,19 @@ def test_a_run_that_is_set_aside_is_kept_whole_and_leaves_the_folder_to_another(
         its = {"set-aside-1", "set-aside-2", "checkpoints"}
         assert {"figure.png", "metrics-before-lr.jsonl"} == left - its
         workdir.check_new(folder)
+
+
+def test_a_logic_run_that_is_older_than_the_dropout_of_symbols_says_so(folder):
+    """It was trained without; what goes on with it now has it, and that is told."""
+    vocabulary = Vocabulary("words", ("a", "b"))
+    workdir.open_run(folder, defaults.logic(), vocabulary)
+    path = folder / workdir.CONFIG
+    saved = json.loads(path.read_text())
+    del saved["model"]["input_dropout"]
+    path.write_text(json.dumps(saved))
+    assert workdir.load_run(folder)[0].model.input_dropout == 0
+    logger = Logger(folder, 0)
+    logger.log(4, {"train/nats": 1.0})
+    logger.close()
+    lines = workdir.open_run(folder, defaults.logic(), vocabulary)
+    assert lines == ["model.input_dropout: 0.0 in the run, 0.2 now"]

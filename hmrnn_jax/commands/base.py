@@ -6,7 +6,7 @@ from hmrnn_jax import files, parallel, pretrained
 from hmrnn_jax.datasets.splits import SPLITS
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.opening import describe, from_official, restore
-from hmrnn_jax.training import exported
+from hmrnn_jax.training import exported, workdir
 from hmrnn_jax.training.fields import Choice, Switch, Text, Whole
 from hmrnn_jax.training.settings import SEEDS
 
@@ -110,7 +110,6 @@ def with_control(run, given):
 
 
 WRITTEN = (".png", ".svg", ".html", ".jsonl", ".safetensors")  # ends of what commands write
-OF_RUNS = (*WRITTEN, ".npz", ".pt")  # in a run's folder; data may end so
 
 
 def place(given, name, folder=None):
@@ -131,17 +130,18 @@ def place(given, name, folder=None):
         if (read := getattr(given, flag, None)) and _is_read(read, path):
             raise UserError(f"{path} is what --{flag} reads: give another --output.")
     for run in filter(None, (source(given), getattr(given, "control", None))):
-        if _is_read(run, path, OF_RUNS):
+        own = workdir.written(run) if os.path.isdir(run) else [run]
+        if any(files.holds(one, path) for one in own):
             raise UserError(f"{path} is of the run {run}: give another --output.")
     files.check_writable(path)
     return path
 
 
-def _is_read(source, path, written=WRITTEN):
-    """Whether a path is that of a file that is read, or of one in a folder, in which files with
-    the ends `written`, figures and pages, may lie."""
+def _is_read(source, path):
+    """Whether a path is that of a file that is read, or of one in a folder, in which figures and
+    pages may lie."""
     if os.path.realpath(path) != os.path.realpath(source):
-        if not os.path.exists(path) or os.path.splitext(path)[1] in written:
+        if not os.path.exists(path) or os.path.splitext(path)[1] in WRITTEN:
             return False
     return files.holds(source, path)
 

@@ -21,21 +21,24 @@ def curves(given):
         hmrnn curves --workdir=runs/quickstart
         hmrnn curves --workdir=runs/hm --control=runs/lstm --keys=train/bpc,valid/bpc
 
-    Bits per character and how often the detectors fire; of two runs, what --keys names.
+    Bits per symbol, or nats, and how often the detectors fire; of two runs, what --keys names.
     """
     if "keys" in given.named and not given.control:
         raise UserError("--keys chooses what is drawn of two runs: give the second by --control.")
     path = place(given, "curves.png")
     folders = list(filter(None, (given.workdir, given.control)))
-    names = titles({folder: load_run(folder)[0] for folder in folders})
+    loaded = {folder: load_run(folder) for folder in folders}
+    names = titles({folder: config for folder, (config, _) in loaded.items()})
+    units = {getattr(encoding, "unit", "characters") for _, encoding in loaded.values()}
+    symbol = units.pop().removesuffix("s") if len(units) == 1 else "symbol"
     runs = {
         names[folder]: metrics_log.read_metrics(epath.Path(folder) / "metrics.jsonl")
         for folder in folders
     }
     if given.control:
-        figures.compare_curves(path, runs, given.keys)
+        figures.compare_curves(path, runs, given.keys, symbol)
     else:
-        figures.training_curves(path, *runs.values(), *runs)
+        figures.training_curves(path, *runs.values(), *runs, symbol)
     say(f"figure: {path}")
     return {"figure": path}
 

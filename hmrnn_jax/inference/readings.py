@@ -70,7 +70,8 @@ class Reading:
         have boundaries of their own.
       delay: steps after a segment's last one at which detectors fire, where they were taught so.
       shortest: mean length of the segments that all that the rule would take give, where `length`
-        is shorter: peaks lie two steps apart or more, those of an entropy some 3.4. Else 0.
+        is shorter, of the layer that has most: peaks lie two steps apart or more, those of an
+        entropy some 3.4. Else 0.
     """
 
     name: str
@@ -131,7 +132,7 @@ class Reading:
         spacing = max(1, inner.sum() / wanted) if wanted > 0 else np.inf
         by = self.segmenters[0]
         found = [by.calibrated(curve, spacing, inner) for curve in curves]
-        most = min(np.sum(candidates(curve, by.rule) & inner) for curve in curves)
+        most = max(np.sum(candidates(curve, by.rule) & inner) for curve in curves)
         shortest = curves.shape[1] / max(most + newline.sum(), 1) if round(wanted) > most else 0.0
         return dataclasses.replace(self, segmenters=tuple(found), shortest=float(shortest))
 

@@ -28,6 +28,8 @@ DEFAULTS = {
     "strokes": defaults.strokes,
     "images": defaults.images,
 }
+# What was before a field was there, where its default says otherwise.
+EARLIER = {"logic": {"model": {"input_dropout": 0.0}}}
 
 
 def open_run(workdir, config, encoding, data=None):
@@ -143,12 +145,17 @@ def check_new(workdir):
         )
 
 
-def set_aside(workdir):
-    """Moves what a run has written into a folder of its own beside; returns a line on it."""
+def written(workdir):
+    """The files and folders that a run has written in its folder, those that there are."""
     folder = epath.Path(workdir)
     patterns = ("checkpoints", "events.out.tfevents.*", *ENCODINGS, CONFIG, DATA, "watch.html")
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    found += metrics_log.parts(folder / metrics_log.NAME)
+    return found + metrics_log.parts(folder / metrics_log.NAME)
+
+
+def set_aside(workdir):
+    """Moves what a run has written into a folder of its own beside; returns a line on it."""
+    folder, found = epath.Path(workdir), written(workdir)
     if not found:
         return f"--fresh: {workdir} holds no run, nothing is set aside"
     number = 1
@@ -297,7 +304,7 @@ def _load_config(path):
 
 
 def config_of(text):
-    """The configuration of a run's JSON, with the defaults of fields that it is too old to have.
+    """The configuration of a run's JSON; fields that it is too old to have are filled in.
 
     Raises:
       ValueError, TypeError, RecursionError: it is none.
@@ -305,6 +312,7 @@ def config_of(text):
     saved = json.loads(text)
     if not isinstance(saved, dict) or saved.get("task") not in DEFAULTS:
         raise TypeError("it is not the configuration of a task")
+    saved = _filled(saved, EARLIER.get(saved["task"], {}))
     config = ConfigDict(_filled(saved, DEFAULTS[saved["task"]]().to_dict()))
     given = settings.flat(config.to_dict())
     for name, field in settings.fields(config).items():

@@ -65,14 +65,6 @@ _WORDS = {
     "update": "share of UPDATE", "copy": "share of COPY", "flush": "share of FLUSH",
     "slope": "slope of the detectors", "gradient_norm": "norm of the gradient",
 }  # fmt: skip
-# What a symbol is called, by the speed that a run tells from its second report on.
-_SYMBOLS = {"chars_per_second": "character", "bytes_per_second": "byte", "words_per_second": "word"}
-
-
-def _symbol(*runs):
-    """What bits are of, by the rows of runs: a character where they have no speed."""
-    found = {_SYMBOLS[key] for rows in runs for row in rows for key in _SYMBOLS.keys() & row}
-    return "symbol" if len(found) > 1 else next(iter(found), "character")
 
 
 def _known(key, *runs):
@@ -97,7 +89,7 @@ def in_words(key, symbol="character"):
 
 
 @_with_letters
-def training_curves(path, metrics_rows, title=""):
+def training_curves(path, metrics_rows, title="", symbol="character"):
     """One run: bits per symbol, or nats where it has none, and how active its detectors are.
 
     The right panel has a solid curve for every layer's firing rate and a dashed
@@ -110,7 +102,7 @@ def training_curves(path, metrics_rows, title=""):
       metrics_rows: dicts with `step` and any of `train/bpc`, `valid/bpc`, `train/nats`,
         `valid/nats`, `rate/layerN`, `live/layerN`, as `training.metrics_log.read_metrics` returns
         them.
-      title: of the figure, the run's.
+      title: of the figure, the run's. symbol: what bits are of.
 
     Raises:
       UserError: the folder does not exist.
@@ -124,7 +116,7 @@ def training_curves(path, metrics_rows, title=""):
                linewidth=1.6)
         for split, colour in (("train", "#999999"), ("valid", style.COLOURS[0]))
     ]  # fmt: skip
-    what = in_words(loss, _symbol(metrics_rows))
+    what = in_words(loss, symbol)
     losses.set_ylabel(what)
     _finish(losses, any(drawn), what)
 
@@ -153,13 +145,13 @@ def training_curves(path, metrics_rows, title=""):
 
 
 @_with_letters
-def compare_curves(path, runs, keys):
+def compare_curves(path, runs, keys, symbol="character"):
     """Several runs over one another, one panel per key.
 
     Args:
       path: of the PNG file to write.
       runs: dict from a run's title to its rows; the colour goes with the run.
-      keys: such as `["valid/bpc", "rate/layer1"]`, see `in_words`.
+      keys: such as `["valid/bpc", "rate/layer1"]`, see `in_words`. symbol: what bits are of.
 
     Raises:
       UserError: no keys are given, or the folder does not exist.
@@ -167,7 +159,6 @@ def compare_curves(path, runs, keys):
     keys = [_known(key, *runs.values()) for key in keys]
     if not keys:
         raise UserError("There is nothing to compare: give one key or more, such as valid/bpc.")
-    symbol = _symbol(*runs.values())
     # One legend above all: titles may be longer than a panel is wide.
     wide = max(_PANEL[0] * len(keys), 0.09 * max(map(columns, runs), default=0) + 1)
     high = _PANEL[1] + 0.22 * len(runs)
