@@ -1,5 +1,6 @@
 """Before JAX starts: eight virtual CPU devices, quick compilation, a cache for what recurs."""
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -46,6 +47,19 @@ def pytest_collection_modifyitems(items):
         return not any(name in item.nodeid for name in long)
 
     items.sort(key=is_short)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room():
+    """Forgets what is compiled before a process has no room for more.
+
+    Every program takes some maps of the process's memory, of which Linux gives 65,530; XLA crashes
+    beyond them.
+    """
+    yield
+    with contextlib.suppress(OSError), open("/proc/self/maps", "rb") as file:
+        if sum(1 for _ in file) > 25_000:
+            jax.clear_caches()
 
 
 @pytest.fixture
