@@ -51,8 +51,11 @@ def study(flags, say):
     jobs, notes = discovery_jobs.plan(
         flags.only, flags.seeds, flags.updates, flags.size, flags.output
     )
-    for job in jobs:
-        studies.check(flags.output / job.name, job.config, "--updates and --size")
+    for job in [*jobs, *discovery_jobs.teachers(jobs, flags.updates, flags.size)]:
+        # Where the segments lie may differ; what they hold is watched by the run itself.
+        studies.check(
+            flags.output / job.name, job.config, "--updates and --size", ["boundaries.segments"]
+        )
     for note in notes:
         say(note)
     if flags.status:

@@ -150,6 +150,12 @@ def plan(only=(), seeds=(0,), updates=None, size=None, output=Path()):
     return jobs, notes
 
 
+def teachers(jobs, updates, size):
+    """The jobs whose segments teach some of `jobs`, of the same settings."""
+    names = [job.first.rpartition("/") for job in jobs if job.first]
+    return [plan([name], [int(seed)], updates, size)[0][0] for name, _, seed in names]
+
+
 def studied(data, setting, updates, size):
     """The configuration of a setting: a network of the defaults, untaught, and one thing more."""
     config = defaults.text()

@@ -88,7 +88,8 @@ def tables(everything):
         jobs = [job for job in everything["jobs"] if (job["group"], job["data"]) == group]
         seeds = by(jobs, lambda job: job["setting"])
         lines += [f"**{DATA[group[1]]}**", "", *_trainings(seeds, part), ""]
-        for text in jobs[0]["scores"]:
+        # What layers find beyond words is scored of those with detectors alone.
+        for text in dict.fromkeys(text for job in jobs for text in job["scores"]):
             lines += [*_boundaries(seeds, text), ""]
     machines = {timing.hardware_line(_machine(job)) for job in everything["jobs"]}
     return "\n".join([*lines, *sorted(machines)]) + "\n"
@@ -139,7 +140,7 @@ def _trainings(seeds, part):
 
 def _boundaries(seeds, text):
     """The table of what was found in a text, by all settings and readings."""
-    every = [row for jobs in seeds.values() for job in jobs for row in job["scores"][text]]
+    every = [row for jobs in seeds.values() for job in jobs for row in job["scores"].get(text, ())]
     extra = {"f1_later": "+1", "f1_within": "within", "word_f1": "words"}
     extra = {key: head for key, head in extra.items() if any(key in row for row in every)}
     if "within" in extra.values():
@@ -153,7 +154,7 @@ def _boundaries(seeds, text):
     rows, symbol = [], []
     for jobs in seeds.values():
         rows_of = by(
-            [row for job in jobs for row in job["scores"][text]],
+            [row for job in jobs for row in job["scores"].get(text, ())],
             lambda row: (row["reading"], row["layer"], row["control"]),
         )
         keys = ["precision", "recall", "f1", *extra]

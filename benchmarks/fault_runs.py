@@ -172,7 +172,7 @@ def kills(case, number):
             if status not in (0, -signal.SIGKILL):
                 return case.fault("wrong_statuses", f"{status}: {' '.join(said.errors)}")
             # A save is whole when it has its name; and before a save the one before it is whole.
-            floor = max([0, *checks.steps_on_disk(workdir), *(u - 2 for u in said.updates)])
+            floor = max([floor, *checks.steps_on_disk(workdir), *(u - 2 for u in said.updates)])
         case.check_end(workdir)
 
 
@@ -246,7 +246,7 @@ def signals(case, number):
                 status = None
             if status == SIGNALS.get(sent) and said.updates and said.stopped != said.updates[-1]:
                 case.fault("steps_lost", f"stopped after {said.stopped}, {said.updates[-1]} done")
-            floor = max([said.stopped or 0, *checks.steps_on_disk(workdir)])
+            floor = max([floor, said.stopped or 0, *checks.steps_on_disk(workdir)])
         case.check_end(workdir)
 
 

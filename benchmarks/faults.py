@@ -123,10 +123,12 @@ class Stage:
         """The command that starts a program on a run's folder."""
         flags = [f"--workdir={workdir}"]
         if program == "train.py":
-            flags += [f"--config.{name}={value}" for name, value in self.settings.items()]
+            for name, value in self.settings.items():
+                given = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                flags.append(f"--config.{name}={given}")
         else:
             flags.append("--json")
-        return fault_runs.python(program, *(flag.replace(" ", "") for flag in flags))
+        return fault_runs.python(program, *flags)
 
     @functools.cached_property
     def reference(self):

@@ -293,6 +293,24 @@ def test_tables_have_the_mean_and_deviation_of_seeds(tmp_path):
     assert (tmp_path / "figure.png").read_bytes()[:8] == PNG
 
 
+def test_a_text_of_which_one_model_alone_has_scores():
+    """What layers find beyond words an LSTM, without detectors, has no scores of."""
+    one, other = job("all", 0, 2.0, 0.5, 0.25), job("paper", 0, 1.75, 0.125, 0.0)
+    other["scores"] = other["scores"] | {"utterances": one["scores"]["valid"]}
+    for jobs in ([one, other], [other, one]):
+        text = discovery_report.tables({"command": "x", "part": "valid", "jobs": jobs})
+        assert text.count("| setting | reading |") == 2
+        last = text.rpartition("| setting | reading |")[2]
+        assert discovery_jobs.SETTINGS["paper"] in last and "| all |" not in last
+
+
+def test_who_teaches_has_the_settings_of_who_is_taught(tmp_path):
+    (again,), _ = discovery_jobs.plan(["headline/brent_text_again"], [3], 7, 64, tmp_path)
+    (first,) = discovery_jobs.teachers([again], 7, 64)
+    assert first.name == again.first == "headline/brent_text_line_end/3"
+    assert first.config.steps == 7 and tuple(first.config.model.sizes) == (64, 64, 64)
+
+
 def test_test_bits_are_told_at_the_end_alone():
     jobs = [job("all", 0, 2.0, 0.5, 0.25, test=2.125)]
     text = discovery_report.tables({"command": "x", "part": "test", "jobs": jobs})

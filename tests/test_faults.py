@@ -1,6 +1,7 @@
 """The fault campaign: its checkers see what they are for, and a small one finds nothing."""
 
 import json
+import signal
 import types
 from collections import Counter
 
@@ -220,6 +221,31 @@ def test_a_program_that_begins_anew_after_a_kill_is_seen(case):
     case.stage.startup = 0.5
     fault_runs.kills(case, 1)
     assert case.counts == {"kills": 1, "restarts_from_zero": 1}
+
+
+def test_what_was_lost_two_starts_ago_is_seen(case, monkeypatch):
+    """The second start loses what the first saved, and is killed before it says a word of it."""
+    case = case()
+    script = 'echo x >> {0}; echo parameters; [ $(wc -l < {0}) = 2 ] || echo "update 12/24"; {1}'
+    case.stage.command = lambda program, workdir: [
+        "sh", "-c", script.format(case.folder / "starts", 'echo ready; sleep 3 & wait'),
+    ]  # fmt: skip
+
+    def when_ready(case, program, workdir):
+        program.wait_for(lambda: "ready" in program.text)
+        return program.send(signal.SIGKILL)
+
+    monkeypatch.setattr(fault_runs, "_anywhere", when_ready)
+    monkeypatch.setattr(fault_runs, "_while_saving", when_ready)
+    fault_runs.kills(case, 2)
+    assert case.counts == {"kills": 2, "restarts_from_zero": 1}
+
+
+def test_a_campaign_may_lie_in_a_folder_with_a_space():
+    stage = types.SimpleNamespace(settings={"model.sizes": (8, 8), "data.path": "a b/text.txt"})
+    command = faults.Stage.command(stage, "train.py", "a b/run")
+    assert "--workdir=a b/run" in command and "--config.data.path=a b/text.txt" in command
+    assert "--config.model.sizes=8,8" in command
 
 
 class Heedless:
