@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmrnn_jax import cells, ops, recurrence
-from hmrnn_jax.cells.base import CellConfig
+from hmrnn_jax.cells.base import CellConfig, check_slope, check_state
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.recurrence import DEFAULT_POLICY, Policy, Unrolled
 
@@ -81,7 +81,7 @@ def unroll(
     lengths, resets = (v if v is None else jnp.asarray(v) for v in (lengths, resets))
     _check(cell, state, x, lengths, resets)
     if cell.uses_slope:
-        ops.check_slope(slope)
+        check_slope(slope)
     steps, batch = x.shape[:2]
     if lengths is not None:
         within = jnp.arange(steps)[:, None] < lengths[None]
@@ -115,7 +115,7 @@ def _check(cell, state, x, lengths, resets):
             f"The state does not fit x, which has {batch} rows: make it with"
             f" initial_state(cell, {batch})."
         )
-    ops.check_floating(state)
+    check_state(state)
     for name, array, shape in (("lengths", lengths, (batch,)), ("resets", resets, (steps, batch))):
         if array is not None and array.shape != shape:
             raise UserError(f"{name} has shape {array.shape}; with this x it must be {shape}.")

@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-
-from hmrnn_jax.errors import UserError
 
 
 def hard_sigmoid(x, slope):
@@ -82,16 +79,6 @@ def straight_through_both_ways(value, x, slope, surrogate="hard_sigmoid"):
     return value + (function - jax.lax.stop_gradient(function)).astype(value.dtype)
 
 
-def check_slope(slope):
-    """Raises `UserError` unless a detector's slope is above 0, where it is known: not a tracer.
-
-    With one below 0 `surrogate_derivative` has the wrong sign, and what it trains learns uphill.
-    """
-    # In NumPy, for within a program that is traced jax.numpy would not know the answer.
-    if not isinstance(slope, jax.core.Tracer) and not np.all(np.asarray(slope) > 0):
-        raise UserError(f"slope is {slope}; the detectors need one above 0, such as 1.")
-
-
 BOUNDARY_MODES = ("step", "sample", "soft")
 
 
@@ -115,18 +102,6 @@ def uniform(key, shape, dtype):
     """The `noise` of `fired` beside values of `dtype`: of a half precision's few numbers too many
     would lie below a small probability."""
     return jax.random.uniform(key, shape, jnp.promote_types(dtype, jnp.float32))
-
-
-def check_floating(state):
-    """Raises `UserError` unless all of a cell's state is floating-point.
-
-    A step gives the new state in the dtype of the old, and integers would cut it to zeros.
-    """
-    for leaf in jax.tree.leaves(state):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise UserError(
-                f"The state holds {leaf.dtype}; give it in a floating-point dtype, such as float32."
-            )
 
 
 def column(vector, like):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import tempfile
 from importlib.metadata import version
@@ -89,6 +90,41 @@ def hmrnn_says(capsys, monkeypatch, tmp_path):
         return status, capsys.readouterr().err
 
     return says
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window, driven by selenium; where they are not there tests are skipped."""
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="needs selenium: pip install '.[dev]'"
+    )
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs Chromium and its driver: apt install chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{flag}")
+    options.add_argument("--window-size=1280,900")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """A function that opens the page of some data; no error may stand in the console after."""
+    from hmrnn_jax.explorer import page
+
+    def open_page(found):
+        page.write(tmp_path / "page.html", found)
+        browser.get((tmp_path / "page.html").as_uri())
+        return browser
+
+    yield open_page
+    assert [line["message"] for line in browser.get_log("browser")] == []
 
 
 @pytest.fixture

@@ -21,6 +21,18 @@ UNSPACED = "thecatsatonamat\nthedog<b>&acat</script>\nseeit\n" * 6
 SENTENCES = "the cat sat on a mat\nthe dog ( a <cat> ) sat on the mat\n" * 3
 
 
+# What the page draws, by a call: all letters, and how many dots.
+DRAWN = """
+    const texts = [], dots = [], pen = CanvasRenderingContext2D.prototype;
+    const { fillText, arc } = pen;
+    pen.fillText = function (...all) { texts.push(all[0]); fillText.call(this, ...all); };
+    pen.arc = function (...all) { dots.push(all[0]); arc.call(this, ...all); };
+    explorer.update();
+    Object.assign(pen, { fillText, arc });
+    return [texts.join(" "), dots.length];
+"""
+
+
 def run_of_letters(monkeypatch, trained=True):
     """An HM-LSTM with two detectors, and its validation text."""
     vocabulary = Vocabulary.of(UNSPACED, "characters")

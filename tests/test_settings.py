@@ -19,7 +19,7 @@ from hmrnn_jax.cells.base import is_stack
 from hmrnn_jax.errors import UserError
 from hmrnn_jax.models import stack
 from hmrnn_jax.models.language import LanguageModel
-from hmrnn_jax.training import compile_only, settings
+from hmrnn_jax.training import compile_only, contradictions, settings
 from hmrnn_jax.training.fields import Choice, Names, Number, Switch, Text, Whole, Wholes, nearest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -76,7 +76,7 @@ def test_every_published_configuration_is_in_its_range():
     names = []
     for name, config in published():
         settings.check(config)
-        settings.check_pairs(config)
+        contradictions.check(config)
         names.append(name)
     assert len(names) > 15
 
@@ -264,9 +264,9 @@ def test_made_up_sequences_are_never_clipped(name):
     config.data.name, config.data.clip = name, 1.0
     settings.check(config)  # a run of an earlier version may have it
     with pytest.raises(UserError, match=f"data.clip is 1, and {name} are made up"):
-        settings.check_pairs(config)
+        contradictions.check(config)
     config.data.name = "signals"
-    settings.check_pairs(config)
+    contradictions.check(config)
 
 
 @pytest.mark.parametrize("change", [{"data.event": "pen_up"}, {"data.columns": ("dx", "dy")}])
@@ -274,9 +274,9 @@ def test_columns_are_those_of_signals(change):
     config = defaults.strokes()
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match="go with data.name=signals alone, not with iam_ondb"):
-        settings.check_pairs(config)
+        contradictions.check(config)
     config.data.name = "signals"
-    settings.check_pairs(config)
+    contradictions.check(config)
 
 
 def test_a_field_that_no_task_knows_or_that_is_not_there_is_named(config):

@@ -16,7 +16,7 @@ from hmrnn_jax.errors import UserError
 from hmrnn_jax.evaluation import text as evaluation
 from hmrnn_jax.opening import restore
 from hmrnn_jax.tasks import language
-from hmrnn_jax.training import config_file, settings
+from hmrnn_jax.training import config_file, contradictions
 from hmrnn_jax.training import loop as program
 from hmrnn_jax.training.workdir import load_run
 
@@ -50,7 +50,7 @@ def test_what_is_refused_of_a_new_run_does_not_stop_one_that_has_begun(
         run(config, tmp_path)
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:  # as an earlier version
-        patch.setattr(settings, "check_pairs", lambda config: None)
+        patch.setattr(contradictions, "check", lambda config: None)
         run(config, tmp_path)
     config.steps += 1
     assert "resumed after update" in run(config, tmp_path)[1]

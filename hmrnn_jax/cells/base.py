@@ -126,6 +126,28 @@ def check_input(config, x):
         )
 
 
+def check_state(state):
+    """Raises `UserError` unless all of a cell's state is floating-point.
+
+    By `cast_like` integers would cut each new state to zeros.
+    """
+    for leaf in jax.tree.leaves(state):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise UserError(
+                f"The state holds {leaf.dtype}; give it in a floating-point dtype, such as float32."
+            )
+
+
+def check_slope(slope):
+    """Raises `UserError` unless a detector's slope is above 0, where it is known: not a tracer.
+
+    Below 0 `ops.surrogate_derivative` has the wrong sign, and what it trains learns uphill.
+    """
+    # In NumPy, for within a program that is traced jax.numpy would not know the answer.
+    if not isinstance(slope, jax.core.Tracer) and not np.all(np.asarray(slope) > 0):
+        raise UserError(f"slope is {slope}; the detectors need one above 0, such as 1.")
+
+
 def cast_like(old, new):
     """The tree `new` in the dtypes of `old`: a state keeps its own, whatever the parameters'."""
     return jax.tree.map(lambda like, value: value.astype(like.dtype), old, new)

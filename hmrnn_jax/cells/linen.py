@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from hmrnn_jax import cells, ops
-from hmrnn_jax.cells.base import layers
+from hmrnn_jax.cells.base import check_slope, check_state, layers
 from hmrnn_jax.errors import require
 
 OUTPUTS = ("h", "state")
@@ -24,10 +24,10 @@ def step(config, params, carry, x, slope, key, output):
     Returns the new carry and the output. Raises `UserError` for an x of another width, a carry that
     is not floating-point, or a slope that is not above 0.
     """
-    ops.check_floating(carry)
+    check_state(carry)
     cell, batch, arguments = cells.of(config), x.shape[:-1], {}
     if config.uses_slope:
-        ops.check_slope(slope)
+        check_slope(slope)
         # Flax NNX holds an array, linen a number: rounded alike, they give the same numbers.
         arguments["slope"] = jnp.asarray(slope, jnp.result_type(*jax.tree.leaves(params)))
     state, column = _to_columns((carry, x), batch)
@@ -45,7 +45,7 @@ def check(config, slope, output):
     """Raises `UserError` for a slope or an output that cannot be."""
     require("output", output, OUTPUTS)
     if config.uses_slope:
-        ops.check_slope(slope)
+        check_slope(slope)
 
 
 def initial_carry(config, input_shape, dtype):

@@ -13,7 +13,7 @@ from hmrnn_jax.errors import UserError, refusal
 from hmrnn_jax.explorer.watch import Watch
 from hmrnn_jax.recurrence.execution import reported
 from hmrnn_jax.tasks.metrics import collapsed
-from hmrnn_jax.training import config_file, metrics_log, optim, profiling, settings
+from hmrnn_jax.training import config_file, contradictions, metrics_log, optim, profiling, settings
 from hmrnn_jax.training import state as train_state
 from hmrnn_jax.training.checkpoint import Checkpoints
 from hmrnn_jax.training.lock import Lock
@@ -83,7 +83,7 @@ def _train(config, workdir, say, profile, fresh, stopping, lock, watch, table, t
     parallel.check_same(shared(config), "The settings, --config and its fields,")
     before = None if fresh else workdir
     if not (before and parallel.from_first(begun, before)):
-        settings.check_pairs(config)
+        contradictions.check(config)
     config, precision = settle_precision(config, before, mesh.devices.flat[0])
     task = tasks.make(config, mesh)
     stream = task.stream
